@@ -1,0 +1,3 @@
+"""Config-driven training: pretrain, finetune, evaluate, iterate."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Settings: the RunConfig tree, durations, composition and strictness. Nothing here imports torch."""

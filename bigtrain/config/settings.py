@@ -1,0 +1,97 @@
+"""How a setting is declared and checked: default, meaning and range in one line, beside its dataclass.
+
+    hidden_size: int = setting(128, "Width D of the residual stream.", at_least=1)
+
+The ranges are checked by `find_problems`, which walks a tree of such dataclasses and collects everything that
+is wrong, so that a user sees all of it at once. A class adds checks across its fields by a method
+`problems(self) -> list[str]`; each sentence begins with the field's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from bigtrain.config.durations import parse_duration
+from bigtrain.errors import Problem
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    duration: bool = False,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its meaning (unit included) and its range. Lists and dicts are copied per instance."""
+    metadata = {
+        "help": help,
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "below": below,
+        "duration": duration,
+        "choices": choices,
+    }
+    if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
+        factory = default if isinstance(default, type) else lambda: default.copy()
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dataclass node of a tree with its dotted path, the root first."""
+    yield path, config
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from walk(value, f"{path}.{field.name}" if path else field.name)
+
+
+def find_problems(config: Any, path: str = "") -> list[Problem]:
+    """Everything that is out of range in a tree of settings, each with its key, value and what is allowed."""
+    found = []
+    for node_path, node in walk(config, path):
+        prefix = f"{node_path}." if node_path else ""
+        for field in dataclasses.fields(node):
+            sentence = _range_problem(field, getattr(node, field.name))
+            if sentence:
+                found.append(
+                    Problem(
+                        "CONFIG-VALUE", f"{prefix}{field.name} {sentence}", fix=field.metadata.get("help", "")
+                    )
+                )
+        if hasattr(node, "problems"):
+            found += [Problem("CONFIG-VALUE", f"{prefix}{sentence}") for sentence in node.problems()]
+    return found
+
+
+def _range_problem(field: dataclasses.Field, value: Any) -> str:
+    limits = field.metadata
+    if value is None or not limits:
+        return ""
+    if limits["duration"]:
+        try:
+            parse_duration(value)
+        except ValueError as error:
+            return str(error)
+        return ""
+    if limits["choices"] and value not in limits["choices"]:
+        return f"is {value!r}; allowed: {', '.join(limits['choices'])}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    allowed = [
+        (limits["at_least"], lambda limit: value >= limit, "at least"),
+        (limits["above"], lambda limit: value > limit, "above"),
+        (limits["at_most"], lambda limit: value <= limit, "at most"),
+        (limits["below"], lambda limit: value < limit, "below"),
+    ]
+    bounds = [(limit, holds, word) for limit, holds, word in allowed if limit is not None]
+    if value != value or not all(holds(limit) for limit, holds, _ in bounds):
+        return f"is {value}; it must be " + " and ".join(f"{word} {limit:g}" for limit, _, word in bounds or [])
+    return ""

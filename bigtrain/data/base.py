@@ -1,0 +1,76 @@
+"""What a data module gives: datasets for train, val and test, and a DataSpec that stands in for them in a checkpoint.
+
+Samples are gathered in batches, never one by one: `dataset.gather(ids)` is one vectorised read of a tensor or a
+memory map. Which ids make up a step is `data/order.py`'s business; how samples become inputs is the task's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from bigtrain.data.tokenizer import Tokenizer
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Facts about the data that models, tasks and later readers of a checkpoint need. JSON in and out."""
+
+    kind: str  # what DataConfig.provides said: "text", "images"
+    fingerprint: str  # of the source bytes and every setting that shapes the samples
+    sizes: dict[str, int]  # samples per split
+    vocab_size: int | None = None
+    sequence_length: int | None = None  # tokens T per sample
+    special_tokens: dict[str, int] = field(default_factory=dict)  # "end_of_text": id
+    bytes_per_token: dict[str, float] = field(default_factory=dict)  # per split; UTF-8 bytes of text per scored token
+    input_shape: tuple[int, ...] | None = None  # (channels, height, width)
+    num_classes: int | None = None
+    labels: tuple[str, ...] = ()  # class names, in order
+    normalization: dict[str, list[float]] = field(default_factory=dict)  # "mean", "std" per channel, of x / 255
+    optimal_loss: float | None = None  # nats per scored target that no model can beat on average
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> DataSpec:
+        """Inverse of `to_json`. Raises TypeError for unknown or missing keys."""
+        tuples = {key: tuple(document[key]) for key in ("input_shape", "labels") if document.get(key) is not None}
+        return cls(**{**document, **tuples})
+
+
+class Dataset(Protocol):
+    """Samples of one split.
+
+    `gather` returns, for text, `tokens` (B, T+1) int64 and, where not every position counts as a target,
+    `scored` (B, T) bool: whether tokens[:, t+1] is one. For images, `images` (B, C, H, W) uint8 and
+    `labels` (B,) int64. A value that can't be read raises DataError naming file and sample id.
+    """
+
+    def __len__(self) -> int: ...
+
+    def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
+        """The samples with these ids, in this order, duplicates included."""
+        ...
+
+
+class DataModule(Protocol):
+    """Built from its settings alone: `factory(config, tokenizer=None)`.
+
+    `tokenizer` is given when a checkpoint brings its own; it is then used as it is, never fitted again.
+    Raises DataError with a sentence for data that is missing, damaged or empty.
+    """
+
+    spec: DataSpec
+    tokenizer: Tokenizer | None
+
+    def dataset(self, split: str) -> Dataset:
+        """The samples of train, val or test."""
+        ...

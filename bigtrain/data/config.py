@@ -1,0 +1,135 @@
+"""Settings of every data module; torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from bigtrain.config.kinds import DataConfig
+from bigtrain.config.settings import setting
+from bigtrain.registry import DATA
+
+
+class Tokenizer(Enum):
+    """How text becomes tokens."""
+
+    byte = "byte"
+    char = "char"
+
+
+@dataclass
+class TextConfig(DataConfig):
+    """Settings that every text data module shares."""
+
+    provides: ClassVar[str] = "text"
+
+    tokenizer: Tokenizer = setting(Tokenizer.byte, "byte: UTF-8 bytes; char: the characters of the training split.")
+    sequence_length: int = setting(128, "Tokens T that the model sees at once.", at_least=1)
+    split: str = setting(
+        "0.9,0.05,0.05",
+        "Fractions train,val,test, cut between documents (inside, if there is one only); "
+        "or nanogpt: the last 10 % of the stream is validation, and test too.",
+    )
+    cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.")
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        if self.split == "nanogpt":
+            return []
+        try:
+            fractions = [float(part) for part in self.split.split(",")]
+        except ValueError:
+            fractions = []
+        if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
+            return [f"split is {self.split!r}; allowed: three fractions train,val,test that add up to 1, or nanogpt"]
+        return []
+
+
+@dataclass
+class PythonDocsConfig(TextConfig):
+    """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
+
+
+@dataclass
+class TextCorpusConfig(TextConfig):
+    """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz."""
+
+    path: str | None = setting(None, "File, glob or directory to split into train, val and test.")
+    train_path: str | None = setting(None, "Own training files, instead of path.")
+    val_path: str | None = setting(None, "Own validation files.")
+    test_path: str | None = setting(None, "Own test files; default: the validation files.")
+    text_key: str = setting("text", "Key of the text in each line of a .jsonl file.")
+    document_separator: str = setting(
+        "", "Line that ends a document inside a .txt file; empty: a file is one document."
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems()
+        if bool(self.path) == bool(self.train_path):
+            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+        if self.train_path and not self.val_path:
+            found.append("val_path is missing; with train_path, give val_path too")
+        if self.path and (self.val_path or self.test_path):
+            found.append("path is split by itself; give train_path instead to use val_path or test_path")
+        return found
+
+
+@dataclass
+class MarkovConfig(DataConfig):
+    """Text from a random Markov chain whose entropy rate, hence the best possible loss, is known."""
+
+    provides: ClassVar[str] = "text"
+
+    vocab_size: int = setting(16, "Symbols V.", at_least=2, at_most=4096)
+    order: int = setting(2, "Symbols of context k that decide the next one.", at_least=1, at_most=8)
+    concentration: float = setting(0.5, "Dirichlet concentration of each row; small: nearly certain.", above=0)
+    sequence_length: int = setting(64, "Tokens T that the model sees at once.", at_least=2)
+    train_tokens: int = setting(4_000_000, "Length of the training stream, in tokens.", at_least=1)
+    eval_tokens: int = setting(400_000, "Length of the validation stream and of the test stream, in tokens.", at_least=1)
+    chain_seed: int = setting(0, "Seed of the chain and of its streams (the run's seed leaves the data alone).", at_least=0)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = []
+        if self.vocab_size**self.order > 4_000_000:
+            found.append(f"order is {self.order}: vocab_size**order contexts are over 4,000,000")
+        if self.sequence_length < self.order:
+            found.append(f"sequence_length is {self.sequence_length}; it must be at least order={self.order}")
+        if min(self.train_tokens, self.eval_tokens) <= self.sequence_length:
+            found.append("train_tokens and eval_tokens must be longer than sequence_length")
+        return found
+
+
+@dataclass
+class IDXConfig(DataConfig):
+    """Images in MNIST's IDX format: four files, plain or .gz, found under `path` or where Debian puts them."""
+
+    provides: ClassVar[str] = "images"
+
+    path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.")
+    val_fraction: float = setting(
+        1 / 6, "Part of the training images held out for validation, drawn by a fixed seed.", at_least=0, below=1
+    )
+    labels: list[str] = setting([], "Names of the classes, in order; empty: the numbers.")
+    usual_places: list[str] = setting([], "Directories to look in when path is not given.")
+
+
+@dataclass
+class GlyphsConfig(DataConfig):
+    """MNIST-shaped digits drawn from the fonts that matplotlib ships, distorted and noisy; made once, cached."""
+
+    provides: ClassVar[str] = "images"
+
+    train_images: int = setting(50_000, "Training images.", at_least=1)
+    val_images: int = setting(10_000, "Validation images.", at_least=1)
+    test_images: int = setting(10_000, "Test images.", at_least=1)
+    cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.")
+
+
+DATA.register("python_docs", PythonDocsConfig, factory="bigtrain.data.python_docs:PythonDocs")
+DATA.register("text_corpus", TextCorpusConfig, factory="bigtrain.data.text_corpus:TextCorpus")
+DATA.register("markov", MarkovConfig, factory="bigtrain.data.markov:Markov")
+DATA.register("idx", IDXConfig, factory="bigtrain.data.idx:IDXImages")
+DATA.register("glyphs", GlyphsConfig, factory="bigtrain.data.glyphs:Glyphs")

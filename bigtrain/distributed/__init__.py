@@ -1,0 +1,1 @@
+"""Process group and device of this rank."""

@@ -1,0 +1,93 @@
+"""Errors that a user reads, and the exit code each one ends with.
+
+Everything a user can cause is raised as a `BigtrainError`: a list of problems, each a sentence, its cause and
+its mend. `cli.main` prints them as one block on stderr and exits with the code. Anything else that reaches
+`cli.main` is a bug of ours: exit 70.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command; documented in the README."""
+
+    OK = 0
+    USAGE = 2
+    DATA = 3
+    CHECKPOINT = 4
+    ENVIRONMENT = 5
+    NUMERICS = 6
+    BUG = 70
+    PREEMPTED = 75
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: `code` is stable and greppable, the rest are sentences."""
+
+    code: str
+    message: str
+    cause: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"error[{self.code}]: {self.message}"]
+        if self.cause:
+            lines.append(f"  cause: {self.cause}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+
+class BigtrainError(Exception):
+    """A problem (or several, collected) that the user can mend."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, *problems: Problem):
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+    @classmethod
+    def of(cls, code: str, message: str, *, cause: str = "", fix: str = "") -> BigtrainError:
+        """The common case: one problem."""
+        return cls(Problem(code, message, cause, fix))
+
+
+class ConfigError(BigtrainError):
+    """A key, value or combination of settings that can't be used."""
+
+
+class DataError(BigtrainError):
+    """Data that is missing, damaged, or not what the settings say."""
+
+    exit_code = ExitCode.DATA
+
+
+class CheckpointError(BigtrainError):
+    """A checkpoint that is missing, damaged, or does not fit."""
+
+    exit_code = ExitCode.CHECKPOINT
+
+
+class MachineError(BigtrainError):
+    """Disk, permission, lock or device: the machine can't do what was asked."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class NumericsError(BigtrainError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code = ExitCode.NUMERICS
+
+
+def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
+    """Up to `limit` of `choices` that `word` may have been meant as, best first."""
+    return difflib.get_close_matches(word, list(choices), n=limit, cutoff=0.6)

@@ -1,0 +1,1 @@
+"""Tasks: how samples become a batch, and a batch a loss. Tasks hold no parameters."""

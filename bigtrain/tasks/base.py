@@ -1,0 +1,83 @@
+"""What a task is: stateless functions between samples, network and loss.
+
+The loss contract: `compute_loss` returns *sums* and never divides. The trainer sums `counts` over the micro-batches
+and ranks of a step before the first forward, and each micro-batch back-propagates `weight * sum / global count`. So
+how a batch is cut into micro-batches and ranks changes nothing but rounding, also when target counts differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bigtrain.data.base import DataSpec
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class LossTerm:
+    """`sum` over the micro-batch's targets (a scalar with gradient), their `count` (scalar), and the term's weight."""
+
+    sum: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+@dataclass
+class LossOutput:
+    """Terms by name, and, in evaluation only, statistics that add up over batches and ranks (no gradient)."""
+
+    terms: dict[str, LossTerm]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Built as `factory(config, data_spec)`."""
+
+    primary_metric: str  # compared to choose the best checkpoint: "loss", "accuracy"
+    higher_is_better: bool
+
+    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+        """The heads that this task needs, by name, for a backbone of this width D."""
+        ...
+
+    def collate(self, samples: Batch, training: bool) -> Batch:
+        """Samples as gathered → the batch that `compute_loss` reads. A pure function of its arguments."""
+        ...
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of targets per loss term, as float64 scalars on the host, known without a forward pass."""
+        ...
+
+    def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
+        """Forward pass and loss sums. `network.training` says whether statistics are wanted (in eval only)."""
+        ...
+
+    def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
+        """Numbers to report, from the summed `<term>.sum`, `<term>.count` and statistics of a whole split."""
+        ...
+
+
+class TrainingModule(nn.Module):
+    """Network and task as the one module that is wrapped, compiled and sharded: forward(batch) → LossOutput."""
+
+    def __init__(self, network: nn.Module, task: Task):
+        super().__init__()
+        self.network = network
+        self.task = task
+
+    def forward(self, batch: Batch) -> LossOutput:
+        """See `Task.compute_loss`."""
+        return self.task.compute_loss(self.network, batch)
+
+
+def evaluation_totals(output: LossOutput) -> dict[str, Tensor]:
+    """A LossOutput as one flat dict of float64 tensors that add up over batches and ranks."""
+    totals = {f"{name}.sum": term.sum.detach().double() for name, term in output.terms.items()}
+    totals |= {f"{name}.count": term.count.double() for name, term in output.terms.items()}
+    totals |= {name: value.to(torch.float64) for name, value in output.statistics.items()}
+    return totals

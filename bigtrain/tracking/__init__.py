@@ -1,0 +1,1 @@
+"""Where a run is seen: console, TensorBoard, metrics.jsonl."""

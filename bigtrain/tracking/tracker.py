@@ -1,0 +1,113 @@
+"""The tracker: what the loop tells, handed to every sink (console, metrics.jsonl, TensorBoard, train.log).
+
+The loop calls a handful of named methods; sinks never touch training. A sink that fails is switched off with one
+warning, and training goes on: the weights are never the worse for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+Row = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known before the first step."""
+
+    title: str  # "transformer on python_docs"
+    run_dir: Path
+    config_text: str  # the saved (redacted) config, YAML
+    resolved: dict[str, str]  # "precision": "bf16 (auto: the CPU has AMX)"; shown at the start
+    parameters: int
+    total_steps: int | None  # None: ended by time only
+    first_step: int  # 0, or where a resumed run goes on
+    samples_per_step: int
+    tokens_per_step: int | None  # None where samples have no tokens
+    flops_per_sample: float  # forward and backward
+    peak_flops: float | None  # measured matmul ceiling of this device and precision, FLOP/s
+    primary_metric: str  # "val/loss"
+    higher_is_better: bool
+    optimal_loss: float | None = None
+    details: dict[str, str] = field(default_factory=dict)  # more lines for the start: data sizes, schedule
+
+
+class Sink(Protocol):
+    """One place where a run is seen. Any method may raise; the tracker then switches the sink off with a warning."""
+
+    def start(self, facts: RunFacts) -> None:
+        """Once, before the first step."""
+
+    def step(self, step: int) -> None:
+        """After every step; must cost microseconds."""
+
+    def scalars(self, row: Row) -> None:
+        """A logged row: step, samples, tokens, time_seconds and tagged values ("train/loss", "val/accuracy", …)."""
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Generated text, tables."""
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """(height, width, 3) uint8."""
+
+    def note(self, sentence: str, warning: bool = False) -> None:
+        """One sentence for the user: a checkpoint was written, a fall-back was taken."""
+
+    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
+        """Once, at the end."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+class Tracker:
+    """Hands every call to every sink that still works."""
+
+    def __init__(self, sinks: Sequence[Sink]):
+        self._sinks = list(sinks)
+
+    def start(self, facts: RunFacts) -> None:
+        """See `Sink.start`."""
+        self._each("start", facts)
+
+    def step(self, step: int) -> None:
+        """See `Sink.step`."""
+        for sink in self._sinks:
+            sink.step(step)
+
+    def scalars(self, row: Row) -> None:
+        """See `Sink.scalars`."""
+        self._each("scalars", row)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """See `Sink.text`."""
+        self._each("text", tag, text, step)
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """See `Sink.image`."""
+        self._each("image", tag, image, step)
+
+    def note(self, sentence: str, warning: bool = False) -> None:
+        """See `Sink.note`."""
+        self._each("note", sentence, warning)
+
+    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
+        """See `Sink.hyperparameters`."""
+        self._each("hyperparameters", settings, metrics)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._each("close")
+
+    def _each(self, method: str, *arguments: object) -> None:
+        for sink in list(self._sinks):
+            try:
+                getattr(sink, method)(*arguments)
+            except Exception as error:  # a sink must never end a training run
+                self._sinks.remove(sink)
+                self.note(f"{type(sink).__name__} is switched off: {type(error).__name__}: {error}", warning=True)

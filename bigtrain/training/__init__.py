@@ -1,0 +1,1 @@
+"""The loop, what it needs to resume, and what it writes."""

@@ -1,0 +1,14 @@
+"""Maps the top-level `configs/` folder into the package as `bigtrain.configs`.
+
+Everything else lives in pyproject.toml. A wheel, `pip install -e` and `uv pip install -e` all honour this mapping.
+"""
+
+from setuptools import find_packages, setup
+
+config_packages = ["bigtrain.configs", *(f"bigtrain.configs.{name}" for name in find_packages("configs"))]
+
+setup(
+    packages=[*find_packages(include=["bigtrain", "bigtrain.*"]), *config_packages],
+    package_dir={"bigtrain": "bigtrain", "bigtrain.configs": "configs"},
+    package_data={"bigtrain": ["py.typed"], **{name: ["*.yaml"] for name in config_packages}},
+)
