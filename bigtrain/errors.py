@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -55,7 +56,7 @@ class BigtrainError(Exception):
         self.problems = problems
 
     @classmethod
-    def of(cls, code: str, message: str, *, cause: str = "", fix: str = "") -> BigtrainError:
+    def of(cls, code: str, message: str, *, cause: str = "", fix: str = "") -> Self:
         """The common case: one problem."""
         return cls(Problem(code, message, cause, fix))
 

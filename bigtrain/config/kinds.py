@@ -1,7 +1,8 @@
 """The base settings of each kind of part: what a registered settings class extends.
 
-The class variables say, without torch, which parts go together: data *provides* one kind of sample, a task and a
-model *consume* some kinds. `config/checks.py` refuses a combination that can't work before anything slow.
+The class variables say, without torch, which parts go together: data *provides* one kind of sample, a task
+and a model *consume* some kinds. `config/checks.py` refuses a combination that can't work before anything
+slow.
 """
 
 from __future__ import annotations

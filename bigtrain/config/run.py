@@ -35,19 +35,31 @@ class TrainerConfig:
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "
         "probe times the candidates and records the choice.",
     )
-    compile: str = setting("auto", "torch.compile each block: auto (GPU only), true, false.", choices=("auto", "true", "false"))
-    deterministic: bool = setting(False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat).")
+    compile: str = setting(
+        "auto", "torch.compile each block: auto (GPU only), true, false.", choices=("auto", "true", "false")
+    )
+    deterministic: bool = setting(
+        False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat)."
+    )
     batch_size: int = setting(32, "Samples per optimizer step, over all ranks.", at_least=1)
     micro_batch_size: int | None = setting(
         None, "Samples per rank and forward pass; smaller saves memory. Default: the whole batch.", at_least=1
     )
     max_duration: str = setting("1000step", "Length of the training.", duration=True)
-    time_limit: str | None = setting(None, "Stop after this time, state saved, exit 75: for instance 30min.", duration=True)
-    eval_every: str | None = setting("250step", "How often the validation split is evaluated; null: only at the end.", duration=True)
-    save_every: str | None = setting("250step", "How often a checkpoint is written; null: only at the end.", duration=True)
+    time_limit: str | None = setting(
+        None, "Stop after this time, state saved, exit 75: for instance 30min.", duration=True
+    )
+    eval_every: str | None = setting(
+        "250step", "How often the validation split is evaluated; null: only at the end.", duration=True
+    )
+    save_every: str | None = setting(
+        "250step", "How often a checkpoint is written; null: only at the end.", duration=True
+    )
     log_every: int = setting(10, "Steps between logged rows.", at_least=1)
     keep_last: int = setting(2, "Newest checkpoints kept; the best one is kept besides.", at_least=2)
-    clip_norm: float | None = setting(1.0, "Global gradient norm above which gradients are scaled down; null: off.", above=0)
+    clip_norm: float | None = setting(
+        1.0, "Global gradient norm above which gradients are scaled down; null: off.", above=0
+    )
 
     def problems(self) -> list[str]:
         """Rules across fields."""
@@ -55,7 +67,10 @@ class TrainerConfig:
         if self.gpus != "auto" and not self.gpus.isdigit():
             found.append(f"gpus is {self.gpus!r}; allowed: auto, 0, or a number of GPUs")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            found.append(f"batch_size is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide")
+            found.append(
+                f"batch_size is {self.batch_size}, "
+                f"which micro_batch_size={self.micro_batch_size} does not divide"
+            )
         return found
 
 
@@ -64,8 +79,12 @@ class TrackingConfig:
     """What is recorded beside metrics.jsonl."""
 
     tensorboard: bool = setting(True, "Write TensorBoard event files.")
-    samples: bool = setting(True, "At each evaluation, record generated text or an image grid with predictions.")
-    sample_prompt: str = setting("", "Prompt of the generated samples; empty: the beginning of the validation text.")
+    samples: bool = setting(
+        True, "At each evaluation, record generated text or an image grid with predictions."
+    )
+    sample_prompt: str = setting(
+        "", "Prompt of the generated samples; empty: the beginning of the validation text.", verbatim=True
+    )
     sample_tokens: int = setting(300, "Tokens of each generated sample.", at_least=1)
 
 
@@ -114,11 +133,15 @@ class GenerateConfig:
     """`bigtrain generate`."""
 
     checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.")
-    prompt: str | None = setting(None, "Text to continue; without it, an interactive prompt.")
+    prompt: str | None = setting(None, "Text to continue; without it, an interactive prompt.", verbatim=True)
     max_tokens: int = setting(300, "Tokens to generate.", at_least=1)
-    temperature: float = setting(0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0)
+    temperature: float = setting(
+        0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0
+    )
     top_k: int | None = setting(None, "Sample among the k likeliest tokens.", at_least=1)
-    top_p: float | None = setting(None, "Sample among the likeliest tokens that hold this probability.", above=0, at_most=1)
+    top_p: float | None = setting(
+        None, "Sample among the likeliest tokens that hold this probability.", above=0, at_most=1
+    )
     num_samples: int = setting(1, "Continuations of the prompt.", at_least=1)
     seed: int = setting(0, "Seed of the sampling.", at_least=0)
     gpus: str = setting("auto", "GPUs to use: auto, 0 or 1.", choices=("auto", "0", "1"))

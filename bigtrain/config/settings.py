@@ -10,6 +10,7 @@ is wrong, so that a user sees all of it at once. A class adds checks across its 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +28,13 @@ def setting(
     below: float | None = None,
     duration: bool = False,
     choices: tuple[str, ...] | None = None,
+    verbatim: bool = False,
 ) -> Any:
-    """A dataclass field with its meaning (unit included) and its range. Lists and dicts are copied per instance."""
+    """A dataclass field with its meaning (unit included) and its range.
+
+    Lists and dicts are copied per instance. `verbatim`: free text; on the command line everything after = is
+    taken as it stands.
+    """
     metadata = {
         "help": help,
         "at_least": at_least,
@@ -37,6 +43,7 @@ def setting(
         "below": below,
         "duration": duration,
         "choices": choices,
+        "verbatim": verbatim,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
         factory = default if isinstance(default, type) else lambda: default.copy()
@@ -91,7 +98,9 @@ def _range_problem(field: dataclasses.Field, value: Any) -> str:
         (limits["at_most"], lambda limit: value <= limit, "at most"),
         (limits["below"], lambda limit: value < limit, "below"),
     ]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}; it must be finite"
     bounds = [(limit, holds, word) for limit, holds, word in allowed if limit is not None]
-    if value != value or not all(holds(limit) for limit, holds, _ in bounds):
-        return f"is {value}; it must be " + " and ".join(f"{word} {limit:g}" for limit, _, word in bounds or [])
+    if not all(holds(limit) for limit, holds, _ in bounds):
+        return f"is {value}; it must be " + " and ".join(f"{word} {limit:g}" for limit, _, word in bounds)
     return ""

@@ -24,7 +24,9 @@ class TextConfig(DataConfig):
 
     provides: ClassVar[str] = "text"
 
-    tokenizer: Tokenizer = setting(Tokenizer.byte, "byte: UTF-8 bytes; char: the characters of the training split.")
+    tokenizer: Tokenizer = setting(
+        Tokenizer.byte, "byte: UTF-8 bytes; char: the characters of the training split."
+    )
     sequence_length: int = setting(128, "Tokens T that the model sees at once.", at_least=1)
     split: str = setting(
         "0.9,0.05,0.05",
@@ -41,8 +43,12 @@ class TextConfig(DataConfig):
             fractions = [float(part) for part in self.split.split(",")]
         except ValueError:
             fractions = []
-        if len(fractions) != 3 or min(fractions) < 0 or fractions[0] == 0 or abs(sum(fractions) - 1) > 1e-6:
-            return [f"split is {self.split!r}; allowed: three fractions train,val,test that add up to 1, or nanogpt"]
+        train_and_val = len(fractions) == 3 and all(part > 0 for part in fractions[:2])
+        if not train_and_val or not fractions[2] >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
+            return [
+                f"split is {self.split!r}; allowed: three fractions train,val,test that add up to 1, train "
+                "and val above 0, for instance 0.9,0.05,0.05; or nanogpt"
+            ]
         return []
 
 
@@ -68,7 +74,9 @@ class TextCorpusConfig(TextConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(
+                f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two"
+            )
         if self.train_path and not self.val_path:
             found.append("val_path is missing; with train_path, give val_path too")
         if self.path and (self.val_path or self.test_path):
@@ -84,17 +92,26 @@ class MarkovConfig(DataConfig):
 
     vocab_size: int = setting(16, "Symbols V.", at_least=2, at_most=4096)
     order: int = setting(2, "Symbols of context k that decide the next one.", at_least=1, at_most=8)
-    concentration: float = setting(0.5, "Dirichlet concentration of each row; small: nearly certain.", above=0)
+    concentration: float = setting(
+        0.5, "Dirichlet concentration of each row; small: nearly certain.", at_least=1e-3, at_most=1e6
+    )
     sequence_length: int = setting(64, "Tokens T that the model sees at once.", at_least=2)
     train_tokens: int = setting(4_000_000, "Length of the training stream, in tokens.", at_least=1)
-    eval_tokens: int = setting(400_000, "Length of the validation stream and of the test stream, in tokens.", at_least=1)
-    chain_seed: int = setting(0, "Seed of the chain and of its streams (the run's seed leaves the data alone).", at_least=0)
+    eval_tokens: int = setting(
+        400_000, "Length of the validation stream and of the test stream, in tokens.", at_least=1
+    )
+    chain_seed: int = setting(
+        0, "Seed of the chain and of its streams (the run's seed leaves the data alone).", at_least=0
+    )
 
     def problems(self) -> list[str]:
         """Rules across fields."""
         found = []
-        if self.vocab_size**self.order > 4_000_000:
-            found.append(f"order is {self.order}: vocab_size**order contexts are over 4,000,000")
+        if self.vocab_size ** (self.order + 1) > 1 << 24:
+            found.append(
+                f"order is {self.order}: vocab_size ** (order + 1) = {self.vocab_size ** (self.order + 1):,} "
+                f"probabilities; at most {1 << 24:,} fit"
+            )
         if self.sequence_length < self.order:
             found.append(f"sequence_length is {self.sequence_length}; it must be at least order={self.order}")
         if min(self.train_tokens, self.eval_tokens) <= self.sequence_length:
@@ -104,21 +121,25 @@ class MarkovConfig(DataConfig):
 
 @dataclass
 class IDXConfig(DataConfig):
-    """Images in MNIST's IDX format: four files, plain or .gz, found under `path` or where Debian puts them."""
+    """Images in MNIST's IDX format: four files, plain or .gz, under `path` or where Debian puts them."""
 
     provides: ClassVar[str] = "images"
 
     path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.")
     val_fraction: float = setting(
-        1 / 6, "Part of the training images held out for validation, drawn by a fixed seed.", at_least=0, below=1
+        1 / 6,
+        "Part of the training images held out for validation, drawn by a fixed seed.",
+        at_least=0,
+        below=1,
     )
     labels: list[str] = setting([], "Names of the classes, in order; empty: the numbers.")
     usual_places: list[str] = setting([], "Directories to look in when path is not given.")
+    hint: str = setting("", "How to get the files; said when they are missing.")
 
 
 @dataclass
 class GlyphsConfig(DataConfig):
-    """MNIST-shaped digits drawn from the fonts that matplotlib ships, distorted and noisy; made once, cached."""
+    """MNIST-shaped digits drawn from the fonts that matplotlib ships, distorted and noisy; cached."""
 
     provides: ClassVar[str] = "images"
 

@@ -66,7 +66,9 @@ class TransformerConfig(ModelConfig):
     tie_embeddings: bool = setting(False, "The output layer shares the token embedding's weight.")
     bias: bool = setting(False, "Biases in linear layers and norms.")
     dropout: float = setting(0.0, "Probability of dropping an activation.", at_least=0, below=1)
-    logit_softcap: float | None = setting(None, "Bound the logits smoothly: c * tanh(logits / c) (Gemma 2).", above=0)
+    logit_softcap: float | None = setting(
+        None, "Bound the logits smoothly: c * tanh(logits / c) (Gemma 2).", above=0
+    )
     projection_init: ProjectionInit = setting(
         ProjectionInit.zero, "Residual projections start at zero, or at std / sqrt(2 * num_layers) (GPT-2)."
     )
@@ -78,7 +80,9 @@ class TransformerConfig(ModelConfig):
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
-            found.append(f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide")
+            found.append(
+                f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide"
+            )
         elif self.positional is Positional.rope and (self.hidden_size // self.num_heads) % 2:
             found.append(
                 f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; positional=rope turns pairs "
@@ -87,7 +91,9 @@ class TransformerConfig(ModelConfig):
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
             found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            found.append(f"num_heads is {self.num_heads}, which num_kv_heads={self.num_kv_heads} does not divide")
+            found.append(
+                f"num_heads is {self.num_heads}, which num_kv_heads={self.num_kv_heads} does not divide"
+            )
         return found
 
 
@@ -101,7 +107,9 @@ class CNNConfig(ModelConfig):
     convolutions_per_stage: int = setting(1, "Convolutions before each pooling.", at_least=1)
     kernel_size: int = setting(3, "Odd kernel width, in pixels.", at_least=1)
     hidden_size: int = setting(128, "Width of the hidden layer, and of the pooled feature.", at_least=1)
-    batch_norm: bool = setting(False, "Batch normalisation after each convolution (statistics per rank and micro-batch).")
+    batch_norm: bool = setting(
+        False, "Batch normalisation after each convolution (statistics per rank and micro-batch)."
+    )
     dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
     def problems(self) -> list[str]:

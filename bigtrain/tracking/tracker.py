@@ -1,15 +1,15 @@
 """The tracker: what the loop tells, handed to every sink (console, metrics.jsonl, TensorBoard, train.log).
 
-The loop calls a handful of named methods; sinks never touch training. A sink that fails is switched off with one
-warning, and training goes on: the weights are never the worse for it.
+The loop calls a handful of named methods; sinks never touch training. A sink that fails is switched off with
+one warning, and training goes on: the weights are never the worse for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -37,8 +37,11 @@ class RunFacts:
     details: dict[str, str] = field(default_factory=dict)  # more lines for the start: data sizes, schedule
 
 
-class Sink(Protocol):
-    """One place where a run is seen. Any method may raise; the tracker then switches the sink off with a warning."""
+class Sink:
+    """One place where a run is seen; a sink extends this class and overrides what concerns it.
+
+    Any method may raise; the tracker then closes the sink and switches it off with one warning.
+    """
 
     def start(self, facts: RunFacts) -> None:
         """Once, before the first step."""
@@ -47,7 +50,7 @@ class Sink(Protocol):
         """After every step; must cost microseconds."""
 
     def scalars(self, row: Row) -> None:
-        """A logged row: step, samples, tokens, time_seconds and tagged values ("train/loss", "val/accuracy", …)."""
+        """A logged row: step, samples, tokens, time_seconds and tagged values ("train/loss", …)."""
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Generated text, tables."""
@@ -58,7 +61,9 @@ class Sink(Protocol):
     def note(self, sentence: str, warning: bool = False) -> None:
         """One sentence for the user: a checkpoint was written, a fall-back was taken."""
 
-    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
+    def hyperparameters(
+        self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]
+    ) -> None:
         """Once, at the end."""
 
     def close(self) -> None:
@@ -66,7 +71,7 @@ class Sink(Protocol):
 
 
 class Tracker:
-    """Hands every call to every sink that still works."""
+    """Hands every call to every sink that still works. The console stands first in `sinks`."""
 
     def __init__(self, sinks: Sequence[Sink]):
         self._sinks = list(sinks)
@@ -78,7 +83,10 @@ class Tracker:
     def step(self, step: int) -> None:
         """See `Sink.step`."""
         for sink in self._sinks:
-            sink.step(step)
+            try:
+                sink.step(step)
+            except Exception as error:  # a terminal that went away, for instance
+                self._switch_off(sink, error)
 
     def scalars(self, row: Row) -> None:
         """See `Sink.scalars`."""
@@ -96,18 +104,36 @@ class Tracker:
         """See `Sink.note`."""
         self._each("note", sentence, warning)
 
-    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
+    def hyperparameters(
+        self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]
+    ) -> None:
         """See `Sink.hyperparameters`."""
         self._each("hyperparameters", settings, metrics)
 
     def close(self) -> None:
-        """See `Sink.close`."""
-        self._each("close")
+        """See `Sink.close`. Closing again does nothing."""
+        while self._sinks:
+            sink = self._sinks.pop()  # from the last: the first, the console, hears of the others' failures
+            try:
+                sink.close()
+            except Exception as error:
+                self._warn(sink, error)
 
     def _each(self, method: str, *arguments: object) -> None:
-        for sink in list(self._sinks):
-            try:
-                getattr(sink, method)(*arguments)
-            except Exception as error:  # a sink must never end a training run
-                self._sinks.remove(sink)
-                self.note(f"{type(sink).__name__} is switched off: {type(error).__name__}: {error}", warning=True)
+        for sink in self._sinks:
+            if sink in self._sinks:  # another sink's warning may have ended this one meanwhile
+                try:
+                    getattr(sink, method)(*arguments)
+                except Exception as error:  # a sink must never end a training run
+                    self._switch_off(sink, error)
+
+    def _switch_off(self, sink: Sink, error: Exception) -> None:
+        # A new list, not a removal: callers may be walking the old one.
+        self._sinks = [other for other in self._sinks if other is not sink]
+        with contextlib.suppress(Exception):  # give the terminal and the file back, if that still works
+            sink.close()
+        self._warn(sink, error)
+
+    def _warn(self, sink: Sink, error: Exception) -> None:
+        sentence = f"{type(sink).__name__} is switched off, training goes on: {type(error).__name__}: {error}"
+        self.note(sentence, warning=True)

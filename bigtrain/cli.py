@@ -1,0 +1,169 @@
+"""The command `bigtrain`: words in, exit code out. No torch until a command starts.
+
+Takes the verb and the flags, has the settings composed and checked (config/), then calls
+`commands/<verb>.py`. Here errors become text on stderr and exit codes; what a command does is not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
+
+VERBS = ("train", "eval", "generate")
+LATER_VERBS = ("plan", "check-data", "explain", "compare", "export", "verify")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; the entry point of the installed command."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except BigtrainError as error:
+        code = _report(error, error.exit_code, debug)
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone: bigtrain --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.ENVIRONMENT
+    except Exception as error:
+        fix = "run it again with --debug for the traceback, and report it"
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        code = _report(
+            Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix), ExitCode.BUG, debug
+        )
+    return int(code)
+
+
+def _report(error: BigtrainError | Problem, code: int, debug: bool) -> int:
+    """Prints an error, after its traceback if that was asked for; returns the exit code."""
+    with contextlib.suppress(BrokenPipeError):
+        if debug:
+            traceback.print_exc()
+        print(error, file=sys.stderr, flush=True)
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
+    verb = _take_verb(words)
+    flags = _parse_flags(words)
+    if flags.version:
+        from bigtrain import __version__
+
+        print(f"bigtrain {__version__}")
+        return ExitCode.OK
+    if flags.shell_completion:
+        return _shell_completion(flags)
+    if flags.multirun or flags.experimental_rerun or flags.config_path:
+        flag = "-m" if flags.multirun else "--experimental-rerun" if flags.experimental_rerun else "-cp"
+        fix = "use -cd DIR to add a folder of configs" if flag == "-cp" else "start the runs one by one"
+        raise ConfigError.of("CONFIG-FLAG", f"{flag} is not supported", fix=fix)
+    return _compose_and_run(verb, flags)
+
+
+def _take_verb(words: list[str]) -> str:
+    """Removes the verb from the words, because Hydra would take it for an override."""
+    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+        return "train"
+    first = words[0]
+    if first in VERBS:
+        return words.pop(0)
+    cause = f'command line, "{first}"'
+    if first in LATER_VERBS:
+        message = f"bigtrain {first} is not built yet"
+        raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"the verbs are {', '.join(VERBS)}")
+    near = nearest(first, VERBS)
+    fix = f"did you mean bigtrain {near[0]} ?" if near else f"the verbs are {', '.join(VERBS)}"
+    raise ConfigError.of(
+        "CONFIG-VERB", f"{first!r} is not a verb", cause=cause, fix=f"{fix} Settings are key=value"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Hydra's flags; a wrong one is a ConfigError instead of a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        unknown, near = message.removeprefix("unrecognized arguments: ").split()[0], []
+        if unknown.startswith("-"):
+            message, near = f"{unknown} is not a flag", nearest(unknown, known)
+        fix = f"did you mean {near[0]} ?" if near else "bigtrain --help lists the flags"
+        raise ConfigError.of("CONFIG-FLAG", message, cause="command line", fix=fix)
+
+
+def _parse_flags(words: list[str]) -> argparse.Namespace:
+    from hydra._internal.utils import get_args_parser
+
+    parser = _Parser(
+        add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()]
+    )
+    parser.add_argument("--version", action="store_true")
+    flags = parser.parse_intermixed_args(_without_ambiguity(words))
+    if flags.resolve and not flags.cfg:
+        parser.error("--resolve goes with --cfg")
+    return flags
+
+
+def _without_ambiguity(words: list[str]) -> list[str]:
+    """`--info model=cnn` means `--info all model=cnn`: a flag's optional value is never key=value."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return [f"{word}=all" if word == "--info" and "=" in after else word for word, after in pairs]
+
+
+def _compose_and_run(verb: str, flags: argparse.Namespace) -> int:
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from bigtrain.config.compose import Request, compose, validate
+
+    try:
+        request = Request(verb, tuple(flags.overrides), flags.config_name, flags.config_dir)
+        composition = compose(request, _find_run)
+        if flags.help or flags.hydra_help or flags.cfg or flags.info:
+            from bigtrain.config.display import display
+
+            sys.stdout.write(display(composition, flags))
+            return ExitCode.OK
+        composed = validate(composition)
+    finally:
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+    command = importlib.import_module(f"bigtrain.commands.{verb}")
+    return int(command.run(composed))
+
+
+def _find_run(where: str, output_dir: Path) -> Path:
+    from bigtrain.training.run_directory import require_run_directory
+
+    return require_run_directory(where, output_dir)
+
+
+def _shell_completion(flags: argparse.Namespace) -> int:
+    """-sc install=bash | uninstall=bash | query=bash."""
+    action, _, shell = (flags.overrides or [""])[0].partition("=")
+    shells = ("bash", "zsh", "fish")
+    if len(flags.overrides) != 1 or action not in ("install", "uninstall", "query") or shell not in shells:
+        fix = f"-sc install=SHELL or uninstall=SHELL, where SHELL is one of {', '.join(shells)}"
+        raise ConfigError.of("CONFIG-FLAG", "-sc is told what to do by one word", fix=fix)
+    if action == "query":
+        from bigtrain.config.completion import complete
+
+        line = os.environ.get("COMP_LINE", "")
+        line = line[: int(os.environ.get("COMP_POINT") or len(line))]
+        print(("\n" if shell == "fish" else " ").join(complete(line, VERBS)))
+        return ExitCode.OK
+    from bigtrain.config.display import completion_script
+
+    sys.stdout.write(completion_script(action, shell))
+    return ExitCode.OK

@@ -1,0 +1,106 @@
+"""`bigtrain eval`: a checkpoint on a split, as a table, as eval.json, and in the run's TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bigtrain.build import build_data
+from bigtrain.commands.loading import Loaded, load
+from bigtrain.config.compose import Composed
+from bigtrain.config.run import EvalConfig, RunConfig
+from bigtrain.data.base import DataModule
+from bigtrain.distributed.world import join_world
+from bigtrain.errors import DataError, ExitCode
+from bigtrain.tasks.base import TrainingModule
+from bigtrain.tracking.tensorboard import TensorBoardSink
+from bigtrain.tracking.tracker import Tracker
+from bigtrain.training import durable
+from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.precision import ResolvedPrecision
+
+
+def run(composed: Composed) -> int:
+    """Evaluates. Raises BigtrainError for a checkpoint or data that can't be used."""
+    config: EvalConfig = composed.config
+    world = join_world(config.gpus)
+    loaded = load(config.checkpoint, world)
+    data = build_data(_with_other_data(loaded.config, config), loaded.tokenizer)
+    _require_same_kind(loaded, data)
+    precision = ResolvedPrecision(loaded.checkpoint.manifest["resolved"]["precision"], "as the run had it")
+    batch_size = config.batch_size or loaded.config.trainer.batch_size
+    module = TrainingModule(loaded.network, loaded.task)
+    evaluator = Evaluator(module, loaded.task, data, precision, batch_size, world)
+    evaluation = evaluator.evaluate(config.split)
+    assert evaluation is not None
+    report = {
+        "checkpoint": str(loaded.checkpoint.path),
+        "step": loaded.checkpoint.step,
+        "split": config.split,
+        "samples": data.spec.sizes[config.split],
+        "metrics": evaluation.metrics,
+    }
+    _record(loaded, config, report)
+    _show(report)
+    return ExitCode.OK
+
+
+def _with_other_data(run_config: RunConfig, config: EvalConfig) -> RunConfig:
+    changes = {
+        field.name: getattr(config.data, field.name)
+        for field in dataclasses.fields(config.data)
+        if getattr(config.data, field.name) is not None
+    }
+    fields = {field.name for field in dataclasses.fields(run_config.data)}
+    if "path" in changes and "train_path" in fields:
+        changes |= {"train_path": None, "val_path": None, "test_path": None}
+    refused = sorted(set(changes) - fields)
+    if refused:
+        raise DataError.of(
+            "EVAL-DATA",
+            f"data.{refused[0]} is not a setting of the data that this checkpoint was trained on",
+            fix="leave it out: this data needs no files of yours",
+        )
+    return dataclasses.replace(run_config, data=dataclasses.replace(run_config.data, **changes))
+
+
+def _require_same_kind(loaded: Loaded, data: DataModule) -> None:
+    spec, other = loaded.spec, data.spec
+    if (spec.kind, spec.vocab_size, spec.input_shape) != (other.kind, other.vocab_size, other.input_shape):
+        raise DataError.of(
+            "EVAL-DATA",
+            "this data does not fit the checkpoint",
+            cause=f"it gives {other.kind}, vocabulary {other.vocab_size}, shape {other.input_shape}; the model takes "
+            f"{spec.kind}, vocabulary {spec.vocab_size}, shape {spec.input_shape}",
+            fix="evaluate on data of the kind that the model was trained on",
+        )
+
+
+def _record(loaded: Loaded, config: EvalConfig, report: dict) -> None:
+    """eval.json beside the checkpoints' run, and the scalars in its TensorBoard; a lone checkpoint is only read."""
+    run_dir = loaded.checkpoint.path.parent.parent
+    if not (run_dir / "config.yaml").is_file():
+        return
+    with durable.disk_errors(run_dir):
+        durable.replace_json(run_dir / "eval.json", report)
+    if config.tracking.tensorboard:
+        tracker = Tracker([TensorBoardSink(run_dir / "tensorboard")])
+        tags = {f"{config.split}/{name}": value for name, value in report["metrics"].items()}
+        tracker.scalars({"step": loaded.checkpoint.step, **tags})
+        tracker.close()
+
+
+def _show(report: dict) -> None:
+    console = Console()
+    table = Table(title=f"{report['split']} split, {report['samples']:,} samples, step {report['step']}")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    console.print(f"checkpoint {Path(report['checkpoint'])}", soft_wrap=True, highlight=False)
+
+

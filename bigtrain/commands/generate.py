@@ -1,0 +1,90 @@
+"""`bigtrain generate`: text from a checkpoint, printed as it comes; without a prompt, an interactive one."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from bigtrain.commands.loading import Loaded, load
+from bigtrain.config.compose import Composed
+from bigtrain.config.run import GenerateConfig
+from bigtrain.data.randomness import mix
+from bigtrain.distributed.world import World, join_world
+from bigtrain.errors import ConfigError, ExitCode
+from bigtrain.tasks.generation import Sampling, stream
+
+
+def run(composed: Composed) -> int:
+    """Prints continuations. Raises BigtrainError for a checkpoint that can't generate."""
+    config: GenerateConfig = composed.config
+    world = join_world(config.gpus)
+    loaded = load(config.checkpoint, world)
+    if loaded.tokenizer is None or not type(loaded.config.model).generates:
+        raise ConfigError.of(
+            "GENERATE-MODEL",
+            f"{loaded.checkpoint.path} is a {composed_kind(loaded)}, which generates no text",
+            fix="use bigtrain eval, or a checkpoint of a language model",
+        )
+    if config.prompt is not None:
+        for number in range(config.num_samples):
+            print_continuation(loaded, config, config.prompt, number, world)
+        return ExitCode.OK
+    return interact(loaded, config, world)
+
+
+def composed_kind(loaded: Loaded) -> str:
+    """What the checkpoint is, for people."""
+    return f"{type(loaded.config.model).__name__.removesuffix('Config')} for {loaded.spec.kind}"
+
+
+def interact(loaded: Loaded, config: GenerateConfig, world: World) -> int:
+    """Reads prompts line by line until the input ends."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print(f"{loaded.checkpoint.path}: type a prompt and Enter; Ctrl-D ends", file=sys.stderr)
+    number = 0
+    while True:
+        if interactive:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return ExitCode.OK
+        print_continuation(loaded, config, line.rstrip("\n"), number, world)
+        number += 1
+
+
+def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, number: int, world: World) -> None:
+    """Prints the prompt and its continuation, the new text as soon as it is whole characters."""
+    tokenizer = loaded.tokenizer
+    assert tokenizer is not None
+    ids = tokenizer.encode(prompt) if prompt else first_ids(loaded)
+    generator = torch.Generator(world.device).manual_seed(mix(config.seed, number))
+    sampling = Sampling(config.temperature, config.top_k, config.top_p)
+    tokens, shown = list(ids), ""
+    if prompt:
+        print(prompt, end="", flush=True)
+        shown = tokenizer.decode(np.array(tokens))
+    steps = stream(
+        loaded.network, [list(ids)], config.max_tokens, sampling, generator=generator, stop_id=tokenizer.end_of_text
+    )
+    for new in steps:
+        tokens.append(int(new[0]))
+        if tokens[-1] == tokenizer.end_of_text:
+            break
+        text = tokenizer.decode(np.array(tokens))
+        if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()
+
+
+def first_ids(loaded: Loaded) -> np.ndarray:
+    """What an empty prompt starts from: the end of some text before, or a new line."""
+    tokenizer = loaded.tokenizer
+    assert tokenizer is not None
+    if tokenizer.end_of_text is not None:
+        return np.array([tokenizer.end_of_text])
+    newline = tokenizer.encode("\n")
+    return newline if len(newline) else np.array([0])

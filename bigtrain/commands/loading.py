@@ -1,0 +1,52 @@
+"""A checkpoint → live parts, for the verbs that read one. It stands alone: config, tokenizer and data facts are in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigtrain.build import build_network, load_weights
+from bigtrain.config.run import RunConfig
+from bigtrain.config.saved import config_from_document
+from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizer import Tokenizer, tokenizer_from_json
+from bigtrain.distributed.world import World
+from bigtrain.errors import CheckpointError
+from bigtrain.models.network import Network
+from bigtrain.registry import TASKS
+from bigtrain.tasks.base import Task
+from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.training.run_directory import find_latest_run
+
+
+@dataclass
+class Loaded:
+    """A trained network with what it needs to be used."""
+
+    checkpoint: Checkpoint
+    config: RunConfig
+    spec: DataSpec
+    tokenizer: Tokenizer | None
+    task: Task
+    network: Network
+
+
+def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
+    """The checkpoint that `checkpoint=` means. Raises CheckpointError when it is missing, damaged or does not fit."""
+    checkpoint = find_checkpoint(where, find_latest_run(Path(output_dir)))
+    try:
+        config = config_from_document(checkpoint.read_json("config.json"), str(checkpoint.path / "config.json"))
+        spec = DataSpec.from_json(checkpoint.read_json("data_spec.json"))
+        tokenizer = None
+        if checkpoint.has("tokenizer.json"):
+            tokenizer = tokenizer_from_json(checkpoint.read_json("tokenizer.json"))
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError.of(
+            "CHECKPOINT-BROKEN",
+            f"{checkpoint.path} can't be understood: {error}",
+            fix="it may be of another version of bigtrain",
+        ) from error
+    task: Task = TASKS.entry_of(config.task).load()(config.task, spec)
+    network = build_network(config, task, spec, world.device)
+    load_weights(network, checkpoint)
+    return Loaded(checkpoint, config, spec, tokenizer, task, network)

@@ -1,0 +1,89 @@
+"""The end of a run that finished: the best weights on the test split, the table, a sample, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bigtrain.build import Parts
+from bigtrain.config.compose import Composed
+from bigtrain.data.randomness import mix
+from bigtrain.tracking.results import Results, SplitMetrics, next_commands, print_results
+from bigtrain.training.checkpoint import verify
+from bigtrain.training.samples import sample_text
+from bigtrain.training.trainer import Trainer
+
+_FINAL_SAMPLE = 0xF1A1  # the seed domain of the sample shown at the end
+
+
+def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> dict[str, Any]:
+    """Evaluates the best weights, records the outcome everywhere, prints the results; returns facts for status.json."""
+    columns = _evaluate_best(trainer)
+    metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
+    sample = ""
+    if composed.config.tracking.samples and "language_model" in parts.network.heads:
+        seed = mix(composed.config.seed, _FINAL_SAMPLE)
+        sample = sample_text(parts.network, parts.data, composed.config.tracking, seed, parts.world.device)
+        trainer.tracker.text("test/sample", sample, trainer.state.step)
+    if any(column.split == "test" for column in columns):
+        test_metrics = {tag: value for tag, value in metrics.items() if tag.startswith("test/")}
+        trainer.tracker.scalars(trainer.row() | test_metrics)
+    trainer.tracker.hyperparameters(_flat(composed.document), metrics)
+    trainer.tracker.close()  # the live view must be gone before the table is printed
+    limits, state = trainer.limits, trainer.state
+    samples = state.step * limits.samples_per_step
+    speed = samples / state.train_seconds if state.train_seconds else 0.0
+    results = Results(
+        title=f"{composed.choices['model']} on {composed.choices['data']}",
+        run_dir=run_dir,
+        columns=columns,
+        steps=state.step,
+        train_seconds=state.train_seconds,
+        samples=samples,
+        tokens=None if limits.tokens_per_step is None else state.step * limits.tokens_per_step,
+        optimal_loss=parts.data.spec.optimal_loss,
+        share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
+        sample=sample,
+        commands=next_commands(run_dir, _prompt(parts, sample)),
+    )
+    print_results(Console(), results)
+    best = {"metric": state.best_metric, "step": state.best_step}
+    return {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
+
+
+def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
+    """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
+    best = trainer.checkpoints.best()
+    weights, step = "last", trainer.state.step
+    if best is not None and trainer.state.best_step is not None:
+        weights, step = "best", trainer.state.best_step
+        if step != trainer.state.step:
+            trainer.snapshot.restore_weights(verify(best))
+    columns = []
+    for split in ("val", "test"):
+        if trainer.evaluator.has(split):
+            evaluation = trainer.evaluator.evaluate(split)
+            assert evaluation is not None
+            columns.append(SplitMetrics(split, weights, step, evaluation.metrics))
+    return columns
+
+
+def _prompt(parts: Parts, sample: str) -> str | None:
+    """The start of the sample, as a prompt to try; None where the model generates no text."""
+    if not sample:
+        return None
+    words = sample.split()
+    return (words[0] + " ") if words else "The "
+
+
+def _flat(node: Any, path: str = "") -> dict[str, bool | int | float | str]:
+    """A settings tree as dotted key → plain value."""
+    if not isinstance(node, dict):
+        return {path: node if isinstance(node, (bool, int, float, str)) else str(node)}
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in node.items():
+        if key != "_bigtrain_":
+            flat |= _flat(value, f"{path}.{key}" if path else key)
+    return flat

@@ -1,0 +1,75 @@
+"""Tab completion: what could stand where the cursor is. The shell scripts that ask are Hydra's.
+
+Hydra's own completion takes a verb for an override and crashes, offers schemas as choices, and knows no
+values.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from bigtrain.config.compose import Composition, compose
+from bigtrain.config.hints import known_keys
+from bigtrain.config.library import Request
+from bigtrain.config.schema import field_types, node_type, without_none
+from bigtrain.errors import BigtrainError
+
+
+def complete(line: str, verbs: Iterable[str]) -> list[str]:
+    """Completions of the last word of a command line, which begins with the program's name."""
+    try:
+        words = shlex.split(line)[1:]
+    except ValueError:
+        return []  # inside an open quote
+    current = "" if line[-1:].isspace() or not words else words.pop()
+    if not words and current in ("python", "-m"):
+        return []
+    offered = [f"{verb} " for verb in verbs] if not words else []
+    verb = words.pop(0) if words and words[0] in verbs else "train"
+    composition = _compose(verb, words)
+    if composition is None:
+        return []
+    prefix = current[: len(current) - len(current.lstrip("+~"))]
+    for candidate in (*offered, *_candidates(composition, current.lstrip("+~"))):
+        if (prefix + candidate).startswith(current):
+            offered.append(prefix + candidate)
+    return sorted({item.rstrip() for item in offered if item.startswith(current)})
+
+
+def _compose(verb: str, words: list[str]) -> Composition | None:
+    """With the words typed so far; if they are not right yet, without them."""
+    for attempt in ([word for word in words if "=" in word and not word.startswith("-")], []):
+        try:
+            return compose(Request(verb, tuple(attempt)))
+        except BigtrainError:
+            continue
+    return None
+
+
+def _candidates(composition: Composition, current: str) -> Iterable[str]:
+    key, equals, _ = current.partition("=")
+    if equals:
+        yield from (f"{key}={value}" for value in _values(composition, key))
+        return
+    yield from (f"{group}=" for group in composition.groups if composition.list_choices(group))
+    keys = list(known_keys(composition.tree.config))
+    nodes = {name.rpartition(".")[0] for name in keys}
+    for name in keys:
+        depth_shown = name.count(".") <= current.count(".")
+        if depth_shown and not (name in composition.groups and name not in nodes):
+            yield f"{name}." if name in nodes else f"{name}="
+
+
+def _values(composition: Composition, key: str) -> Iterable[str]:
+    if key in composition.groups:
+        return composition.list_choices(key)
+    node, *_, name = composition.tree.config, *key.split(".")
+    for part in key.split(".")[:-1]:
+        if part not in field_types(node_type(node)):
+            return []
+        node = node[part]
+    hint = without_none(field_types(node_type(node)).get(name))
+    if hint is bool:
+        return ["true", "false"]
+    return list(getattr(hint, "__members__", ()))

@@ -1,0 +1,229 @@
+"""Words → a typed tree of settings → the validated config of a command. No torch, nothing written, no logging
+set up.
+
+Hydra parses the words and computes the order of the files (its defaults list); putting the values together is
+ours, because its merge accepts misspelt keys (see strict.py). Hydra's `run` is never called, so that it
+creates no directories, runs no callbacks and leaves `hydra.*` without effect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.defaults_list import DefaultsList, create_defaults_list
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bigtrain.config.checks import find_conflicts
+from bigtrain.config.library import (
+    Library,
+    Request,
+    choice_fix,
+    choice_problem,
+    file_of,
+    file_problem,
+    refuse_shadowed,
+)
+from bigtrain.config.redact import redact_words
+from bigtrain.config.resume import ResumeInfo, resumed_tree
+from bigtrain.config.saved import to_config, to_document
+from bigtrain.config.schema import ROOTS, node_type
+from bigtrain.config.settings import find_problems
+from bigtrain.config.strict import Origin, SettingsTree
+from bigtrain.config.words import is_hydra, parse_words
+from bigtrain.errors import ConfigError, Problem
+
+FindRun = Callable[[str, Path], Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed:
+    """What a command gets: its settings as dataclasses, and the same as a JSON document to be kept."""
+
+    verb: str
+    config: Any
+    document: dict[str, Any]
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
+    resumed: ResumeInfo | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+    """A tree whose keys and types are right; whether its values make sense together, `validate` finds out."""
+
+    request: Request
+    tree: SettingsTree
+    overrides: list[Override]
+    choices: dict[str, str]
+    groups: list[str] = dataclasses.field(default_factory=list)
+    list_choices: Callable[[str], list[str]] = lambda group: []
+    parts: Callable[[str], Mapping[str, str]] = lambda kind: {}
+    resumed: ResumeInfo | None = None
+
+
+def compose(request: Request, find_run: FindRun | None = None) -> Composition:
+    """Puts the settings together. Raises ConfigError with everything that is wrong with their keys and types.
+
+    `find_run(where, output_dir)` gives the run directory that `resume=where` means.
+    """
+    overrides, problems = parse_words(request.verb, request.words)
+    typed = {override.key_or_group: override.value() for override in overrides}
+    if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
+        if problems:
+            raise ConfigError(*problems)
+        return _compose_resumed(
+            request, overrides, find_run(where, Path(str(typed.get("output_dir", "outputs"))))
+        )
+    try:
+        library = Library(request, overrides)
+        chosen, values, found = _sort(overrides, library, request.verb)
+        problems += found
+        defaults = _defaults_list(library, chosen, problems)
+        tree = SettingsTree(request.verb, library.parts, library.groups)
+        for default in defaults.defaults:
+            _add_file(tree, library, default)
+        if node_type(tree.config) is not ROOTS[request.verb]:
+            fix = f"begin its defaults list with: - {request.verb}"
+            raise ConfigError.of(
+                "CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix
+            )
+    except ConfigError as error:
+        raise ConfigError(*dict.fromkeys((*problems, *error.problems))) from error
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        problem = Problem(
+            "CONFIG-FILE", "the settings can't be put together", reason[0], "see the file it names"
+        )
+        raise ConfigError(*problems, problem) from error
+    for override in values:
+        tree.apply(override)
+    problems += tree.problems
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    choices = {
+        group: choice
+        for group, choice in defaults.overrides.known_choices.items()
+        if isinstance(choice, str) and choice in library.choices(group)
+    }
+    if request.verb == "train" and tree.config.name == "":
+        tree.config.name = _default_name(choices)
+    return Composition(request, tree, overrides, choices, library.groups, library.choices, library.parts)
+
+
+def validate(composition: Composition) -> Composed:
+    """The settings as dataclasses. Raises ConfigError with every value out of range and every conflict."""
+    tree = composition.tree
+    offer_hydra_facts(composition)
+    config = to_config(tree)
+    problems = find_problems(config)
+    problems += find_conflicts(config, composition.parts)
+    if problems:
+        raise ConfigError(*(_with_cause(problem, tree) for problem in problems))
+    return Composed(
+        verb=composition.request.verb,
+        config=config,
+        document=to_document(tree, config, composition.choices),
+        choices=composition.choices,
+        overrides=redact_words(composition.request.words),
+        resumed=composition.resumed,
+    )
+
+
+def offer_hydra_facts(composition: Composition) -> None:
+    """Makes `${hydra:runtime.choices.model}` and its kind answer, without composing Hydra's own config."""
+    from hydra.conf import HydraConf
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import setup_globals
+
+    setup_globals()
+    facts = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    facts.hydra.runtime.choices = dict(composition.choices)
+    facts.hydra.runtime.cwd = str(Path.cwd())
+    facts.hydra.job.name = "bigtrain"
+    HydraConfig.instance().set_config(facts)
+
+
+def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path) -> Composition:
+    if request.config_name:
+        fix = f"leave -cn {request.config_name} out: a resumed run has its own config"
+        raise ConfigError.of("CONFIG-COMBINATION", "-cn and resume= can't go together", fix=fix)
+    ours = [
+        item for item in overrides if item.key_or_group not in ("resume", "output_dir") and not is_hydra(item)
+    ]
+    tree, choices, resumed = resumed_tree(run_dir, ours)
+    return Composition(request, tree, overrides, choices, resumed=resumed)
+
+
+def _sort(
+    overrides: list[Override], library: Library, verb: str
+) -> tuple[list[Override], list[Override], list[Problem]]:
+    """Overrides → those that choose from a group, those that set a value, and problems."""
+    chosen, values, problems = [], [], []
+    for override in overrides:
+        group = override.key_or_group
+        if is_hydra(override):
+            continue
+        if not library.has_group(group) or isinstance(override.value(), dict):
+            values.append(override)
+        elif problem := choice_problem(override, library, verb):
+            problems.append(problem)
+        else:
+            chosen.append(override)
+    return chosen, values, problems
+
+
+def _defaults_list(library: Library, chosen: list[Override], problems: list[Problem]) -> DefaultsList:
+    """Hydra's order of the files. Wrong names in files become problems, or a ConfigError if they stop us."""
+    present = []
+    for override in chosen:
+        if override.key_or_group in library.groups and override.is_add():
+            override = dataclasses.replace(override, type=OverrideType.CHANGE)  # +model=cnn means model=cnn
+        present.append(override)
+    try:
+        defaults = create_defaults_list(
+            library.repository, library.root, present, prepend_hydra=False, skip_missing=False
+        )
+    except HydraException as error:
+        raise ConfigError(file_problem(str(error), library)) from error
+    for group, choice in defaults.overrides.known_choices.items():
+        listed = group in library.groups and group != "local"
+        if listed and choice is not None and choice not in library.choices(group):
+            fix = choice_fix(group, choice, library)
+            problems.append(Problem("CONFIG-CHOICE", f"{group}={choice} is not a choice", fix=fix))
+    return defaults
+
+
+def _add_file(tree: SettingsTree, library: Library, default: ResultDefault) -> None:
+    """One entry of the defaults list: a schema is merged, the values of a file are assigned strictly."""
+    loaded = library.loader._load_single_config(default, library.repository)
+    if not isinstance(loaded.config, DictConfig):
+        raise ConfigError.of(
+            "CONFIG-FILE", f"{default.config_path}.yaml is no mapping", fix="it holds keys and values"
+        )
+    if loaded.is_schema_source:
+        tree.add_schema(loaded.config)
+    elif node_type(tree.config) is not dict:  # else there is no schema yet: compose says so
+        content: Any = OmegaConf.to_container(loaded.config, resolve=False)
+        tree.assign(content, Origin(file=file_of(loaded, str(default.config_path))))
+        refuse_shadowed(library.repository, str(default.config_path), loaded)
+
+
+def _default_name(choices: dict[str, str]) -> str:
+    words = choices.get("experiment") or f"{choices.get('model', 'model')}-{choices.get('data', 'data')}"
+    return words.replace("/", "-")
+
+
+def _with_cause(problem: Problem, tree: SettingsTree) -> Problem:
+    """Adds where the value came from; the message of such a problem begins with its key."""
+    key = problem.message.split(" ")[0]
+    origin = tree.origins.get(key)
+    if problem.cause or origin is None:
+        return problem
+    return dataclasses.replace(problem, cause=origin.describe(tuple(key.split("."))))

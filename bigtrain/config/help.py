@@ -1,0 +1,130 @@
+"""`--help`: verbs, choices, and every setting of the chosen parts with its value and meaning.
+
+Our own page, because Hydra's copies the whole config repository for every group, and knows no meanings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bigtrain.config.compose import Composition
+from bigtrain.config.schema import field_types, is_group, node_type, without_none
+from bigtrain.config.strict import show
+
+VERBS = {
+    "train": "train a model (the default verb)",
+    "eval": "evaluate a checkpoint on a split",
+    "generate": "generate text from a checkpoint",
+}
+
+FLAGS = {
+    "--help, -h": "this page; with model=cnn and the like, the settings of that choice",
+    "--version": "bigtrain's version",
+    "--cfg job|hydra|all, -c": "print the composed config instead of running; --resolve resolves references",
+    "--package KEY, -p": "with --cfg: only this node",
+    "--info [all|config|defaults|defaults-tree|plugins|searchpath], -i": "how the config is put together",
+    "--config-dir DIR, -cd": "a folder with your own YAML files, laid out like bigtrain's configs",
+    "--config-name NAME, -cn": "another root YAML",
+    "--shell-completion install=bash, -sc": 'tab completion: eval "$(bigtrain -sc install=bash)"',
+    "--hydra-help": "Hydra's own help",
+    "--debug": "show the traceback of an error",
+}
+
+EXAMPLES = {
+    "train": (
+        "bigtrain",
+        "bigtrain model=cnn optimizer=sgd optimizer.learning_rate=0.05 trainer.max_duration=2epoch",
+        "bigtrain data=text_corpus data.path=my_texts/ data.tokenizer=char",
+        "bigtrain resume=latest",
+    ),
+    "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
+    "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),
+}
+
+EXIT_CODES = (
+    "0 ok · 2 usage or config · 3 data · 4 checkpoint · 5 environment · 6 numerics · 70 a bug of ours · "
+    "75 preempted, state saved, run it again · 130 interrupted twice"
+)
+
+
+def render_help(composition: Composition) -> str:
+    """The page for a verb and its choices, as wide as the terminal."""
+    verb = composition.request.verb
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = [f"bigtrain {verb}: {VERBS[verb]}", ""]
+    lines += [f"usage: bigtrain {'' if verb == 'train' else verb + ' '}[KEY=VALUE…] [FLAGS…]", ""]
+    lines += ["verbs:", *_table({f"bigtrain {name}": text for name, text in VERBS.items()}, width), ""]
+    if composition.groups:
+        lines += ["choices (* chosen now):", *_table(_choices(composition), width), ""]
+    lines += ["settings, with their values now:"]
+    for title, rows in _settings(composition.tree.config, "", ""):
+        lines += ["", f"  {title}", *_table(rows, width)] if title else _table(rows, width)
+    lines += ["", "flags:", *_table(FLAGS, width), "", "examples:", *(f"  {line}" for line in EXAMPLES[verb])]
+    lines += [
+        "",
+        "exit codes:",
+        *textwrap.wrap(EXIT_CODES, width, initial_indent="  ", subsequent_indent="  "),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _choices(composition: Composition) -> dict[str, str]:
+    rows = {}
+    for group in composition.groups:
+        options = composition.list_choices(group)
+        if options:
+            chosen = composition.choices.get(group)
+            rows[f"{group}="] = ", ".join(f"{name}*" if name == chosen else name for name in options)
+    return rows
+
+
+def _settings(node: DictConfig, path: str, title: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Tables of settings: the node's own first, then one for each group below it."""
+    config_class = node_type(node)
+    hints = field_types(config_class)
+    rows, below = {}, []
+    for field in dataclasses.fields(config_class):
+        name = f"{path}{field.name}"
+        if not is_group(hints[field.name]):
+            value = OmegaConf.to_container(node, resolve=False, enum_to_str=True)[field.name]  # type: ignore[call-overload, index]
+            rows[f"{name}={_value(value)}"] = field.metadata.get("help", "") + _members(hints[field.name])
+        elif not OmegaConf.is_missing(node, field.name):
+            child = node[field.name]
+            summary = (node_type(child).__doc__ or "").splitlines()[0]
+            below.append((child, f"{name}.", f"{name}: {summary}"))
+    if rows:
+        yield title, rows
+    for child, below_path, below_title in below:
+        yield from _settings(child, below_path, below_title)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else show(value) if not isinstance(value, dict) else "{}"
+
+
+def _members(hint: Any) -> str:
+    inner = without_none(hint)
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return f" [{', '.join(inner.__members__)}]"
+    return ""
+
+
+def _table(rows: dict[str, str], width: int) -> list[str]:
+    column = min(max((len(name) for name in rows), default=0) + 4, 44)
+    lines = []
+    for name, text in rows.items():
+        head = f"  {name}"
+        wrapped = textwrap.wrap(text, max(width - column, 30)) or [""]
+        if len(head) > column - 2:
+            lines.append(head)
+            head = ""
+        lines.append(f"{head:<{column}}{wrapped[0]}".rstrip())
+        lines += [" " * column + line for line in wrapped[1:]]
+    return lines

@@ -1,0 +1,182 @@
+"""The YAML files and groups that a request can choose from: ours, and those of the user's folders.
+
+Also what is wrong with a choice, in sentences. Putting the chosen files together is compose.py's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.default_element import ConfigDefault, GroupDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+
+from bigtrain.config.hints import did_you_mean
+from bigtrain.config.schema import register_schemas
+from bigtrain.config.words import is_hydra
+from bigtrain.config.yaml_files import CheckedFolder
+from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.registry import REGISTRIES
+
+OPTIONAL_GROUPS = ("experiment", "local")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What was asked for: a verb, the words after it, and where to look for YAML."""
+
+    verb: str
+    words: tuple[str, ...] = ()
+    config_name: str | None = None
+    config_dir: str | None = None
+
+    @property
+    def root(self) -> str:
+        """Name of the root YAML."""
+        return self.config_name or self.verb
+
+
+class Library:
+    """The YAML files that a request can choose from: ours, and those of the user's folders."""
+
+    def __init__(self, request: Request, overrides: list[Override]):
+        self.root = request.root
+        self.loader = ConfigLoaderImpl(search_path(request))
+        words = [override.input_line or "" for override in overrides if is_hydra(override)]
+        _, self.repository = self.loader._parse_overrides_and_create_caching_repo(self.root, words)
+        self.groups = list(dict.fromkeys(self._listed_groups(self.root)))
+
+    def choices(self, group: str) -> list[str]:
+        """All choices of a group, nested ones as `folder/name`."""
+        if not self.repository.group_exists(group):
+            return []
+        found = self.repository.get_group_options(group, ObjectType.CONFIG)
+        for folder in self.repository.get_group_options(group, ObjectType.GROUP):
+            found += [f"{folder}/{choice}" for choice in self.choices(f"{group}/{folder}")]
+        return sorted(found)
+
+    def parts(self, kind: str) -> dict[str, str]:
+        """Choice → the registered part whose settings it holds, for a group with a registry."""
+        found = {}
+        for choice in self.choices(kind):
+            for default in self._defaults_of(f"{kind}/{choice}"):
+                if isinstance(default, GroupDefault) and default.group == f"/schema/{kind}":
+                    found[choice] = str(default.value)
+        return found
+
+    def has_group(self, name: str) -> bool:
+        """Whether `name` is a group of YAML files (not of schemas, nor Hydra's)."""
+        return name.split("/")[0] not in ("schema", "hydra", "") and self.repository.group_exists(name)
+
+    def _defaults_of(self, config_path: str) -> list[Any]:
+        loaded = self.repository.load_config(config_path)
+        return list(loaded.defaults_list or []) if loaded else []
+
+    def _listed_groups(self, config_path: str) -> Iterator[str]:
+        for default in self._defaults_of(config_path):
+            if isinstance(default, GroupDefault) and default.group:
+                yield default.group
+            elif isinstance(default, ConfigDefault):
+                path = str(default.path).lstrip("/")
+                if path != "_self_" and not path.startswith("schema/"):
+                    yield from self._listed_groups(path)
+
+
+def search_path(request: Request) -> ConfigSearchPath:
+    """Ours first, then the user's `-cd` folder, then the schemas. Raises ConfigError for a missing folder."""
+    version.setbase("1.3")
+    register_schemas()
+    path = create_config_search_path("pkg://bigtrain.configs")
+    CheckedFolder.install()
+    if request.config_dir is not None:
+        folder = Path(request.config_dir).absolute()
+        if not folder.is_dir():
+            raise ConfigError.of("CONFIG-FILE", f"-cd {request.config_dir}: there is no such folder")
+        path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    return path
+
+
+def choice_problem(override: Override, library: Library, verb: str) -> Problem | None:
+    group, value = override.key_or_group, override.value()
+    cause = f'command line, "{override.input_line}"'
+    if group not in library.groups and not override.is_add():
+        if group in REGISTRIES:
+            fix = "it comes with the checkpoint; give checkpoint=<run directory>"
+            if group == "data":
+                fix += ", and other data of the same kind as data.path="
+        else:
+            fix = (
+                did_you_mean([f"{name}={value}" for name in nearest(group, library.groups)])
+                or f"write +{group}="
+            )
+        return Problem("CONFIG-KEY", f"bigtrain {verb} has no choice of {group}", cause, fix)
+    if override.is_delete():
+        if group in OPTIONAL_GROUPS or group not in library.groups:
+            return None
+        return Problem("CONFIG-CHOICE", f"{group} can't be left out", cause, choice_fix(group, "", library))
+    wanted = value if isinstance(value, list) and group == "experiment" else [value]
+    if value is None and group in OPTIONAL_GROUPS:
+        return None
+    options = library.choices(group)
+    for choice in wanted:
+        if str(choice) not in options:
+            message = f"{group}={'null' if choice is None else choice} is not a choice"
+            return Problem("CONFIG-CHOICE", message, cause, choice_fix(group, str(choice), library))
+    return None
+
+
+def choice_fix(group: str, choice: str, library: Library) -> str:
+    options = library.choices(group)
+    near = did_you_mean([f"{group}={name}" for name in nearest(choice, options)])
+    listed = f"choices: {', '.join(options)}" if options else f"there is no {group} to choose yet"
+    return f"{near} ({listed})" if near else listed
+
+
+def file_problem(reason: str, library: Library) -> Problem:
+    """Hydra's complaint about a defaults list, in our words."""
+    file = re.search(r"In '([^']+)'", reason)
+    cause = f"{file[1]}.yaml, its defaults list" if file else "a defaults list"
+    if missing := re.search(r"Could not (?:find|load) '([^']+)'", reason):
+        group, _, choice = missing[1].rpartition("/")
+        return Problem(
+            "CONFIG-CHOICE", f"{missing[1]} does not exist", cause, choice_fix(group, choice, library)
+        )
+    if unlisted := re.search(r"Could not override '([^']+)'", reason):
+        near = did_you_mean(nearest(unlisted[1], library.groups))
+        fix = near or "the groups are " + ", ".join(library.groups)
+        return Problem("CONFIG-KEY", f"{unlisted[1]} is not a group of this command", cause, fix)
+    if primary := re.search(r"Cannot find primary config '([^']+)'", reason):
+        return Problem(
+            "CONFIG-FILE", f"-cn {primary[1]}: there is no {primary[1]}.yaml", fix="give its folder: -cd DIR"
+        )
+    return Problem(
+        "CONFIG-FILE",
+        "a defaults list can't be used",
+        reason.strip().splitlines()[0],
+        "see the file it names",
+    )
+
+
+def file_of(loaded: ConfigResult, config_path: str) -> str:
+    scheme, _, place = loaded.path.partition("://")
+    folder = "configs" if scheme == "pkg" and place == "bigtrain.configs" else place
+    return f"{folder}/{config_path}.yaml"
+
+
+def refuse_shadowed(repository: IConfigRepository, config_path: str, loaded: ConfigResult) -> None:
+    """A file of the user's that has the name of one of ours would be ignored, so it is an error."""
+    for source in repository.get_sources():
+        if source.scheme() == "file" and loaded.provider == "main" and source.is_config(config_path):
+            own = Path(source.path) / f"{config_path}.yaml"
+            message = f"{own} has the name of a config that ships with bigtrain, and would be ignored"
+            raise ConfigError.of("CONFIG-FILE", message, fix="rename it, and choose it by its new name")

@@ -1,0 +1,206 @@
+"""A config as plain JSON: what run directories and checkpoints keep, and the strict way back.
+
+    {"seed": 0, …, "model": {…}, "_bigtrain_": {"version": 1, "kinds": {"model": "cnn", …}, "choices": {…}}}
+
+References inside the config are resolved, `${oc.env:NAME}` is kept (a path belongs to its machine), and secrets
+are redacted. Reading it names no code: classes come from the registries by name, and every key must be known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from bigtrain.config.redact import redact
+from bigtrain.config.run import RunConfig
+from bigtrain.config.schema import field_types, node_type, register_schemas
+from bigtrain.config.strict import Origin, SettingsTree
+from bigtrain.config.words import escape
+from bigtrain.config.yaml_files import read_document
+from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.registry import REGISTRIES
+
+MARK = "_bigtrain_"
+VERSION = 1
+
+_REFERENCE = re.compile(r"\$\{([^${}:]*)\}")
+
+
+def to_document(tree: SettingsTree, config: Any, choices: dict[str, str]) -> dict[str, Any]:
+    """The JSON form of a tree and of the dataclasses made from it."""
+    resolved = OmegaConf.to_container(tree.config, resolve=True, enum_to_str=True)
+    raw = OmegaConf.to_container(tree.config, resolve=False, enum_to_str=True)
+    document: dict[str, Any] = redact(_keep_environment(tree.config, raw, resolved, ""))
+    registries = REGISTRIES.items() if isinstance(config, RunConfig) else ()
+    kinds = {kind: registry.entry_of(getattr(config, kind)).name for kind, registry in registries}
+    document[MARK] = {"version": VERSION, "kinds": kinds, "choices": dict(choices)}
+    return document
+
+
+def document_text(document: dict[str, Any]) -> str:
+    """The text of config.yaml; `read_document` reads it back."""
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def load_config(path: Path) -> RunConfig:
+    """The config of a run or checkpoint, .yaml or .json. Raises ConfigError naming the file."""
+    return config_from_document(read_document(path), str(path))
+
+
+def config_from_document(document: dict[str, Any], source: str = "the saved config") -> RunConfig:
+    """Strict inverse of `to_document`.
+
+    Raises ConfigError for unknown or missing keys, wrong types and environment variables that are not set.
+    """
+    return to_config(tree_from_document(document, source))
+
+
+def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
+    """The typed tree of a saved training config."""
+    register_schemas()
+    mark = document.get(MARK)
+    if (
+        not isinstance(mark, dict)
+        or mark.get("version") != VERSION
+        or not isinstance(mark.get("kinds"), dict)
+    ):
+        fix = "it was written by another version of bigtrain, or is not a run's config"
+        raise ConfigError.of("CONFIG-FILE", f"{source} is not a saved config of version {VERSION}", fix=fix)
+    tree = SettingsTree("train", lambda kind: {})
+    tree.add_schema(OmegaConf.structured(RunConfig))
+    for kind, registry in REGISTRIES.items():
+        name = mark["kinds"].get(kind)
+        if not isinstance(name, str) or name not in registry:
+            near = nearest(str(name), registry.names()) or registry.names()
+            raise ConfigError.of(
+                "CONFIG-FILE",
+                f"{source} names the {kind} {name!r}, which is not registered",
+                fix=", ".join(near),
+            )
+        tree.add_schema(OmegaConf.create({kind: OmegaConf.structured(registry[name].config_class)}))
+    content = {key: value for key, value in document.items() if key != MARK}
+    tree.assign(content, Origin(file=source))
+    for key in _missing(tree.config, content, ""):
+        tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete"))
+    if tree.problems:
+        raise ConfigError(*tree.problems)
+    return tree
+
+
+def to_config(tree: SettingsTree) -> Any:
+    """The dataclasses of a tree. Raises ConfigError with every value that is missing or can't be resolved."""
+    problems = list(_unresolved(tree, tree.config, ""))
+    if problems:
+        raise ConfigError(*problems)
+    config: Any = OmegaConf.to_object(tree.config)
+    if hasattr(config, "extra"):
+        config.extra = OmegaConf.to_container(tree.config.extra, resolve=True, enum_to_str=True)
+    return config
+
+
+def flatten(document: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted key → value; lists are values, and so is an empty group."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{path}{key}.")
+        else:
+            flat[f"{path}{key}"] = value
+    return flat
+
+
+def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
+    keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for key in keys:
+        where = f"{path}.{key}" if path else str(key)
+        if OmegaConf.is_missing(node, key):
+            yield Problem("CONFIG-VALUE", f"{where} has no value", fix=f"give it: {where}=…")
+            continue
+        try:
+            value = node[key]
+        except (OmegaConfBaseException, RecursionError) as error:
+            raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
+            origin = tree.origins.get(where)
+            cause = origin.describe(tuple(where.split("."))) if origin else ""
+            yield Problem(
+                "CONFIG-VALUE", f"{where} is {raw}, which {_reason(error)}", cause, "correct the reference"
+            )
+            continue
+        if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(node, key):
+            yield from _unresolved(tree, value, where)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if variable := re.search(r"Environment variable '([^']*)' not found", text):
+        return f"needs the environment variable {variable[1]}, and it is not set"
+    if reference := re.search(r"Interpolation key '([^']*)' not found", text):
+        return f"points to {reference[1]}, and there is no such key"
+    if isinstance(error, RecursionError):
+        return "points to itself"
+    if isinstance(error, InterpolationResolutionError) and "recursive" in text.lower():
+        return "points to itself"
+    return "does not give a value of the right type"
+
+
+def _keep_environment(config: DictConfig, raw: Any, resolved: Any, path: str) -> Any:
+    if isinstance(raw, dict):
+        prefix = f"{path}." if path else ""
+        return {str(key): _keep_environment(config, raw[key], resolved[key], f"{prefix}{key}") for key in raw}
+    if isinstance(raw, list):
+        pairs = enumerate(zip(raw, resolved, strict=True))
+        return [_keep_environment(config, item, value, f"{path}.{index}") for index, (item, value) in pairs]
+    if isinstance(raw, str) and _reads_environment(config, raw, path, frozenset()):
+        return raw
+    return _escaped(resolved)
+
+
+def _reads_environment(config: DictConfig, text: str, path: str, seen: frozenset[str]) -> bool:
+    """Whether a text copies something out of the environment, itself or through what it points to."""
+    if "oc.env" in text:
+        return "${" in text
+    for match in _REFERENCE.finditer(text):
+        target = _absolute(match[1].strip(), path)
+        if target in seen:
+            continue
+        parent, _, key = target.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if node is None or not OmegaConf.is_config(node):
+            continue
+        raw = OmegaConf.to_container(node, resolve=False)
+        value = raw.get(key) if isinstance(raw, dict) else raw
+        texts = [item for item in flatten({"": value}).values() if isinstance(item, (str, list))]
+        if any(_reads_environment(config, str(item), target, seen | {target}) for item in texts):
+            return True
+    return False
+
+
+def _absolute(reference: str, path: str) -> str:
+    """`.b` at `a.x` is `a.b`; `..b` goes up once more."""
+    up = len(reference) - len(reference.lstrip("."))
+    if not up:
+        return reference
+    return ".".join([*path.split(".")[:-up], reference[up:]])
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return escape(value) if isinstance(value, str) else value
+
+
+def _missing(node: DictConfig, content: Any, path: str) -> Iterator[str]:
+    for key in field_types(node_type(node)):
+        if not isinstance(content, dict) or key not in content:
+            yield path + key
+        elif isinstance(node[key], DictConfig) and dataclasses.is_dataclass(node_type(node[key])):
+            yield from _missing(node[key], content[key], f"{path}{key}.")

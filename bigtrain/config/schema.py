@@ -1,0 +1,105 @@
+"""What settings exist: the tree of each verb, the registered parts, and the facts about their fields.
+
+Everything about a single setting (its type in words, its meaning) is read off the dataclasses here; the
+values of a run live in `compose.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+import bigtrain
+from bigtrain.config.run import EvalConfig, GenerateConfig, RunConfig
+from bigtrain.registry import REGISTRIES
+
+ROOTS: dict[str, type] = {"train": RunConfig, "eval": EvalConfig, "generate": GenerateConfig}
+"""Verb → its tree. The verb is also the name of its root YAML, configs/<verb>.yaml."""
+
+_SCHEMA_NAMES = {"train": "run", "eval": "eval", "generate": "generate"}
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "texts"),
+}
+
+
+@functools.cache
+def register_schemas() -> None:
+    """Imports every torch-free `<package>/config.py` and stores the settings classes for YAML to name.
+
+    They are stored under `schema/…`, not beside the YAML files, where they would show up as choices.
+    """
+    for package in pkgutil.iter_modules(bigtrain.__path__):
+        if package.ispkg and importlib.util.find_spec(f"bigtrain.{package.name}.config"):
+            importlib.import_module(f"bigtrain.{package.name}.config")
+    store = ConfigStore.instance()
+    for verb, root in ROOTS.items():
+        store.store(group="schema", name=_SCHEMA_NAMES[verb], node=root, package="_global_")
+    for kind, registry in REGISTRIES.items():
+        for entry in registry:
+            store.store(group=f"schema/{kind}", name=entry.name, node=entry.config_class)
+
+
+@functools.cache
+def field_types(config_class: type) -> dict[str, Any]:
+    """Field name → its resolved type, in the order of declaration."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def node_type(node: Any) -> type:
+    """The settings class of a node of a typed tree; dict where it is untyped."""
+    return OmegaConf.get_type(node) or dict
+
+
+def is_group(hint: Any) -> bool:
+    """Whether a field of this type holds a group of settings."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def without_none(hint: Any) -> Any:
+    """`int | None` → `int`; anything else unchanged."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def describe_type(hint: Any) -> str:
+    """A type in a user's words: `int | None` → "a whole number, or null"."""
+    inner = without_none(hint)
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        words = "one of " + ", ".join(inner.__members__)
+    elif typing.get_origin(inner) is list:
+        words = f"a list of {_WORDS[typing.get_args(inner)[0]][1]} in brackets, such as [a,b]"
+    elif typing.get_origin(inner) is dict or is_group(inner):
+        words = "a group of settings"
+    else:
+        words = _WORDS[inner][0]
+    return words if inner is hint else f"{words}, or null"
+
+
+def leaves(config_class: type, path: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Every single setting below a class, as (dotted key, field, type); parts chosen by a group left out."""
+    for field in dataclasses.fields(config_class):
+        hint = field_types(config_class)[field.name]
+        if is_group(hint):
+            yield from leaves(hint, f"{path}{field.name}.")
+        else:
+            yield f"{path}{field.name}", field, hint
+
+
+def field_at(config_class: type, key: str) -> tuple[dataclasses.Field, Any] | None:
+    """The field and type of a dotted key that needs no group choice to be known, or None."""
+    return next(((field, hint) for path, field, hint in leaves(config_class) if path == key), None)

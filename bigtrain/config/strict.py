@@ -1,0 +1,207 @@
+"""Putting values into a typed tree, one at a time, refusing everything that is not a setting.
+
+Hydra and OmegaConf accept a misspelt key after `+`, and refuse other things in words that recommend just
+that. So no value reaches the tree but through `SettingsTree.assign`: the command line, every YAML file and a
+saved config alike. Whatever is wrong is collected, with where it came from, and shown together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from bigtrain.config.hints import did_you_mean, elsewhere, known_keys, suggest
+from bigtrain.config.schema import describe_type, field_types, is_group, node_type, without_none
+from bigtrain.config.yaml_files import foreign_resolver, line_of
+from bigtrain.errors import Problem, nearest
+
+Keys = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a value came from: a word of the command line, or a file."""
+
+    word: str = ""
+    file: str = ""
+
+    def describe(self, keys: Keys) -> str:
+        """For the `cause:` line of a problem."""
+        if self.word:
+            return f'command line, "{self.word}"'
+        path = Path(self.file)
+        line = line_of(path, keys) if path.suffix == ".yaml" and path.is_file() else None
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"{shown}, line {line}" if line else str(shown)
+
+
+class SettingsTree:
+    """A typed OmegaConf tree that takes values strictly, and remembers where each came from."""
+
+    def __init__(self, verb: str, choices: Callable[[str], Mapping[str, str]], groups: Iterable[str] = ()):
+        """`choices(kind)` gives choice → registered part of a group; `groups` are the groups of this verb."""
+        self.config = OmegaConf.create()
+        self.problems: list[Problem] = []
+        self.origins: dict[str, Origin] = {}
+        self._verb = verb
+        self._choices = choices
+        self._groups = list(groups)
+
+    def add_schema(self, node: DictConfig) -> None:
+        """Merges typed nodes: which settings exist from now on."""
+        self.config.merge_with(node)
+
+    def assign(self, content: Mapping[str, Any], origin: Origin) -> None:
+        """Merges plain content, key by key. What can't be taken becomes a problem and is left out."""
+        self._assign(self.config, (), content, origin)
+
+    def apply(self, override: Override) -> None:
+        """One `key=value` or `~key` of the command line."""
+        origin = Origin(word=str(override.input_line))
+        if override.is_delete():
+            self._remove(override.key_or_group, origin)
+            return
+        content: Any = override.value()
+        for key in reversed(override.key_or_group.split(".")):
+            content = {key: content}
+        self.assign(content, origin)
+
+    def _remove(self, key: str, origin: Origin) -> None:
+        """`~extra.note`: only what stands under `extra` can be removed."""
+        keys = tuple(key.split("."))
+        parent = OmegaConf.select(self.config, ".".join(keys[:-1])) if len(keys) > 1 else None
+        if keys[0] == "extra" and isinstance(parent, DictConfig) and keys[-1] in parent:
+            with open_dict(parent):
+                del parent[keys[-1]]
+        elif key in set(known_keys(self.config)):
+            self._report(
+                "CONFIG-KEY", f"{key} is a setting, which can't be removed", keys, origin, f"{key}=null"
+            )
+        else:
+            self._unknown(keys, None, origin)
+
+    def _assign(self, node: DictConfig, above: Keys, content: Mapping[str, Any], origin: Origin) -> None:
+        types = field_types(node_type(node))
+        for key, value in content.items():
+            keys = (*above, str(key))
+            if key not in types:
+                self._unknown(keys, value, origin)
+            elif is_group(types[key]):
+                self._assign_group(node, keys, value, origin)
+            elif types[key] == dict[str, Any]:
+                if isinstance(value, Mapping):
+                    self._assign_free(node[key], keys, value, origin)
+                else:
+                    self._wrong_type(keys, value, types[key], origin)
+            else:
+                self._assign_value(node, keys, types[key], value, origin)
+
+    def _assign_group(self, node: DictConfig, keys: Keys, value: Any, origin: Origin) -> None:
+        name = ".".join(keys)
+        if not isinstance(value, Mapping):
+            self._wrong_type(keys, value, dict, origin)
+        elif OmegaConf.is_missing(node, keys[-1]):
+            fix = (
+                f"choose one: {name}=…; a file of the group begins with defaults: [/schema/{name}@_here_: …]"
+            )
+            self._report("CONFIG-KEY", f"{name} has no settings before a choice was made", keys, origin, fix)
+        else:
+            self._assign(node[keys[-1]], keys, value, origin)
+
+    def _assign_free(self, node: DictConfig, above: Keys, content: Mapping[str, Any], origin: Origin) -> None:
+        """Under `extra` anything goes, as long as JSON can hold it and it only points."""
+        for key, value in content.items():
+            keys = (*above, str(key))
+            if not isinstance(key, str):
+                self._report(
+                    "CONFIG-KEY", f"{'.'.join(keys)}: the key {key!r} is not text", keys, origin, "quote it"
+                )
+                continue
+            with open_dict(node):
+                if isinstance(value, Mapping):
+                    if not isinstance(node.get(key), DictConfig):
+                        node[key] = {}
+                    self._assign_free(node[key], keys, value, origin)
+                elif not self._evaluates(keys, value, origin):
+                    node[key] = value
+
+    def _assign_value(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
+        if self._evaluates(keys, value, origin):
+            return
+        if without_none(hint) is str and isinstance(value, bool):
+            value = str(value).lower()  # trainer.compile=true is the choice "true"
+        try:
+            if isinstance(value, Mapping):
+                raise TypeError
+            node[keys[-1]] = value
+            self.origins[".".join(keys)] = origin
+        except (OmegaConfBaseException, TypeError):
+            self._wrong_type(keys, value, hint, origin)
+
+    def _evaluates(self, keys: Keys, value: Any, origin: Origin) -> bool:
+        resolver = foreign_resolver(str(value)) if "${" in str(value) else ""
+        if resolver:
+            fix = "allowed: ${other.key}, ${oc.env:NAME}, ${hydra:runtime.choices.model}"
+            message = f"{'.'.join(keys)} uses the resolver ${{{resolver}:…}}, which is not allowed"
+            self._report("CONFIG-VALUE", message, keys, origin, fix)
+        return bool(resolver)
+
+    def _unknown(self, keys: Keys, value: Any, origin: Origin) -> None:
+        while origin.word and isinstance(value, Mapping) and len(value) == 1:
+            name, value = next(iter(value.items()))
+            keys = (*keys, str(name))
+        key = ".".join(keys)
+        known = [*known_keys(self.config), *self._groups]
+        typed = origin.word.partition("=")[2] if origin.word else ""
+        fix = did_you_mean(suggest(key, known, typed or None))
+        other = elsewhere(key, self._verb, self.config, self._choices)
+        if keys[0] == "experiment" and origin.file:
+            fix = "let the file begin with the line: # @package _global_"
+        elif key.startswith("hydra"):
+            fix = "remove it: Hydra itself is set up by bigtrain"
+        elif not fix and not other:
+            siblings = [name for name in known if name.rpartition(".")[0] == ".".join(keys[:-1])]
+            fix = (
+                f"the settings there are {', '.join(siblings)}"
+                if siblings
+                else "bigtrain --help lists all settings"
+            )
+        fix = "; ".join(part for part in (other, fix) if part)
+        self._report("CONFIG-KEY", f"{key} is not a setting of bigtrain {self._verb}", keys, origin, fix)
+
+    def _wrong_type(self, keys: Keys, value: Any, hint: Any, origin: Origin) -> None:
+        if isinstance(value, Mapping):
+            message = f"{'.'.join(keys)} is one setting, not a group of them"
+        else:
+            message = f"{'.'.join(keys)} is {show(value)}"
+        allowed = "a group of settings" if hint is dict else describe_type(hint)
+        fix = did_you_mean(suggest_value(keys, value, hint))
+        self._report(
+            "CONFIG-TYPE", message, keys, origin, "; ".join(filter(None, (f"it must be {allowed}", fix)))
+        )
+
+    def _report(self, code: str, message: str, keys: Keys, origin: Origin, fix: str) -> None:
+        self.problems.append(Problem(code, message, origin.describe(keys), fix))
+
+
+def suggest_value(keys: Keys, value: Any, hint: Any) -> list[str]:
+    """For an enum, the nearest member."""
+    members = getattr(without_none(hint), "__members__", {})
+    return [f"{'.'.join(keys)}={name}" for name in nearest(str(value), members, limit=1)]
+
+
+def show(value: Any) -> str:
+    """A value as one would type it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, ListConfig)):
+        return f"[{','.join(show(item) for item in value)}]"
+    return repr(value) if isinstance(value, str) else str(value)

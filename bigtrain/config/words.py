@@ -1,0 +1,152 @@
+"""The words of the command line → Hydra overrides, or sentences about what is wrong with them.
+
+Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
+text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, and a text may hold
+commas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from bigtrain.config.hints import did_you_mean
+from bigtrain.config.schema import ROOTS, field_at, field_types, without_none
+from bigtrain.errors import Problem, nearest
+from bigtrain.registry import REGISTRIES
+
+_PREFIX = re.compile(r"\+{0,2}")
+_UNESCAPED = re.compile(r"(\\*)\$\{")
+
+
+def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[Problem]]:
+    """Reads every word, and collects what can't be read."""
+    parser = OverridesParser.create()
+    overrides, problems = [], []
+    for word in words:
+        override = _verbatim(verb, word)
+        if override is None:
+            try:
+                override = parser.parse_override(word)
+            except (HydraException, RecursionError, ValueError) as error:
+                problems.append(_unreadable(verb, word, str(error)))
+                continue
+            override.input_line = word
+            if override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and _is_text(verb, override.key_or_group):
+                override = _text_override(override.key_or_group, word.partition("=")[2], word)
+        problem = _unusable(override, word)
+        if problem:
+            problems.append(problem)
+        else:
+            overrides.append(override)
+    return overrides, problems
+
+
+def escape(text: str) -> str:
+    """Text that OmegaConf reads back as exactly `text`, also where it looks like an interpolation."""
+    if "${" not in text:
+        return text
+    escaped = _UNESCAPED.sub(lambda match: match[1] * 2 + "\\${", text)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return escaped + "\\" * trailing
+
+
+def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]:
+    """The same overrides in words that Hydra itself takes without complaint, for its own displays."""
+    words = []
+    for override in overrides:
+        line = override.input_line or ""
+        if override.is_delete() or override.is_hydra_override() or override.key_or_group in groups:
+            words.append(line if override.is_delete() else _PREFIX.sub("", line, count=1))
+        elif override.value_type is ValueType.ELEMENT and isinstance(override._value, QuotedString):
+            words.append(f"++{override.key_or_group}={override._value.with_quotes()}")
+        else:
+            words.append("++" + _PREFIX.sub("", line, count=1))
+    return words
+
+
+def is_hydra(override: Override) -> bool:
+    """Whether an override aims at Hydra's own node or groups."""
+    return re.split(r"[./@]", override.key_or_group)[0] == "hydra"
+
+
+def _verbatim(verb: str, word: str) -> Override | None:
+    key, equals, value = word.partition("=")
+    key = _PREFIX.sub("", key, count=1)
+    found = field_at(ROOTS[verb], key) if equals else None
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if found is None or not found[0].metadata.get("verbatim") or quoted or value == "null":
+        return None
+    return _text_override(key, escape(value), word)
+
+
+def _text_override(key: str, value: str, word: str) -> Override:
+    text = QuotedString(text=value, quote=Quote.single)
+    return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, text, input_line=word)
+
+
+def _is_text(verb: str, key: str) -> bool:
+    found = field_at(ROOTS[verb], key)
+    if found:
+        return without_none(found[1]) is str
+    kind, _, name = key.partition(".")
+    hints = [field_types(entry.config_class).get(name) for entry in REGISTRIES.get(kind, ())]
+    return any(without_none(hint) is str for hint in hints if hint is not None)
+
+
+def _unreadable(verb: str, word: str, reason: str) -> Problem:
+    key, equals, value = word.partition("=")
+    if not equals:
+        fix = "settings are given as key=value"
+        if verb != "train" and "/" in word:
+            fix = f"did you mean checkpoint={word} ?"
+        elif "." not in word and (near := nearest(word, ROOTS)):
+            fix = f"{did_you_mean(near)} The verb comes first"
+        return Problem(
+            "CONFIG-WORD", f"{word!r} is neither a verb nor key=value", f'command line, "{word}"', fix
+        )
+    if value.count("'") % 2 or value.count('"') % 2:
+        reason = "a quote is not closed"
+        fix = f"close it; inside a shell: '{key}=\"…\"'"
+    else:
+        reason = "the value can't be read"
+        fix = f"quote it if it is text: '{key}=\"{value}\"'; lists are [a,b]"
+    return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix)
+
+
+def _unusable(override: Override, word: str) -> Problem | None:
+    """A word that reads well but asks for something that we don't do."""
+    key, cause = override.key_or_group, f'command line, "{word}"'
+    if is_hydra(override):
+        return _hydra_problem(override, cause)
+    if override.package is not None:
+        message = f"{key}@{override.package} would put a choice elsewhere, which bigtrain does not do"
+        return Problem("CONFIG-WORD", message, cause, f"write {key}=…")
+    if override.is_sweep_override():
+        value = word.partition("=")[2]
+        fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'"
+        return Problem("CONFIG-WORD", f"{key} is given several values", cause, fix)
+    return None
+
+
+def _hydra_problem(override: Override, cause: str) -> Problem | None:
+    """Of Hydra's own settings only `hydra.searchpath` does anything here; others could run code."""
+    key, value = override.key_or_group, override.value()
+    if key != "hydra.searchpath":
+        near = did_you_mean(nearest(key, ["hydra.searchpath"]))
+        message = f"{key} can't be set: bigtrain sets Hydra up itself"
+        return Problem("CONFIG-HYDRA", message, cause, near or "allowed is only hydra.searchpath=[dir]")
+    if not isinstance(value, list) or not all(isinstance(place, str) for place in value):
+        return Problem("CONFIG-HYDRA", f"{key} is a list of folders", cause, "write hydra.searchpath=[dir]")
+    for place in value:
+        scheme, _, rest = place.rpartition("://")
+        if scheme not in ("", "file", "pkg") or (scheme != "pkg" and not Path(rest).is_dir()):
+            return Problem(
+                "CONFIG-HYDRA", f"{key}: {place} is not a folder", cause, "name a folder that exists"
+            )
+    return None

@@ -1,0 +1,200 @@
+"""From documents to the splits of a text data module: divide, tokenise, cache, describe. Where documents come
+from is the business of `data/text_corpus.py` and `data/python_docs.py`, which share all of this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from bigtrain.data.base import DataSpec
+from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.config import TextConfig
+from bigtrain.data.config import Tokenizer as TokenizerKind
+from bigtrain.data.token_stream import TokenWindows, join_documents, scored_text_bytes
+from bigtrain.data.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    characters_of,
+    tokenizer_from_json,
+)
+from bigtrain.errors import DataError
+
+Documents = list[str]
+NANOGPT_FRACTION = 0.9
+_VERSION = 1  # of what this file and the readers make of a source; part of every cache key
+
+
+class TextSplits:
+    """The token windows of each split, their DataSpec and tokenizer.
+
+    `source` names everything that `read` depends on (it is hashed into the cache key, and never leaves the
+    machine); `read` gives the documents of train, val and, where there is one, test, and is called only if
+    they are not in the cache. A given `tokenizer` is used as it is.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        source: Any,
+        read: Callable[[], dict[str, Documents]],
+        tokenizer: Tokenizer | None,
+    ):
+        wanted = tokenizer.to_json() if tokenizer else config.tokenizer.value
+        key = fingerprint_of(_VERSION, source, wanted)
+        prepared = load_or_build(
+            cache_root(config.cache_dir), "text", key, lambda: _prepare(config, read(), tokenizer)
+        )
+        self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
+        streams = {split: prepared.arrays[name] for split, name in prepared.meta["stream_of"].items()}
+        self._windows = {
+            split: TokenWindows(stream, config.sequence_length, split) for split, stream in streams.items()
+        }
+        specials = {name: getattr(self.tokenizer, name, None) for name in ("end_of_text", "unknown")}
+        self.spec = DataSpec(
+            kind="text",
+            fingerprint=fingerprint_of(prepared.meta["fingerprint"], config.sequence_length),
+            sizes={split: len(windows) for split, windows in self._windows.items()},
+            vocab_size=self.tokenizer.vocab_size,
+            sequence_length=config.sequence_length,
+            special_tokens={name: number for name, number in specials.items() if number is not None},
+            bytes_per_token={
+                split: prepared.meta["scored_bytes"][split] / windows.num_targets
+                for split, windows in self._windows.items()
+            },
+        )
+        if unknown := prepared.meta["unknown_characters"]:
+            shown = " ".join(sorted(set("".join(unknown.values())))[:20])
+            warnings.warn(
+                f"characters of {' and '.join(unknown)} never occur in train: {shown}. All count as one "
+                "unknown token, so losses there are not comparable with other tokenizers; "
+                "data.tokenizer=byte has no unknown characters.",
+                stacklevel=3,
+            )
+
+    def dataset(self, split: str) -> TokenWindows:
+        """See `data/base.py`."""
+        if split not in self._windows:
+            raise DataError.of(
+                "DATA-SPLIT",
+                f"there is no {split} split",
+                cause=f"the splits are: {', '.join(self._windows)}",
+                fix=f"give {split} a part in data.split, or its own files (data.{split}_path)",
+            )
+        return self._windows[split]
+
+
+def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokenizer | None) -> Prepared:
+    if tokenizer is None:
+        tokenizer = _fit_tokenizer(config.tokenizer, splits)
+    known = (
+        getattr(tokenizer, "characters", None) if getattr(tokenizer, "unknown", None) is not None else None
+    )
+    # A test split that is the validation split (nanogpt) is stored once.
+    stream_of = {
+        split: next(s for s in splits if splits[s] is documents) for split, documents in splits.items()
+    }
+    streams = {split: join_documents(splits[split], tokenizer) for split in dict.fromkeys(stream_of.values())}
+    meta = {
+        "tokenizer": tokenizer.to_json(),
+        "stream_of": stream_of,
+        "scored_bytes": {
+            split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()
+        },
+        "unknown_characters": _unknown_characters(known, splits) if known else {},
+        "fingerprint": fingerprint_of(tokenizer.to_json(), stream_of, *streams.values()),
+    }
+    return Prepared(meta, streams)
+
+
+def _fit_tokenizer(kind: TokenizerKind, splits: dict[str, Documents]) -> ByteTokenizer | CharTokenizer:
+    """end_of_text only where something has to be kept apart; `unknown` only where val or test need it."""
+    several = any(len(documents) > 1 for documents in splits.values())
+    if kind is TokenizerKind.byte:
+        return ByteTokenizer(end_of_text=several)
+    characters = characters_of(splits["train"])
+    return CharTokenizer(
+        characters, end_of_text=several, unknown=bool(_unknown_characters(characters, splits))
+    )
+
+
+def _unknown_characters(known: str, splits: dict[str, Documents]) -> dict[str, str]:
+    found = {split: "".join(sorted(set(characters_of(splits[split])) - set(known))) for split in splits}
+    return {split: characters for split, characters in found.items() if characters}
+
+
+def divide(documents: Documents, split: str) -> dict[str, Documents]:
+    """Documents (none of them empty) → those of train, val and, where its part is not 0, test.
+
+    `nanogpt`: all but the last 10 % of the characters, as karpathy/nanoGPT's data/shakespeare_char does; test
+    is val. Fractions of the characters: a single document is cut between characters; several are never cut.
+    Which split a document joins depends on the hash of its text, so splits are representative whatever the
+    order of the files, and copies of a document join the same split (but for the one at the border). Raises
+    DataError for a split that would be empty.
+    """
+    total = sum(map(len, documents))
+    if split == "nanogpt":
+        train, rest = _cut(documents, int(total * NANOGPT_FRACTION))
+        parts = {"train": train, "val": rest, "test": rest}
+    else:
+        train_part, val_part, test_part = (float(part) for part in split.split(","))
+        borders = [train_part * total, (train_part + val_part) * total]
+        if len(documents) == 1:
+            train, rest = _cut(documents, round(borders[0]))
+            val, test = _cut(rest, round(borders[1]) - round(borders[0]))
+        else:
+            train, val, test = _share_out(
+                documents, borders, wanted=[train_part > 0, val_part > 0, test_part > 0]
+            )
+        parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
+    for name, part in parts.items():
+        if not part:
+            raise DataError.of(
+                "DATA-EMPTY-SPLIT",
+                f"the {name} split would be empty",
+                cause=f"data.split={split} of {len(documents)} document(s), {total} characters",
+                fix="give it a larger part, or use data.split=nanogpt, which cuts inside documents, "
+                "or give own files (data.train_path, data.val_path)",
+            )
+    return parts
+
+
+def _cut(documents: Documents, characters: int) -> tuple[Documents, Documents]:
+    """The first `characters` of the documents, and the rest; at most one document is cut in two."""
+    ends = list(accumulate(map(len, documents)))
+    index = bisect_left(ends, characters)
+    if index == len(documents):
+        return documents, []
+    offset = len(documents[index]) - (ends[index] - characters)
+    head, tail = documents[index][:offset], documents[index][offset:]
+    return documents[:index] + [head] * bool(head), [tail] * bool(tail) + documents[index + 1 :]
+
+
+def _share_out(documents: Documents, borders: list[float], wanted: list[bool]) -> list[Documents]:
+    """Whole documents to the three splits, cut in hashed order where the characters come nearest to the
+    borders.
+
+    However unequal the documents are, each wanted split gets one at least, if there are enough.
+    """
+    order = hashed_order(documents)
+    ends = np.cumsum([0, *(len(documents[index]) for index in order)])
+    first, second = np.abs(ends[:, None] - np.array(borders)).argmin(axis=0)
+    second = min(max(second, 1 + wanted[1]), len(order) - wanted[2])
+    first = min(max(first, 1), second - wanted[1])
+    cuts = [0, first, second, len(order)]
+    return [[documents[index] for index in sorted(order[a:b])] for a, b in pairwise(cuts)]
+
+
+def hashed_order(documents: Documents) -> list[int]:
+    """Indices of the documents, shuffled by the hash of their texts: the same on every machine."""
+    digests = [
+        hashlib.blake2b(document.encode(), digest_size=16, key=b"bigtrain").digest() for document in documents
+    ]
+    return sorted(range(len(documents)), key=lambda index: (digests[index], index))

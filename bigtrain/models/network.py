@@ -1,0 +1,40 @@
+"""Network: a backbone and the heads that a task asked for, as one module; and the tying of weights.
+
+Order of assembly: construct (which initialises) → `tie_weights` → compile, wrap, load.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class NetworkOutput(NamedTuple):
+    """What each head predicts, by name, and the backbone's state to go on from (None where there was none)."""
+
+    predictions: dict[str, Any]
+    state: Any
+
+
+class Network(nn.Module):
+    """Every head reads the same Features of one pass through the backbone."""
+
+    def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, inputs: Tensor, state: Any = None) -> NetworkOutput:
+        """`inputs` and `state` as the backbone takes them."""
+        features = self.backbone(inputs, state)
+        predictions = {name: head(features) for name, head in self.heads.items()}
+        return NetworkOutput(predictions, features.state)
+
+
+def tie_weights(network: Network, model_config: object) -> None:
+    """Where `model.tie_embeddings` says so, the language-model head takes the token embedding's very Parameter
+    (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that head.
+    """
+    if getattr(model_config, "tie_embeddings", False) and "language_model" in network.heads:
+        network.heads["language_model"].weight = network.backbone.token_embedding.weight

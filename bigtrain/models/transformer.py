@@ -1,0 +1,159 @@
+"""Transformer: a decoder-only, pre-norm backbone for tokens (GPT-2 and its modern relatives), and its decoding state.
+
+Attention, feed-forward, norms and positions live in `nn/`; the output layer is a head.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bigtrain.data.base import DataSpec
+from bigtrain.errors import ConfigError
+from bigtrain.models.config import Positional, TransformerConfig
+from bigtrain.nn.attention import CausalSelfAttention, LayerCache
+from bigtrain.nn.autocast import autocast_dtype
+from bigtrain.nn.features import Features
+from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
+from bigtrain.nn.init import normal_embedding, residual_std
+from bigtrain.nn.norm import make_norm
+from bigtrain.nn.positional import LearnedPositions, RotaryPositions, SinusoidalPositions
+
+
+class DecodingState(NamedTuple):
+    """Keys and values of every layer, (layers, B, key/value heads, max_length, K); `length` positions are filled.
+
+    The tensors are written in place and shared by successive states; only `length` differs.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int
+
+    def layer(self, index: int) -> LayerCache:
+        """Layer `index`'s part."""
+        return LayerCache(self.keys[index], self.values[index], self.length)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        width, activation = config.hidden_size, config.activation.value
+        projection_std = residual_std(config.projection_init.value, config.init_std, config.num_layers)
+        self.attention_norm = make_norm(
+            config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias
+        )
+        self.attention = CausalSelfAttention(
+            width,
+            config.num_heads,
+            config.num_kv_heads or config.num_heads,
+            bias=config.bias,
+            qk_norm_epsilon=config.norm_epsilon if config.qk_norm else None,
+            dropout=config.dropout,
+            std=config.init_std,
+            projection_std=projection_std,
+        )
+        self.feedforward_norm = make_norm(
+            config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias
+        )
+        self.feedforward = FeedForward(
+            width,
+            config.feedforward_size or default_feedforward_size(width, activation),
+            activation,
+            bias=config.bias,
+            dropout=config.dropout,
+            std=config.init_std,
+            projection_std=projection_std,
+        )
+
+    def forward(self, x_BTD: Tensor, rotation: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, cache)
+        return x_BTD + self.feedforward(self.feedforward_norm(x_BTD))
+
+
+class Transformer(nn.Module):
+    """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled is the last position's.
+
+    Raises ConfigError where the data has no tokens, or sequences longer than `config.max_length`.
+    """
+
+    def __init__(self, config: TransformerConfig, data_spec: DataSpec):
+        super().__init__()
+        vocab_size = _checked_vocab_size(config, data_spec)
+        self.hidden_size = config.hidden_size
+        self.max_length = config.max_length
+        self._cache_heads = config.num_kv_heads or config.num_heads
+        self._head_size = config.hidden_size // config.num_heads
+
+        self.token_embedding = normal_embedding(vocab_size, config.hidden_size, std=config.init_std)
+        self.positions: nn.Module | None = None
+        self.rotary: nn.Module | None = None
+        if config.positional is Positional.learned:
+            self.positions = LearnedPositions(config.max_length, config.hidden_size, std=config.init_std)
+        elif config.positional is Positional.sinusoidal:
+            self.positions = SinusoidalPositions(config.max_length, config.hidden_size)
+        else:
+            self.rotary = RotaryPositions(config.max_length, self._head_size, base=config.rope_base)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = make_norm(
+            config.norm.value, config.hidden_size, epsilon=config.norm_epsilon, bias=config.bias
+        )
+
+    def forward(self, inputs_BT: Tensor, state: DecodingState | None = None) -> Features:
+        """With a state, `inputs` are the T tokens after the `state.length` already seen.
+
+        Raises ValueError past `max_length`, or past the room that `initial_state` made.
+        """
+        length = inputs_BT.shape[1]
+        start = 0 if state is None else state.length
+        room = self.max_length if state is None else state.keys.shape[3]
+        if start + length > room:
+            raise ValueError(
+                f"{start + length} tokens, but there is room for {room} (model.max_length or the cache)"
+            )
+        x_BTD = self.token_embedding(inputs_BT)
+        if self.positions is not None:
+            x_BTD = self.positions(x_BTD, start)
+        rotation = None if self.rotary is None else self.rotary(start, length)
+        x_BTD = self.dropout(x_BTD)
+        for index, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, rotation, None if state is None else state.layer(index))
+        hidden_BTD = self.norm(x_BTD)
+        next_state = None if state is None else state._replace(length=start + length)
+        return Features(hidden=hidden_BTD, pooled=hidden_BTD[:, -1], state=next_state)
+
+    def initial_state(self, batch: int, max_length: int) -> DecodingState:
+        """An empty cache for up to `max_length` tokens, in the dtype that attention works in.
+
+        Raises ValueError for more positions than the model has.
+        """
+        if max_length > self.max_length:
+            raise ValueError(f"max_length is {max_length}; this model has {self.max_length} positions")
+        weight = self.token_embedding.weight
+        low = autocast_dtype(weight.device)
+        dtype = weight.dtype if low is None or weight.dtype == torch.float64 else low
+        shape = (len(self.blocks), batch, self._cache_heads, max_length, self._head_size)
+        keys, values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
+        return DecodingState(keys, values, length=0)
+
+
+def _checked_vocab_size(config: TransformerConfig, data_spec: DataSpec) -> int:
+    if data_spec.vocab_size is None:
+        raise ConfigError.of(
+            "MODEL-DATA",
+            f"model=transformer reads tokens, but this data gives {data_spec.kind}",
+            fix="choose data that gives text, for instance data=python_docs, or another model",
+        )
+    if (data_spec.sequence_length or 0) > config.max_length:
+        raise ConfigError.of(
+            "MODEL-LENGTH",
+            f"data.sequence_length is {data_spec.sequence_length}, over model.max_length={config.max_length}",
+            fix=f"set data.sequence_length={config.max_length} or less, or raise model.max_length",
+        )
+    return data_spec.vocab_size

@@ -1,0 +1,111 @@
+"""Cross entropy over a vocabulary straight from hidden vectors, in chunks where the logits would be large.
+
+The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a chunk and
+no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap, does its softmax
+in the low precision of autocast, and is missing from 2.11.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigtrain.nn.autocast import autocast_dtype, without_autocast
+
+UNSCORED = -100  # the target of a position that counts for nothing
+CHUNK_LOGITS = 2**25  # 128 MiB of fp32 logits alive at once; below that the plain way is as fast or faster
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(logits / cap), which lies within ±cap (Gemma 2, arXiv:2408.00118); unchanged where cap is None."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def vocabulary_logits(hidden_ND: Tensor, weight_VD: Tensor, softcap: float | None) -> Tensor:
+    """(..., D) → (..., V), at least fp32: under autocast the product is low precision, what follows is not."""
+    return soft_cap(_at_least_fp32(F.linear(hidden_ND, weight_VD)), softcap)
+
+
+def vocabulary_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    softcap: float | None = None,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> Tensor:
+    """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ))[target], in nats; a scalar, at least fp32.
+
+    `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and one row at least) are
+    alive at once. Gradients once only: there is no second derivative when the sum is done in chunks.
+    """
+    if targets_N.numel() * weight_VD.shape[0] <= chunk_logits:
+        logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
+        return F.cross_entropy(logits_NV, targets_N, ignore_index=UNSCORED, reduction="sum")
+    dtype = autocast_dtype(hidden_ND.device)
+    if dtype is not None and hidden_ND.dtype != torch.float64:  # autocast leaves float64 alone, too
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+    rows = max(1, chunk_logits // weight_VD.shape[0])
+    with without_autocast(hidden_ND.device):
+        return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, softcap, rows)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in `forward`; `backward` only multiplies them by the incoming scalar."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None, rows: int
+    ) -> Tensor:
+        needs_gradient = any(ctx.needs_input_grad[:2])
+        total = _at_least_fp32(hidden_ND.new_zeros(()))
+        if needs_gradient:
+            hidden_gradient = torch.empty_like(hidden_ND)
+            weight_gradient = torch.zeros_like(weight_VD, dtype=total.dtype)
+        for first in range(0, len(targets_N), rows):
+            chunk = slice(first, first + rows)
+            loss, gradient_NV = _chunk(hidden_ND[chunk], weight_VD, targets_N[chunk], softcap, needs_gradient)
+            total += loss
+            if gradient_NV is not None:
+                hidden_gradient[chunk] = gradient_NV @ weight_VD
+                weight_gradient += gradient_NV.t() @ hidden_ND[chunk]
+        if needs_gradient:
+            ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return (
+            hidden_gradient * scale.to(hidden_gradient.dtype),
+            weight_gradient * scale.to(weight_gradient.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _chunk(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None, needs_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Loss sum of a chunk and, if wanted, its gradient with respect to the products hidden · weightᵀ."""
+    logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
+    scored_N1 = (targets_N != UNSCORED).unsqueeze(1)
+    targets_N1 = targets_N.clamp_min(0).unsqueeze(1)
+    log_total_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
+    loss = ((log_total_N1 - logits_NV.gather(1, targets_N1)) * scored_N1).sum()
+    if not needs_gradient:
+        return loss, None
+    gradient_NV = (logits_NV - log_total_N1).exp_()
+    gradient_NV.scatter_(1, targets_N1, gradient_NV.gather(1, targets_N1) - 1)
+    gradient_NV *= scored_N1
+    if softcap is not None:
+        gradient_NV *= 1 - (logits_NV / softcap).square()
+    return loss, gradient_NV.to(hidden_ND.dtype)
+
+
+def _at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,61 @@
+"""The feed-forward part of a transformer block: two linear layers around a nonlinearity."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigtrain.nn.init import normal_linear
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)² (Primer, arXiv:2109.08668)."""
+    return F.relu(x).square()
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * value, where the last axis holds gate and value side by side (arXiv:2002.05202)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "relu2": relu_squared,
+    "swiglu": swiglu,
+}
+
+
+def default_feedforward_size(hidden_size: int, activation: str) -> int:
+    """4 D; for swiglu, which has three matrices, 8/3 D rounded up to a multiple of 8: as many parameters."""
+    return -(-8 * hidden_size // 24) * 8 if activation == "swiglu" else 4 * hidden_size
+
+
+class FeedForward(nn.Module):
+    """(B, T, D) → (B, T, D), each position by itself; `size` is the hidden width."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        size: int,
+        activation: str,
+        *,
+        bias: bool,
+        dropout: float,
+        std: float,
+        projection_std: float,
+    ):
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        widened = 2 * size if activation == "swiglu" else size
+        self.expansion = normal_linear(hidden_size, widened, bias=bias, std=std)
+        self.projection = normal_linear(size, hidden_size, bias=bias, std=projection_std)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """See the class."""
+        return self.dropout(self.projection(self.activation(self.expansion(x_BTD))))

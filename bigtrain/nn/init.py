@@ -1,0 +1,36 @@
+"""How weights start: linear layers and embeddings drawn from a normal distribution, residual projections apart.
+
+Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed, same
+weights. Convolutions and the layers of the CNN keep PyTorch's own initialisation.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+
+def normal_linear(in_features: int, out_features: int, *, bias: bool, std: float) -> nn.Linear:
+    """A linear layer with weights from N(0, std²) (zero where std is 0) and bias zero."""
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.normal_(linear.weight, std=std)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def normal_embedding(num_embeddings: int, width: int, *, std: float) -> nn.Embedding:
+    """An embedding table with entries from N(0, std²)."""
+    embedding = nn.Embedding(num_embeddings, width)
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
+
+
+def residual_std(init: str, std: float, num_layers: int) -> float:
+    """Standard deviation for projections that write to the residual stream.
+
+    `scaled`: std / sqrt(2 L), so that the 2 L summands of the stream keep its variance (GPT-2, section 2.3).
+    `zero`: 0, every block starts as the identity (Fixup, arXiv:1901.09321; muP recommends it too).
+    """
+    return {"scaled": std / math.sqrt(2 * num_layers), "zero": 0.0}[init]

@@ -1,0 +1,77 @@
+"""How a transformer knows positions: added to the embedding (learned, sinusoidal), or turned into q and k (RoPE).
+
+Every one takes `start`, the position of the first token, so that decoding with a cache sees the same numbers as
+a forward pass over everything. Tables are buffers outside the checkpoint: they follow from the settings.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bigtrain.nn.init import normal_embedding
+
+
+class LearnedPositions(nn.Module):
+    """One trained vector per position (GPT-2)."""
+
+    def __init__(self, max_length: int, width: int, *, std: float):
+        super().__init__()
+        self.embedding = normal_embedding(max_length, width, std=std)
+
+    def forward(self, x_BTD: Tensor, start: int) -> Tensor:
+        """Adds positions start … start+T-1."""
+        return x_BTD + self.embedding.weight[start : start + x_BTD.shape[1]]
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed sines and cosines of geometric wavelengths (arXiv:1706.03762, section 3.5).
+
+    As there (section 3.4), the token embedding is multiplied by sqrt(D): the waves would drown it otherwise.
+    """
+
+    def __init__(self, max_length: int, width: int):
+        super().__init__()
+        angles = _angles(max_length, width, base=10000.0)
+        table_TD = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+        self.register_buffer("table_TD", table_TD.to(torch.get_default_dtype()), persistent=False)
+        self.scale = width**0.5
+
+    def forward(self, x_BTD: Tensor, start: int) -> Tensor:
+        """Adds positions start … start+T-1 to the scaled embedding."""
+        return x_BTD * self.scale + self.table_TD[start : start + x_BTD.shape[1]]
+
+
+class RotaryPositions(nn.Module):
+    """RoPE (arXiv:2104.09864): features i and i + K/2 of a head form a pair, turned by an angle that grows with the
+    position, so that q·k depends on the distance only. `rotate` applies what `forward` looks up.
+    """
+
+    def __init__(self, max_length: int, head_size: int, *, base: float):
+        super().__init__()
+        angles = _angles(max_length, head_size, base)
+        cosine, sine = angles.cos(), angles.sin()
+        # Laid out so that a rotation is one concatenation, one product and one fused multiply-add.
+        table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)))
+        self.register_buffer("table_2TK", table.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, start: int, length: int) -> Tensor:
+        """Cosines and signed sines (2, T, 1, K) of positions start … start+length-1."""
+        return self.table_2TK[:, start : start + length, None]
+
+
+def rotate(x_BTHK: Tensor, rotation_2T1K: Tensor) -> Tensor:
+    """Turns each pair of features by its position's angle.
+
+    In the dtype of `x`: under autocast that is bf16, whose rounding of the angle's sine is no larger than that of q
+    and k themselves, and three fp32 passes over q and k are saved.
+    """
+    cosine, sine = rotation_2T1K.to(x_BTHK.dtype).unbind()
+    first, second = x_BTHK.chunk(2, dim=-1)
+    return torch.addcmul(x_BTHK * cosine, torch.cat((second, first), dim=-1), sine)
+
+
+def _angles(length: int, width: int, base: float) -> Tensor:
+    """(length, width / 2) float64: position t times frequency base^(-2i / width)."""
+    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return torch.outer(torch.arange(length, dtype=torch.float64), frequencies)

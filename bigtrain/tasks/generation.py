@@ -1,0 +1,145 @@
+"""Generation: one loop that continues a prompt, for every backbone that has `initial_state`.
+
+The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache of keys
+and values, …). When the positions run out, the window slides: the last half of it is read again into a fresh state,
+so half a window of context is always there and the cost per token stays bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. The filters are applied in this order: temperature, top_k, top_p."""
+
+    temperature: float = 1.0  # 0: the likeliest token, always
+    top_k: int | None = None  # keep the k likeliest tokens
+    top_p: float | None = (
+        None  # keep the fewest likeliest tokens that hold this probability (arXiv:1904.09751)
+    )
+
+
+def stream(
+    network: nn.Module,
+    prompt: Tensor | Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    generator: torch.Generator | None = None,
+    stop_id: int | None = None,
+    max_length: int | None = None,
+) -> Iterator[Tensor]:
+    """Yields the next ids, (B,) int64 on the network's device, up to `max_tokens` times.
+
+    `prompt` is (B, T) ids with T ≥ 1, all rows of one length; of a prompt over `max_length` the end is read.
+    `max_length` is the longest context, at most (and by default) the backbone's own. A row that has produced
+    `stop_id` repeats it; when all have, the stream ends. `generator` lives on the network's device. The network is in
+    eval mode meanwhile, and back in its own mode when the stream ends or is closed. Raises ValueError for a prompt
+    that is empty or ragged.
+    """
+    context_BT = _prompt_ids(prompt).to(next(network.parameters()).device)
+    limit = _context_limit(network, context_BT.shape[1] + max_tokens, max_length)
+    context_BT = context_BT[:, -limit:]
+    was_training = network.training
+    network.eval()
+    try:
+        state, inputs_BT = None, context_BT
+        finished_B = torch.zeros(len(context_BT), dtype=torch.bool, device=context_BT.device)
+        for _ in range(max_tokens):
+            if context_BT.shape[1] > limit:
+                context_BT = context_BT[:, -max(1, limit // 2) :]
+                state, inputs_BT = None, context_BT
+            with torch.inference_mode(), _eager(network):
+                if state is None:
+                    state = network.backbone.initial_state(len(context_BT), limit)
+                output = network(inputs_BT, state)
+                ids_B = choose(output.predictions["language_model"].last_logits(), sampling, generator)
+            state = output.state
+            if stop_id is not None:
+                ids_B = ids_B.masked_fill(finished_B, stop_id)
+                finished_B = finished_B | (ids_B == stop_id)
+            yield ids_B
+            if stop_id is not None and bool(finished_B.all()):
+                return
+            inputs_BT = ids_B[:, None]
+            context_BT = torch.cat((context_BT, inputs_BT), dim=1)
+    finally:
+        network.train(was_training)
+
+
+def generate(
+    network: nn.Module,
+    prompt: Tensor | Sequence[Sequence[int]],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    generator: torch.Generator | None = None,
+    stop_id: int | None = None,
+    max_length: int | None = None,
+) -> Tensor:
+    """All new ids at once, (B, N) int64 with N ≤ max_tokens; the arguments are `stream`'s."""
+    steps = stream(
+        network, prompt, max_tokens, sampling, generator=generator, stop_id=stop_id, max_length=max_length
+    )
+    ids = list(steps)
+    return torch.stack(ids, dim=1) if ids else _prompt_ids(prompt)[:, :0]
+
+
+def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+    """One id per row, (B,)."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    logits_BV = keep_likeliest(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
+    return torch.multinomial(logits_BV.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
+
+
+def keep_likeliest(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """The logits, -inf outside the k likeliest tokens and the nucleus of probability p (at least one token stays).
+
+    Exactly min(k, V) tokens stay for top_k, also among equals.
+    """
+    if top_k is None and top_p is None:
+        return logits_BV
+    # topk and a stable sort may order equals differently; one order serves both filters.
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        sorted_BV[:, top_k:] = -torch.inf
+    if top_p is not None:
+        probability_BV = sorted_BV.softmax(dim=-1)
+        before_BV = probability_BV.cumsum(dim=-1) - probability_BV
+        before_BV[:, 0] = 0.0
+        sorted_BV[before_BV >= top_p] = -torch.inf
+
+    return torch.empty_like(logits_BV).scatter_(1, order_BV, sorted_BV)
+
+
+def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
+    if not isinstance(prompt, Tensor) and len({len(row) for row in prompt}) > 1:
+        raise ValueError(
+            f"prompts of lengths {sorted({len(row) for row in prompt})}; they must be of one length"
+        )
+    ids_BT = torch.as_tensor(prompt, dtype=torch.int64)
+    if ids_BT.ndim != 2 or ids_BT.numel() == 0:
+        raise ValueError(
+            "a prompt needs at least one token; begin with the end_of_text id if there is nothing to say"
+        )
+    return ids_BT
+
+
+def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
+    """The longest context: no more than the backbone, the caller and the tokens asked for call for."""
+    own = getattr(network.backbone, "max_length", None)
+    return max(1, min(limit for limit in (needed, own, max_length) if limit is not None))
+
+
+def _eager(network: nn.Module) -> contextlib.AbstractContextManager:
+    """Blocks compiled for training run eagerly here: every new length would be compiled again."""
+    compiled = any(module._compiled_call_impl is not None for module in network.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

@@ -1,0 +1,75 @@
+"""Language modelling: predict every next token. Generation from the trained network is in `generation.py`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bigtrain.data.base import DataSpec
+from bigtrain.errors import ConfigError
+from bigtrain.nn.cross_entropy import UNSCORED
+from bigtrain.nn.heads import LanguageModelHead
+from bigtrain.tasks.base import Batch, LossOutput, LossTerm
+from bigtrain.tasks.config import LanguageModelingConfig
+
+
+class LanguageModeling:
+    """Head `language_model`; term `loss`, nats per scored token."""
+
+    primary_metric = "loss"
+    higher_is_better = False
+
+    def __init__(self, config: LanguageModelingConfig, data_spec: DataSpec):
+        if data_spec.vocab_size is None:
+            raise ConfigError.of(
+                "TASK-DATA",
+                f"task=language_modeling needs text, but this data gives {data_spec.kind}",
+                fix="choose data that gives text, for instance data=python_docs, or task=classification",
+            )
+        self.data_spec = data_spec
+        self._vocab_size = data_spec.vocab_size
+
+    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+        """One output layer; soft-capped if `model.logit_softcap` says so."""
+        softcap = getattr(model_config, "logit_softcap", None)
+        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap)}
+
+    def collate(self, samples: Batch, training: bool) -> Batch:
+        """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where not asked."""
+        tokens = samples["tokens"]
+        targets = tokens[:, 1:]
+        if "scored" in samples:
+            targets = targets.masked_fill(~samples["scored"], UNSCORED)
+        return {"inputs": tokens[:, :-1].contiguous(), "targets": targets.contiguous()}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Scored tokens."""
+        return {"loss": _num_scored(batch["targets"]).double()}
+
+    def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
+        """Sum of the cross entropy over scored tokens."""
+        projection = network(batch["inputs"]).predictions["language_model"]
+        loss = projection.cross_entropy(batch["targets"])
+        return LossOutput({"loss": LossTerm(loss, _num_scored(batch["targets"]))})
+
+    def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity`, and where known `bits_per_byte` and `excess` over the best possible."""
+        loss = float(totals["loss.sum"] / totals["loss.count"])
+        metrics = {"loss": loss, "perplexity": _exponential(loss)}
+        bytes_per_token = self.data_spec.bytes_per_token.get(split)
+        if bytes_per_token:
+            metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        if self.data_spec.optimal_loss is not None:
+            metrics["excess"] = loss - self.data_spec.optimal_loss
+        return metrics
+
+
+def _num_scored(targets: Tensor) -> Tensor:
+    return torch.count_nonzero(targets != UNSCORED)
+
+
+def _exponential(loss: float) -> float:
+    """exp, infinite instead of an OverflowError (a diverged loss may pass 709)."""
+    return math.exp(loss) if loss < 700 or math.isnan(loss) else math.inf

@@ -1,0 +1,140 @@
+"""The end of a run: a table of results, what the model says, where the run lies, and what to do next.
+
+Commands are printed as one line each, whatever the width of the terminal: they are there to be copied.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from bigtrain.tracking.console import encodable
+from bigtrain.tracking.formatting import clock, number, percent, scaled, short_path
+
+
+@dataclass(frozen=True)
+class SplitMetrics:
+    """One column of the table: the metrics of a split, by the weights of one step."""
+
+    split: str  # "val"
+    weights: str  # "best", "last"
+    step: int
+    metrics: dict[str, float]  # "loss", "accuracy", … without the split
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known when a run has ended."""
+
+    title: str
+    run_dir: Path
+    columns: list[SplitMetrics]
+    steps: int
+    train_seconds: float
+    samples: int
+    tokens: int | None = None
+    optimal_loss: float | None = None
+    share_of_peak: float | None = None
+    sample: str = ""  # generated text
+    commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
+
+
+def results_table(results: Results) -> Table:
+    """Metric by split, empty where a split lacks it. The excess over a known optimum follows the loss."""
+    table = Table(
+        title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    table.add_column("")
+    for column in results.columns:
+        table.add_column(f"{column.split}, {column.weights}\nstep {column.step:,}", justify="right")
+    names = dict.fromkeys(name for column in results.columns for name in column.metrics)
+    for name in names:
+        values = [column.metrics.get(name) for column in results.columns]
+        table.add_row(name.replace("_", " "), *("" if value is None else number(value) for value in values))
+        if name == "loss" and results.optimal_loss is not None:
+            optimum = results.optimal_loss
+            excess = ["" if value is None else f"{value - optimum:+.4f}" for value in values]
+            table.add_row(f"  above optimum {number(optimum)}", *excess)
+    return table
+
+
+def print_results(console: Console, results: Results) -> None:
+    """Prints everything, for a terminal or plainly where `console` is none."""
+    if results.columns:
+        console.print(results_table(results))
+    console.print(Text(_effort(results)))
+    if results.sample:
+        _print_sample(console, results.sample)
+    _print_line(console, f"run: {short_path(results.run_dir)}")
+    for purpose, command in results.commands:
+        console.print()
+        _print_line(console, f"# {purpose}", style="dim")
+        _print_line(console, command)
+
+
+def _effort(results: Results) -> str:
+    words = [f"{results.steps:,} steps in {clock(results.train_seconds)}"]
+    if results.train_seconds > 0:
+        amount, unit = (results.tokens, "tok/s") if results.tokens else (results.samples, "samples/s")
+        words.append(scaled(amount / results.train_seconds, unit))
+    if results.share_of_peak is not None:
+        words.append(f"{percent(results.share_of_peak)} of this machine's measured peak")
+    return ", ".join(words)
+
+
+def _print_sample(console: Console, sample: str) -> None:
+    text = encodable(_printable(sample.strip("\n")), console.file)
+    if console.is_terminal:
+        console.print(
+            Panel(Text(text), title="sample", title_align="left", border_style="dim", box=box.ROUNDED)
+        )
+        return
+    _print_line(console, "\nsample:")
+    for line in text.splitlines():
+        _print_line(console, f"  {line}")
+    _print_line(console, "")
+
+
+def _print_line(console: Console, line: str, style: str = "") -> None:
+    # soft_wrap: rich neither wraps nor crops; a terminal may fold the line, and copying it still gives one
+    # line.
+    console.print(Text(encodable(line, console.file), style=style), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Control characters made visible: a model may write an escape sequence, and a terminal would obey."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def next_commands(run_dir: Path, prompt: str | None = None, finished: bool = True) -> list[tuple[str, str]]:
+    """The useful next commands. `prompt` where the model generates text; `finished=False` offers to go on."""
+    path = short_path(run_dir)
+    checkpoint = override("checkpoint", path)
+    commands = [("curves, samples, settings", shlex.join(["tensorboard", "--logdir", path]))]
+    if prompt is not None:
+        commands.append(("let it write", f"bigtrain generate {checkpoint} {override('prompt', prompt)}"))
+    commands.append(("measure it on the test split", f"bigtrain eval {checkpoint}"))
+    if not finished:
+        commands.insert(0, ("go on", f"bigtrain {override('resume', path)}"))
+    return commands
+
+
+def override(key: str, value: str) -> str:
+    """`key=value` for a shell, and for Hydra's grammar, which takes commas, quotes, brackets … as its own."""
+    if not re.fullmatch(r"[A-Za-z0-9_./+@:~-]+( +[A-Za-z0-9_./+@:~-]+)*", value):
+        escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", value)  # Hydra: backslashes count only before a quote
+        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+        value = f"'{escaped}'"
+    # Double quotes read better around single ones, where nothing inside means something to the shell.
+    quoted = f'"{value}"' if "'" in value and not re.search(r'["$`\\!]', value) else shlex.quote(value)
+    return f"{key}={quoted}"

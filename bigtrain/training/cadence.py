@@ -1,0 +1,46 @@
+"""Cadences: how often something happens, in steps or in seconds of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bigtrain.config.durations import parse_duration
+
+
+@dataclass(frozen=True)
+class WorkUnits:
+    """What turns durations into optimizer steps."""
+
+    batch_size: int
+    epoch_samples: int
+    sample_tokens: int | None
+
+    def steps(self, duration: str) -> int | None:
+        """Steps of a duration, or None for a time."""
+        parsed = parse_duration(duration)
+        if parsed.seconds is not None:
+            return None
+        return parsed.steps(
+            batch_size=self.batch_size, epoch_samples=self.epoch_samples, sample_tokens=self.sample_tokens
+        )
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Every `steps`, or every `seconds` of training; neither: only at the end."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, duration: str | None, units: WorkUnits) -> Cadence:
+        """From a setting."""
+        if duration is None:
+            return cls()
+        return cls(units.steps(duration), parse_duration(duration).seconds)
+
+    def due(self, step: int, seconds_since_last: float) -> bool:
+        """Whether it comes after this step."""
+        if self.steps is not None:
+            return step % self.steps == 0
+        return self.seconds is not None and seconds_since_last >= self.seconds

@@ -1,0 +1,98 @@
+"""Files that survive a power cut: write, flush, fsync, rename, fsync the folder. Nothing here knows what is in them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bigtrain.errors import MachineError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def write_new(path: Path, content: bytes) -> str:
+    """Writes a file that must not exist yet (nor be a link), mode 0600, durably. Returns its sha256."""
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        view = memoryview(content)
+        for start in range(0, len(view), _CHUNK_BYTES):
+            chunk = view[start : start + _CHUNK_BYTES]
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def replace(path: Path, content: str) -> None:
+    """Puts a small text file in place of the old one: a reader sees the old or the new, never half."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    write_new(temporary, content.encode())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def replace_json(path: Path, document: Any) -> None:
+    """`replace` with JSON."""
+    replace(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes creations and renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raises MachineError when the disk under `folder` has less than `needed_bytes` left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise no_space(folder, needed_bytes)
+
+
+def no_space(folder: Path, needed_bytes: int) -> MachineError:
+    """The error for a disk that is, or would be, full."""
+    try:
+        free = f"{shutil.disk_usage(folder).free / 1e6:.1f} MB"
+    except OSError:
+        free = "unknown"
+    return MachineError.of(
+        "DISK-FULL",
+        f"no space to write under {folder}",
+        cause=f"about {needed_bytes / 1e6:.1f} MB needed, {free} free",
+        fix="free some space, or choose another output_dir; earlier checkpoints are intact",
+    )
+
+
+@contextmanager
+def disk_errors(folder: Path, needed_bytes: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Turns an OSError of the operating system under `folder` into a MachineError with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise no_space(folder, needed_bytes()) from error
+        raise MachineError.of(
+            "DISK-WRITE",
+            f"can't write {error.filename or folder}",
+            cause=error.strerror or str(error),
+            fix="look at the permissions and the path, or choose another output_dir",
+        ) from error

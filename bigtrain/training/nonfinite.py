@@ -1,0 +1,54 @@
+"""Non-finite losses: noticed on the device, masked at once, reported a step later, and never waited for.
+
+A step whose loss or gradient norm is not finite changes nothing: a device flag makes the fused optimizer skip it, and
+every step after it, until the host has read the flag. So when training stops, the weights are those before the bad step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NonFiniteGuard:
+    """Watches one training module."""
+
+    def __init__(self, module: nn.Module, device: torch.device):
+        self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        # Running statistics (batch norm) change in the forward pass, before the loss is known: keep a copy to go back to.
+        self._buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._pending: Tensor | None = None
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+
+    def before_forward(self) -> None:
+        """Keeps the running statistics."""
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def mask(self, step: int, health: Tensor) -> Tensor:
+        """A float scalar, 1 where this step must not be applied. `health` (loss + gradient norm) is finite on a good step."""
+        bad_now = ~torch.isfinite(health)
+        self._first_bad_step = torch.where(
+            (self._first_bad_step < 0) & bad_now, torch.full_like(self._first_bad_step, step), self._first_bad_step
+        )
+        bad = self._first_bad_step >= 0
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(bad, kept, buffer))
+        return bad.float()
+
+    def first_bad_step(self, wait: bool = False) -> int | None:
+        """The first bad step, or None. On a GPU it tells of the step before the last, unless `wait`."""
+        if self._copied is None or wait:
+            return _none_if_negative(int(self._first_bad_step))
+        known = None
+        if self._pending is not None:
+            self._copied.synchronize()
+            known = _none_if_negative(int(self._pending))
+        self._pending = self._first_bad_step.to("cpu", non_blocking=True)
+        self._copied.record()
+        return known
+
+
+def _none_if_negative(value: int) -> int | None:
+    return None if value < 0 else value

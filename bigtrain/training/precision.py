@@ -1,0 +1,107 @@
+"""Number formats: which one, why, and how a step uses it.
+
+Weights, gradients and optimizer state stay fp32; the forward and backward pass run under autocast. `auto` is a fixed rule
+of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from bigtrain.config.run import Precision
+
+# Below this much work a forward pass on a CPU is dispatch, not arithmetic, and casting weights costs what bf16 saves:
+# a 4-layer GPT of width 64 on 32 x 64 tokens (0.9 GFLOP) ran at 1.0x, one of width 128 at 1.2x (2 cores with AMX).
+CPU_BF16_FORWARD_FLOPS = 1e9
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ResolvedPrecision:
+    """A format by name, and why it was taken."""
+
+    name: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the forward pass."""
+        return _DTYPES[self.name]
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """The context of a forward pass."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.name != "fp32")
+
+    def scaler(self, device: torch.device) -> GradScaler:
+        """Loss scaling, in effect for fp16 only."""
+        return GradScaler(device.type, enabled=self.name == "fp16")
+
+
+def resolve_precision(
+    setting: Precision, device: torch.device, forward_flops: float, time_step: Callable[[ResolvedPrecision], None]
+) -> ResolvedPrecision:
+    """The format for this run. `forward_flops`: of one micro-batch; `time_step` runs one, for `probe` only."""
+    if setting is Precision.probe:
+        return _probe(device, time_step)
+    if setting is not Precision.auto:
+        return ResolvedPrecision(setting.value, "as set")
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return ResolvedPrecision("bf16", "auto: this GPU has bf16")
+        if major == 7:
+            return ResolvedPrecision("fp16", "auto: this GPU has fp16 but no bf16")
+        return ResolvedPrecision("fp32", "auto: this GPU has no fast 16-bit arithmetic")
+    if not _cpu_has_bf16():
+        return ResolvedPrecision("fp32", "auto: this CPU has no bf16 arithmetic")
+    if forward_flops < CPU_BF16_FORWARD_FLOPS:
+        return ResolvedPrecision("fp32", "auto: too little arithmetic per step for bf16 to pay on a CPU")
+    return ResolvedPrecision("bf16", "auto: this CPU has bf16 arithmetic")
+
+
+def allow_tf32() -> None:
+    """fp32 products on a GPU's tensor cores: ten mantissa bits, 8x the speed."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def _cpu_has_bf16() -> bool:
+    mkldnn = torch.backends.mkldnn
+    return bool(mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _probe(device: torch.device, time_step: Callable[[ResolvedPrecision], None]) -> ResolvedPrecision:
+    candidates = ["fp32"] if device.type == "cpu" and not _cpu_has_bf16() else ["fp32", "bf16"]
+    times = {}
+    for name in candidates:
+        precision = ResolvedPrecision(name, "")
+        time_step(precision)  # kernels and caches warm up
+        repeats = []
+        for _ in range(5):
+            start = time.perf_counter()
+            time_step(precision)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            repeats.append(time.perf_counter() - start)
+        times[name] = sorted(repeats)[2]
+    best = min(times, key=times.__getitem__)
+    shown = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
+    return ResolvedPrecision(best, f"probe: a forward and backward pass takes {shown}")
+
+
+def overflowed(scaler: GradScaler, optimizer: Optimizer) -> Tensor | None:
+    """Unscales the gradients; a device scalar, above 0 where fp16 overflowed. None where no scaling is in effect."""
+    if not scaler.is_enabled():
+        return None
+    scaler.unscale_(optimizer)
+    found = scaler._found_inf_per_device(optimizer)
+    return torch.stack(list(found.values())).sum()

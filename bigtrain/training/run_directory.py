@@ -1,0 +1,120 @@
+"""The directory of a run: its name, its lock, its status. Torch-free; chosen once, by the launcher.
+
+    <output_dir>/<name>/<date>_<time>-<4 hex>/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bigtrain.errors import CheckpointError, MachineError
+from bigtrain.training import durable
+
+
+def create_run_directory(output_dir: Path, name: str) -> Path:
+    """A new directory that no other run has. Raises MachineError when it can't be made."""
+    with durable.disk_errors(output_dir):
+        while True:
+            path = output_dir / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+                continue
+            return path
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a run was started here."""
+    return (path / "config.yaml").is_file()
+
+
+def find_latest_run(output_dir: Path) -> Path | None:
+    """The run started last under `output_dir`: by the date in its name, not by file times."""
+    runs = [path.parent for path in output_dir.glob("*/*/config.yaml")]
+    return max(runs, key=lambda path: path.name, default=None)
+
+
+def require_run_directory(where: str, output_dir: Path) -> Path:
+    """The run that `resume=` means: a run directory, or latest. Raises CheckpointError when there is none."""
+    latest = find_latest_run(output_dir)
+    path = latest if where == "latest" else Path(where).expanduser()
+    if path is not None and is_run_directory(path):
+        return path
+    raise CheckpointError.of(
+        "RESUME-MISSING",
+        f"resume={where}: there is no run to go on with",
+        cause=f"{output_dir} holds no run" if path is None else f"{path} has no config.yaml",
+        fix=f"the newest run is {latest}" if latest else "start one: bigtrain",
+    )
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Holds the run directory for this process. Raises MachineError that names the holder when another has it."""
+    path = run_dir / ".lock"
+    with durable.disk_errors(run_dir):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise MachineError.of(
+                "RUN-LOCKED",
+                f"{run_dir} is in use",
+                cause=f"process {holder} is training in it",
+                fix=f"wait for it, stop it (kill {holder}), or start a new run",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Status:
+    """status.json: what a run is doing, for people and programs; replaced atomically."""
+
+    def __init__(self, run_dir: Path):
+        self.path = run_dir / "status.json"
+        try:
+            self._facts: dict[str, Any] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            self._facts = {"started": _now()}
+
+    def get(self, key: str) -> Any:
+        """A fact written earlier, or None."""
+        return self._facts.get(key)
+
+    def update(self, **facts: Any) -> None:
+        """Adds or changes facts."""
+        self._facts |= facts | {"updated": _now()}
+        with durable.disk_errors(self.path.parent):
+            durable.replace_json(self.path, self._facts)
+
+
+def environment(torch_version: str, device: str, threads: int) -> dict[str, Any]:
+    """Facts about this machine for status.json and manifests."""
+    return {
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "torch": torch_version,
+        "device": device,
+        "threads": threads,
+        "pid": os.getpid(),
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,165 @@
+"""What a checkpoint holds: live objects → files, and back into live objects by `copy_`.
+
+Tensors are stored under the names that modules give their parameters; a tied weight is stored once. Loading compares
+names, shapes and dtypes with the live objects before any tensor is read, and copies into existing storage: a weight that
+is a few bytes off alignment gives other bytes in a product.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from bigtrain.errors import CheckpointError
+from bigtrain.training.checkpoint import Checkpoint
+from bigtrain.training.state import TrainState
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def module_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each storage once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            tensors[name] = value.detach()
+    return tensors
+
+
+def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Optimizer state as `<parameter name>/<key>`."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in module.named_parameters()
+        if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def serialize_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """The safetensors file of these tensors."""
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def serialize_json(document: Any) -> bytes:
+    """A JSON file."""
+    return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def load_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
+    """Copies a safetensors file into live tensors of the same names, shapes and dtypes.
+
+    Raises CheckpointError, before anything is copied, when the file holds other tensors.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            problems = _mismatches(file, into)
+            if problems:
+                raise CheckpointError.of(
+                    "CHECKPOINT-SHAPE",
+                    f"{path} does not fit this model: " + "; ".join(problems[:4]),
+                    cause=f"{len(problems)} tensors differ",
+                    fix="use the settings that the checkpoint was made with",
+                )
+            with torch.no_grad():
+                for name, target in into.items():
+                    target.copy_(file.get_tensor(name))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError.of("CHECKPOINT-BROKEN", f"{path} can't be read: {error}") from error
+
+
+def _mismatches(file: Any, into: Mapping[str, Tensor]) -> list[str]:
+    names = set(file.keys())
+    problems = [f"{name} is missing" for name in into if name not in names]
+    problems += [f"{name} is not expected" for name in sorted(names - set(into))]
+    for name, target in into.items():
+        if name in names:
+            entry = file.get_slice(name)
+            shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
+            if shape != tuple(target.shape) or _DTYPES.get(dtype) != target.dtype:
+                problems.append(f"{name} is {dtype} {shape}, expected {target.dtype} {tuple(target.shape)}")
+    return problems
+
+
+class Snapshot:
+    """Everything that a checkpoint of a training run holds, gathered from and put back into the live objects."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        scaler: GradScaler,
+        state: TrainState,
+        documents: Mapping[str, Any],
+    ):
+        self._network = network
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._state = state
+        self._documents = {name: serialize_json(document) for name, document in documents.items()}
+
+    def files(self) -> dict[str, bytes]:
+        """Name → content, as `CheckpointStore.save` takes it."""
+        self._state.scaler = {key: float(value) for key, value in self._scaler.state_dict().items()}
+        return {
+            "model.safetensors": serialize_tensors(module_tensors(self._network)),
+            "optimizer.safetensors": serialize_tensors(optimizer_tensors(self._optimizer, self._network)),
+            "state.json": serialize_json(self._state.to_json()),
+            **self._documents,
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Puts the run back where the checkpoint was written. Raises CheckpointError when it does not fit."""
+        load_tensors(checkpoint.path / "model.safetensors", module_tensors(self._network))
+        load_tensors(checkpoint.path / "optimizer.safetensors", optimizer_tensors(self._optimizer, self._network))
+        restored = TrainState.from_json(checkpoint.read_json("state.json"))
+        vars(self._state).update(vars(restored))
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(
+                {key: int(value) if key.startswith(("growth_i", "_growth")) else value for key, value in restored.scaler.items()}
+            )
+
+    def restore_weights(self, checkpoint: Checkpoint) -> None:
+        """The weights alone, to evaluate them."""
+        load_tensors(checkpoint.path / "model.safetensors", module_tensors(self._network))
+
+
+def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Finetuning: copies what fits (the whole backbone, and heads of the same name and shape), tells what it did.
+
+    Raises CheckpointError when a tensor of the backbone is missing or has another shape: then it is another model.
+    """
+    targets = module_tensors(network)
+    path = checkpoint.path / "model.safetensors"
+    loaded, fresh = [], []
+    with safetensors.safe_open(path, framework="pt") as file, torch.no_grad():
+        names = set(file.keys())
+        for name, target in targets.items():
+            if name in names and tuple(file.get_slice(name).get_shape()) == tuple(target.shape):
+                target.copy_(file.get_tensor(name))
+                loaded.append(name)
+            else:
+                fresh.append(name)
+    strangers = [name for name in fresh if name.startswith("backbone.")]
+    if strangers:
+        raise CheckpointError.of(
+            "CHECKPOINT-SHAPE",
+            f"{path} is of another model: {strangers[0]} is missing there or has another shape",
+            cause=f"{len(strangers)} tensors of the backbone differ",
+            fix="use the model settings that the checkpoint was made with",
+        )
+    sentences = [f"init_from: {len(loaded)} of {len(targets)} tensors loaded from {checkpoint.path}"]
+    unused = sorted(names - set(loaded))
+    sentences += [f"init_from: starting fresh: {', '.join(fresh)}"] if fresh else []
+    sentences += [f"init_from: not used: {', '.join(unused)}"] if unused else []
+    return sentences

@@ -1,0 +1,52 @@
+"""TrainState: the numbers of a run that must survive it, and its JSON form (floats as hex, so they come back exactly).
+
+Everything else that resuming needs follows from these: the data order, the dropout masks and the schedule are functions
+of `step`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """`step` counts optimizer steps attempted; `updates` those applied (a masked one advances the data all the same)."""
+
+    step: int = 0
+    updates: int = 0
+    train_seconds: float = 0.0  # in training steps, over all sessions of the run
+    best_metric: float | None = None
+    best_step: int | None = None
+    cadences_done: list[str] = field(default_factory=list)  # of `step`: "log", "evaluate", "save"
+    cadence_seconds: dict[str, float] = field(default_factory=dict)  # train_seconds when each last came
+    interval: dict[str, float] = field(default_factory=dict)  # loss sums and counts since the last logged row
+    scaler: dict[str, float] = field(default_factory=dict)  # fp16 loss scaling
+    threads: int = 0  # of torch on the CPU: 1 and 2 threads give different bytes
+    resolved: dict[str, str] = field(default_factory=dict)  # what `auto` became
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON with floats as hex."""
+        return _hex(asdict(self))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> TrainState:
+        """Inverse of `to_json`. Raises TypeError for unknown keys."""
+        return cls(**_unhex(document))
+
+
+def _hex(value: Any) -> Any:
+    if isinstance(value, float):
+        return {"hex": value.hex()}
+    if isinstance(value, dict):
+        return {key: _hex(item) for key, item in value.items()}
+    return value
+
+
+def _unhex(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"hex"}:
+            return float.fromhex(value["hex"])
+        return {key: _unhex(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,99 @@
+"""Cross entropy in chunks is PyTorch's cross entropy, value and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigtrain.nn.cross_entropy import UNSCORED, soft_cap, vocabulary_cross_entropy
+
+
+def problem(rows, width, vocab, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, width, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocab, width, generator=generator, dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocab, (rows,), generator=generator)
+    targets[torch.rand(rows, generator=generator) < 0.3] = UNSCORED
+    return hidden, weight, targets
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 17),
+    vocab=st.integers(2, 11),
+    chunk=st.integers(1, 200),
+    softcap=st.sampled_from([None, 2.0]),
+    seed=st.integers(0, 99),
+)
+def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, seed):
+    hidden, weight, targets = problem(rows, 5, vocab, seed)
+    expected = F.cross_entropy(
+        soft_cap(hidden @ weight.t(), softcap), targets, ignore_index=UNSCORED, reduction="sum"
+    )
+    expected_gradients = torch.autograd.grad(expected * 0.7, (hidden, weight))
+    loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, chunk_logits=chunk)
+    gradients = torch.autograd.grad(loss * 0.7, (hidden, weight))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-11, atol=1e-12)
+
+
+def test_no_tensor_of_all_logits_is_made():
+    hidden, weight, targets = problem(64, 4, 50, seed=0)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=500).backward()
+    assert largest <= 500
+
+
+@pytest.mark.parametrize("chunk_logits", [10, 10**9])
+def test_huge_logits_stay_finite(chunk_logits):
+    hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.5]])
+    loss = vocabulary_cross_entropy(hidden, weight, torch.tensor([0, 0]), chunk_logits=chunk_logits)
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4)
+    assert torch.isfinite(hidden.grad).all()
+
+
+@pytest.mark.parametrize("chunk_logits", [64, 10**9])
+def test_under_bf16_autocast_the_sum_is_fp32_and_close(chunk_logits):
+    hidden, weight, targets = problem(32, 16, 20, seed=3, dtype=torch.float32)
+    exact = vocabulary_cross_entropy(hidden, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=chunk_logits)
+    loss.backward()
+    assert loss.dtype == torch.float32 and weight.grad.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=1e-2, atol=0)
+
+
+def test_gradient_only_where_wanted():
+    hidden, weight, targets = problem(8, 4, 5, seed=0)
+    loss = vocabulary_cross_entropy(hidden.detach(), weight, targets, chunk_logits=10)
+    loss.backward()
+    assert hidden.grad is None and weight.grad is not None
+    with torch.no_grad():
+        evaluated = vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=10)
+    assert not evaluated.requires_grad and evaluated == loss
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0.1, 100))
+def test_softcap_bounds_and_keeps_order(x, cap):
+    logits = torch.tensor([x, x + 1.0], dtype=torch.float64)
+    capped = soft_cap(logits, cap)
+    assert capped.abs().max() <= cap
+    assert capped[0] <= capped[1]
+
+
+def test_softcap_leaves_small_logits_alone():
+    small = torch.tensor([0.01, -0.02], dtype=torch.float64)
+    torch.testing.assert_close(soft_cap(small, 30.0), small, rtol=1e-6, atol=0)

@@ -1,0 +1,112 @@
+"""Classification: normalisation, counts, and every metric by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
+from torch import nn
+
+from bigtrain.errors import ConfigError
+from bigtrain.models.config import CNNConfig
+from bigtrain.models.network import NetworkOutput
+from bigtrain.tasks.base import evaluation_totals
+from bigtrain.tasks.classification import Classification, macro_f1
+from bigtrain.tasks.config import ClassificationConfig
+
+
+class FixedLogits(nn.Module):
+    """A network that says what it is told."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, inputs, state=None):
+        return NetworkOutput({"classification": self.logits}, None)
+
+
+def evaluate(logits, labels, num_classes):
+    task = Classification(ClassificationConfig(), dataclasses.replace(IMAGES, num_classes=num_classes))
+    output = task.compute_loss(FixedLogits(logits).eval(), {"inputs": labels, "labels": labels})
+    return task.metrics(evaluation_totals(output), "val"), output.statistics
+
+
+def test_images_are_normalised_per_channel():
+    task = Classification(ClassificationConfig(), IMAGES)
+    gathered = samples(IMAGES, 3)
+    batch = task.collate(gathered, training=True)
+    mean = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
+    std = torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(batch["inputs"], (gathered["images"] / 255 - mean) / std)
+    assert gathered["images"].dtype == torch.uint8 and batch["inputs"].dtype == torch.float32
+    plain = Classification(ClassificationConfig(), dataclasses.replace(IMAGES, normalization={}))
+    torch.testing.assert_close(plain.collate(gathered, training=True)["inputs"], gathered["images"] / 255)
+
+
+def test_metrics_by_hand():
+    logits = torch.tensor([[2.0, 1, 0], [0, 3, 1], [1, 2, 0], [0, 0, 4]])
+    labels = torch.tensor([0, 1, 0, -100])  # the last one counts for nothing
+    metrics, statistics = evaluate(logits, labels, 3)
+    assert statistics["confusion"].tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    expected_loss = -logits.log_softmax(-1)[[0, 1, 2], [0, 1, 0]].mean().item()
+    assert metrics == pytest.approx(
+        {"loss": expected_loss, "accuracy": 2 / 3, "macro_f1": (2 / 3 + 2 / 3) / 2}, rel=1e-6
+    )
+
+
+def test_macro_f1_by_hand():
+    # class 0: TP 2, true 3, predicted 2 → 4/5; class 1: TP 1, true 1, predicted 2 → 2/3;
+    # class 2 occurs as a label and is never hit → 0; class 3 does not occur → left out
+    confusion = torch.tensor([[2.0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert macro_f1(confusion) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    confusion[2, 0] = 1  # now class 0 is predicted 3 times → 4/6
+    assert macro_f1(confusion) == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+def test_macro_f1_is_the_mean_of_precision_recall_harmonic_means(pairs):
+    confusion = torch.zeros(5, 5)
+    for true, predicted in pairs:
+        confusion[true, predicted] += 1
+    scores = []
+    for c in {c for pair in pairs for c in pair}:
+        hits = sum(pair == (c, c) for pair in pairs)
+        precision = hits / max(1, sum(predicted == c for _, predicted in pairs))
+        recall = hits / max(1, sum(true == c for true, _ in pairs))
+        scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    assert macro_f1(confusion) == pytest.approx(sum(scores) / len(scores))
+
+
+def test_top5_only_where_there_are_more_than_five_classes():
+    logits = torch.arange(7.0).repeat(3, 1)  # the five likeliest are 2 … 6
+    metrics, _ = evaluate(logits, torch.tensor([2, 1, 6]), 7)
+    assert metrics["top5_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert "top5_accuracy" not in evaluate(logits[:, :5], torch.tensor([2, 1, 4]), 5)[0]
+
+
+def test_statistics_only_in_eval_mode():
+    task, network = tiny_network(tiny_config(CNNConfig))
+    batch = task.collate(samples(IMAGES, 4), training=True)
+    assert task.compute_loss(network, batch).statistics == {}
+    assert set(task.compute_loss(network.eval(), batch).statistics) == {"confusion"}
+
+
+def test_predictions_are_probabilities_of_the_same_logits():
+    task, network = tiny_network(tiny_config(CNNConfig))
+    perturb(network).eval()
+    batch = task.collate(samples(IMAGES, 4), training=False)
+    probabilities = task.predict(network, batch)
+    assert probabilities.shape == (4, 4)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(4))
+    loss = -probabilities.log().gather(1, batch["labels"][:, None]).sum()
+    torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum.detach(), loss)
+
+
+def test_text_is_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match="needs labelled samples"):
+        Classification(ClassificationConfig(), TEXT)

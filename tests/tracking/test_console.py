@@ -1,0 +1,304 @@
+"""What a person sees: the live view at several widths, plain lines elsewhere, nothing a stream can't show."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from bigtrain.tracking.console import LiveConsole, PlainConsole, console_for
+from bigtrain.tracking.curve import braille_plot, resample, sparkline
+from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
+from bigtrain.tracking.live_view import LiveView
+from bigtrain.tracking.progress import History, Progress
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def __init__(self, encoding: str = "utf-8"):
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes a rich console of some width on a Terminal, whatever this process's own terminal is."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return lambda width, **options: Console(
+        file=Terminal(options.pop("encoding", "utf-8")),
+        force_terminal=True,
+        width=width,
+        height=40,
+        **options,
+    )
+
+
+def _last_panel(console: Console) -> list[str]:
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = text[max(text.rindex("╭"), 0) :].split("\n")
+    end = next(index for index, line in enumerate(lines) if line.startswith("╰"))
+    return lines[: end + 1]
+
+
+def _show(console: Console, facts, train_row, val_row) -> LiveConsole:
+    live = LiveConsole(console)
+    live.start(facts)
+    for step in range(10, 1250, 10):
+        live.step(step)
+        live.scalars(train_row(step))
+    live.scalars(val_row(1000, 1.9))
+    live.scalars(val_row(1240, 1.95))
+    live.text("val/sample", "The quick\nbrown fox", 1240)
+    live.note("checkpoint step-00001240 written")
+    return live
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_panel_says_everything_and_fits(width, terminal, facts_with_optimum, train_row, val_row):
+    console = terminal(width, color_system=None)
+    _show(console, facts_with_optimum, train_row, val_row).close()
+    panel = _last_panel(console)
+    assert len({cell_len(line) for line in panel}) == 1 and cell_len(panel[0]) == min(width, 110)
+    text = "\n".join(panel)
+    for word in (
+        "transformer on python_docs",
+        "1,240/2,000  62%",
+        "train loss       1.7009",
+        "validation loss  1.9500",
+        "best             1.9000",
+        "at step 1,000",
+        "above optimum    0.7000",
+        "of 1.2500",
+        "learning rate    4.10e-04",
+        "41.2k tok/s",
+        "38% of peak",
+        "612 MiB",
+        "The quick brown fox",
+        "checkpoint step-00001240 written",
+        "recent",
+    ):
+        assert word in text
+    assert any(0x2801 <= ord(char) <= 0x28FF for char in text)  # the curve
+
+
+def test_what_was_resolved_and_why_stands_above_the_panel(terminal, facts, train_row, val_row):
+    console = terminal(80, color_system=None)
+    _show(console, facts, train_row, val_row).close()
+    start = console.file.getvalue().split("╭")[0]
+    for word in (
+        "outputs/demo/run-1",
+        "812,544",
+        "8,192 tokens",
+        "2,000 steps",
+        "bf16 (auto: the CPU has AMX)",
+    ):
+        assert word in start
+
+
+def test_time_left_is_shown_while_running_and_time_taken_at_the_end(
+    terminal, facts, train_row, val_row, monkeypatch
+):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = terminal(80, color_system=None)
+    live = LiveConsole(console)
+    live.start(facts)
+    now[0] += 60
+    live.step(500)
+    assert "500/2,000  25%  ETA 3:00" in "\n".join(_last_panel(console))
+    live.close()
+    last = "\n".join(_last_panel(console))
+    assert "500/2,000  25%  1:00" in last and "ETA" not in last
+
+
+def test_warnings_stay_above_the_panel(terminal, facts, train_row, val_row):
+    console = terminal(80, color_system=None)
+    live = _show(console, facts, train_row, val_row)
+    live.note("the compiler is missing", warning=True)
+    live.close()
+    text = console.file.getvalue()
+    assert text.count("warning: the compiler is missing") == 1
+    assert "warning" not in "\n".join(_last_panel(console))
+
+
+def test_no_color_is_respected(terminal, facts, train_row, val_row, monkeypatch):
+    colored = terminal(80)
+    _show(colored, facts, train_row, val_row).close()
+    assert "\x1b[36m" in colored.file.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = terminal(80)
+    _show(plain, facts, train_row, val_row).close()
+    assert "\x1b[36m" not in plain.file.getvalue() and "\x1b[32m" not in plain.file.getvalue()
+
+
+def test_an_ascii_terminal_gets_the_numbers_without_the_curve(terminal, facts, train_row, val_row):
+    console = terminal(80, color_system=None, encoding="ascii")
+    live = _show(console, facts, train_row, val_row)
+    live.close()
+    text = console.file.getvalue()
+    assert text.isascii()
+    assert "train loss       1.7009" in text
+
+
+def test_a_run_that_ends_by_time_has_no_bar(terminal, facts, train_row):
+    console = terminal(80, color_system=None)
+    live = LiveConsole(console)
+    live.start(replace(facts, total_steps=None))
+    live.step(7)
+    live.close()
+    assert "step 7   0:00 so far" in "\n".join(_last_panel(console))
+
+
+def test_a_metric_where_higher_is_better_keeps_the_highest(terminal, facts, val_row):
+    progress = Progress(replace(facts, primary_metric="val/accuracy", higher_is_better=True))
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, float("nan")), (4, 0.7)):
+        progress.observe(val_row(step, 1.0) | {"val/accuracy": accuracy})
+    assert (progress.best, progress.best_step) == (0.9, 2)
+    console = terminal(80, color_system=None)
+    console.print(LiveView(progress))
+    assert "validation accuracy  0.7000" in console.file.getvalue()
+
+
+def test_a_step_costs_microseconds_and_drawing_is_limited(terminal, facts, train_row, val_row):
+    console = terminal(80, color_system=None)
+    live = _show(console, facts, train_row, val_row)
+    drawings = console.file.getvalue().count("╭")
+    start = time.perf_counter()
+    for step in range(20_000):
+        live.step(step)
+    seconds = time.perf_counter() - start
+    # Drawings cost milliseconds, but come at most twice a second.
+    assert console.file.getvalue().count("╭") - drawings <= seconds / 0.5 + 1
+    assert seconds / 20_000 < 20e-6
+    live.close()
+
+
+GOLDEN = """\
+transformer on python_docs
+  run         outputs/demo/run-1
+  parameters  812,544
+  step        32 samples = 8,192 tokens
+  length      2,000 steps, 64k samples, 16.4M tokens
+  compute     1.3G FLOP per sample; this machine's measured peak is 110G FLOP/s
+  optimum     loss 1.2500 nat: no model can do better
+  data        python_docs: 7,812 train samples
+  precision   bf16 (auto: the CPU has AMX)
+step 10/2,000  0.5%  train/loss 4.9743  (3.7243 above optimum)  lr 4.10e-04  optim/grad_norm 0.8000  \
+41.2k tok/s  38% of peak  612 MiB  ETA 3:19
+step 10/2,000  0.5%  val/loss 1.9000 (best)  (0.6500 above optimum)  ETA 3:19
+step 20/2,000  1.0%  val/loss 1.9500  (0.7000 above optimum)  ETA 1:39
+warning: the disk is slow
+checkpoint written
+"""
+
+
+def test_plain_lines(facts_with_optimum, train_row, val_row, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    console = PlainConsole(stream)
+    console.start(facts_with_optimum)
+    now[0] += 1
+    console.scalars(train_row(10))
+    console.scalars(val_row(10, 1.9))
+    console.scalars(val_row(20, 1.95))
+    console.note("the disk is slow", warning=True)
+    console.note("checkpoint written")
+    console.close()
+    assert stream.getvalue() == GOLDEN
+    assert stream.getvalue().isascii()
+
+
+def test_a_stream_that_lacks_a_letter_gets_a_question_mark(facts):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    PlainConsole(stream).note("naïve")
+    assert raw.getvalue() == b"na?ve\n"
+
+
+def test_the_console_follows_the_stream(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(console_for(Terminal()), LiveConsole)
+    assert isinstance(console_for(io.StringIO()), PlainConsole)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(console_for(io.StringIO()), PlainConsole)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(console_for(Terminal()), PlainConsole)
+
+
+floats = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(st.lists(floats, max_size=300), st.integers(2, 60), st.integers(1, 8))
+def test_a_curve_of_any_values_fills_its_place(values, width, height):
+    lines = braille_plot(values, width, height)
+    assert [len(line) for line in lines] == [width] * height
+    assert all(0x2800 <= ord(char) <= 0x28FF for line in lines for char in line)
+    assert len(sparkline(values, width)) == min(len(values), width)
+
+
+def test_a_falling_curve_falls_without_holes():
+    lines = braille_plot([3.0, 2.0, 1.0, 0.0], 4, 2)
+    assert lines == ["⠑⢄⠀⠀", "⠀⠀⠑⢄"]
+    assert sparkline([0.0, 1.0, 2.0], 3) == "▁▅█"
+    assert resample([1.0, 3.0, 5.0, 7.0], 2) == [2.0, 6.0]
+
+
+@given(st.integers(1, 3000))
+def test_a_history_keeps_a_whole_run_in_bounded_memory(count):
+    history = History(limit=16)
+    for value in range(count):
+        history.append(float(value))
+    assert 1 <= len(history.values) < 16 or count < 1
+    assert history.values == sorted(history.values)
+    assert history.values[0] <= 256 and history.values[-1] >= count / 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (number(1.83421), "1.8342"),
+        (number(12.3456), "12.346"),
+        (number(123.456), "123.46"),
+        (number(12345.6), "12,346"),
+        (number(0.00123), "0.00123"),
+        (number(1e-5), "1.00e-05"),
+        (number(float("nan")), "nan"),
+        (number(1200), "1,200"),
+        (scaled(41234, "tok/s"), "41.2k tok/s"),
+        (scaled(999.6), "1000"),
+        (scaled(999_600), "1000k"),
+        (scaled(0.25, "samples/s"), "0.25 samples/s"),
+        (scaled(1.1e11, "FLOP/s"), "110G FLOP/s"),
+        (memory(612 * 2**20), "612 MiB"),
+        (memory(1.5 * 2**30), "1.5 GiB"),
+        (clock(38.2), "0:38"),
+        (clock(3723), "1:02:03"),
+        (clock(100_000), "1d 03:46"),
+        (percent(0.382), "38%"),
+        (percent(0.042), "4.2%"),
+    ],
+)
+def test_numbers_as_people_read_them(shown, expected):
+    assert shown == expected
+
+
+def test_a_path_is_shown_relative_only_where_that_is_shorter():
+    assert short_path("/home/me/project/outputs/run", "/home/me/project") == "outputs/run"
+    assert short_path("/data/run", "/home/me/project/deep/down") == "/data/run"

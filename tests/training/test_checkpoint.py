@@ -1,0 +1,203 @@
+"""A checkpoint is complete and verified, or it does not exist."""
+
+import json
+import os
+import stat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigtrain.errors import CheckpointError, MachineError
+from bigtrain.training import checkpoint, durable
+from bigtrain.training.checkpoint import CheckpointStore, find_checkpoint, verify
+
+FILES = {"model.safetensors": bytes(range(256)) * 3, "state.json": b'{"step": 1}'}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    store.prepare()
+    return store
+
+
+def test_what_is_saved_is_verified_and_read_back(store):
+    path = store.save(12, FILES, {"torch": "x"})
+    found = verify(path)
+    assert (found.step, found.manifest["torch"], path.name) == (12, "x", "step-00000012")
+    assert {name: (path / name).read_bytes() for name in FILES} == FILES
+    assert found.read_json("state.json") == {"step": 1}
+
+
+def test_files_are_private(store):
+    path = store.save(1, FILES, {})
+    modes = [stat.S_IMODE(os.stat(entry).st_mode) for entry in [path, *path.iterdir()]]
+    assert modes[0] == 0o700
+    assert set(modes[1:]) == {0o600}
+
+
+def test_a_step_is_never_overwritten(store):
+    store.save(1, FILES, {})
+    store.save(1, {"state.json": b"{}"}, {})
+    assert (store.path_of(1) / "state.json").read_bytes() == FILES["state.json"]
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_truncation_at_every_byte_is_detected(store, name):
+    path = store.save(1, FILES, {})
+    whole = (path / name).read_bytes()
+    for length in range(len(whole)):
+        (path / name).write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=name):
+            verify(path)
+    (path / name).write_bytes(whole)
+    verify(path)
+
+
+def test_every_bit_flip_is_detected_and_named(store):
+    path = store.save(1, FILES, {})
+    for name in FILES:
+        whole = bytearray((path / name).read_bytes())
+        for bit in range(0, len(whole) * 8, 7):
+            flipped = whole.copy()
+            flipped[bit // 8] ^= 1 << bit % 8
+            (path / name).write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=name):
+                verify(path)
+        (path / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: (path / "state.json").unlink(),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: (path / "stranger.pt").write_bytes(b"x"),
+        lambda path: (path / "state.json").write_bytes(FILES["state.json"] + b" "),
+        lambda path: path.rename(path.with_name("step-00000009")),
+    ],
+)
+def test_missing_added_and_swapped_files_are_detected_and_survived(store, harm, capsys):
+    store.save(1, FILES, {})
+    harm(store.save(2, FILES, {}))
+    assert store.newest().step == 1
+    assert "set aside" in capsys.readouterr().err
+    assert [path.name for path in store.root.glob(".bad-*")]
+
+
+def test_no_intact_checkpoint_is_an_error_and_never_a_fresh_start(store):
+    (store.save(1, FILES, {}) / "state.json").unlink()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none is intact"):
+            store.newest()
+
+
+def test_the_newest_is_found_by_step_and_not_by_time(store):
+    for step in (9, 100_000_000, 10):
+        store.keep_last = 9
+        store.save(step, FILES, {})
+    os.utime(store.path_of(9))
+    assert store.newest().step == 100_000_000
+
+
+def test_pruning_keeps_the_last_and_the_best(store):
+    store.save(1, FILES, {})
+    store.mark_best(1)
+    for step in (2, 3, 4):
+        store.save(step, FILES, {})
+    assert store.steps() == [4, 3, 1]
+
+
+@pytest.mark.parametrize("failing_call", range(1, 12))
+def test_a_failing_disk_leaves_the_earlier_checkpoint_and_no_leftovers(store, monkeypatch, failing_call):
+    store.save(1, FILES, {})
+    calls = {"fsync": 0}
+    real = os.fsync
+
+    def fsync(descriptor):
+        calls["fsync"] += 1
+        if calls["fsync"] == failing_call:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    try:
+        store.save(2, FILES, {})
+    except MachineError as error:
+        assert "no space" in str(error)
+    monkeypatch.setattr(os, "fsync", real)
+    assert not list(store.root.glob(".tmp-*-*[0-9]/"))
+    assert store.newest().step in (1, 2)
+    assert verify(store.path_of(1))
+
+
+def test_too_little_space_is_noticed_before_writing(store, monkeypatch):
+    monkeypatch.setattr(durable.shutil, "disk_usage", lambda path: os.statvfs_result and _Usage())
+    with pytest.raises(MachineError, match="needed"):
+        store.save(1, FILES, {})
+    assert list(store.root.iterdir()) == []
+
+
+class _Usage:
+    free = 10
+
+
+def test_links_planted_in_the_way_are_refused(store, tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    (store.root / f".tmp-latest-{os.getpid()}").symlink_to(target)
+    store.save(1, FILES, {})
+    assert target.read_text() == "mine"
+    (store.path_of(1) / "state.json").unlink()
+    (store.path_of(1) / "state.json").symlink_to(target)
+    with pytest.raises(CheckpointError, match="plain file"):
+        verify(store.path_of(1))
+
+
+@given(junk=st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_any_manifest_is_a_sentence(junk, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz")
+    (path / "manifest.json").write_bytes(junk)
+    with pytest.raises(CheckpointError):
+        verify(path)
+
+
+@given(document=st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@settings(max_examples=200, deadline=None)
+def test_any_json_manifest_is_a_sentence(document, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz")
+    manifest = {"format_version": checkpoint.FORMAT_VERSION, "step": 1, "files": document}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    if document != {}:
+        with pytest.raises(CheckpointError):
+            verify(path)
+
+
+def test_every_way_to_name_a_checkpoint(store):
+    run = store.root.parent
+    with pytest.raises(CheckpointError, match="not saved a checkpoint"):
+        find_checkpoint(str(run))
+    store.keep_last = 5
+    for step in (1, 2, 3):
+        store.save(step, FILES, {})
+    assert find_checkpoint(str(run)).step == 3
+    store.mark_best(2)
+    assert find_checkpoint(str(run)).step == 2
+    assert find_checkpoint(str(store.root / "best")).step == 2
+    assert find_checkpoint(str(store.root / "latest")).step == 3
+    assert find_checkpoint(str(store.path_of(1))).step == 1
+    assert find_checkpoint("latest", newest_run=run).step == 3
+    assert find_checkpoint("best", newest_run=run).step == 2
+    for wrong in ("nowhere", str(store.path_of(7)), "latest"):
+        with pytest.raises(CheckpointError, match="no checkpoint at"):
+            find_checkpoint(wrong)
+
+
+def test_a_checkpoint_named_explicitly_never_falls_back(store):
+    store.save(1, FILES, {})
+    (store.save(2, FILES, {}) / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match="not intact"):
+        find_checkpoint(str(store.root / "latest"))
+    assert store.path_of(2).is_dir()

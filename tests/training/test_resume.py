@@ -1,0 +1,137 @@
+"""Killed anywhere and run again, a run ends with the same bytes as one that was never stopped."""
+
+import os
+import random
+import signal
+from dataclasses import replace
+
+import pytest
+
+from bigtrain.config.run import Precision
+from bigtrain.data.config import MarkovConfig
+from bigtrain.models.config import TransformerConfig
+from bigtrain.optim.config import SGDConfig
+from bigtrain.training.trainer import Trainer
+
+from .conftest import tiny_config
+
+CONFIGS = {
+    "adamw": tiny_config(),
+    "sgd": tiny_config(optimizer=SGDConfig(learning_rate=0.05)),
+    "accumulating": tiny_config(trainer={"micro_batch_size": 2}),
+    "bf16": tiny_config(trainer={"precision": Precision.bf16}),
+    "fp16": tiny_config(trainer={"precision": Precision.fp16}),
+    "epochs_of_odd_size": tiny_config(
+        data=MarkovConfig(vocab_size=5, order=2, sequence_length=16, train_tokens=330, eval_tokens=200)
+    ),
+    "tied": tiny_config(
+        model=TransformerConfig(
+            hidden_size=16, num_layers=1, num_heads=2, max_length=32, dropout=0.2, tie_embeddings=True
+        )
+    ),
+}
+
+
+def final_bytes(trainer):
+    path = trainer.checkpoints.path_of(24)
+    return {name: (path / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+
+
+def stop_in_step(monkeypatch, step):
+    """A real SIGTERM while step `step` is being computed."""
+    real = Trainer.update
+
+    def update(self, number, loss):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, number, loss)
+
+    monkeypatch.setattr(Trainer, "update", update)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_stopped_at_random_steps_the_bytes_are_the_same(make_trainer, name, monkeypatch):
+    config = CONFIGS[name]
+    whole = make_trainer(config, "whole")
+    assert whole.fit() == ""
+    stops = sorted(random.Random(name).sample(range(23), 3))
+    for number, step in enumerate(stops):
+        with monkeypatch.context() as patch:
+            stop_in_step(patch, step)
+            trainer = make_trainer(config, "stopped", resume=number > 0)
+            with trainer.stop:
+                assert trainer.fit() == "SIGTERM"
+            assert trainer.state.step == step + 1
+    resumed = make_trainer(config, "stopped", resume=True)
+    assert resumed.state.step == stops[-1] + 1
+    assert resumed.fit() == ""
+    assert final_bytes(resumed) == final_bytes(whole)
+
+
+def test_stopped_inside_an_evaluation_it_is_done_again(make_trainer):
+    config = CONFIGS["adamw"]
+    whole = make_trainer(config, "whole")
+    whole.fit()
+    trainer = make_trainer(config, "stopped")
+    real = trainer.evaluator.batches
+
+    def batches(split):
+        for number, batch in enumerate(real(split)):
+            if number == 0 and trainer.state.step == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    trainer.evaluator.batches = batches
+    with trainer.stop:
+        assert trainer.fit() == "SIGTERM"
+    assert trainer.state.step == 10
+    assert not any("val/loss" in row for row in trainer.recorder.rows)
+
+    resumed = make_trainer(config, "stopped", resume=True)
+    assert resumed.fit() == ""
+    evaluated = [row["step"] for row in resumed.recorder.rows if "val/loss" in row]
+    assert evaluated == [10, 20, 24]
+    assert final_bytes(resumed) == final_bytes(whole)
+
+
+def test_stopped_inside_the_last_evaluation_the_run_is_not_finished(make_trainer):
+    trainer = make_trainer(CONFIGS["adamw"])
+    real = trainer.evaluator.batches
+
+    def batches(split):
+        for batch in real(split):
+            if trainer.state.step == 24:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    trainer.evaluator.batches = batches
+    with trainer.stop:
+        assert trainer.fit() == "SIGTERM"
+    resumed = make_trainer(CONFIGS["adamw"], resume=True)
+    assert resumed.fit() == ""
+    assert [row["step"] for row in resumed.recorder.rows if "val/loss" in row] == [24]
+
+
+def test_a_checkpoint_of_an_earlier_step_replays_the_same_rows(make_trainer):
+    config = CONFIGS["adamw"]
+    whole = make_trainer(config)
+    whole.fit()
+    for step in (24, 20, 18, 12):
+        os.rename(whole.checkpoints.path_of(step), whole.checkpoints.root.parent / f"gone-{step}")
+    replayed = make_trainer(config, resume=True)
+    assert replayed.state.step == 10
+    replayed.fit()
+
+    def losses(trainer):
+        return {row["step"]: row["train/loss"] for row in trainer.recorder.rows if "train/loss" in row}
+
+    assert len(losses(replayed)) == 4
+    assert losses(replayed).items() <= losses(whole).items()
+
+
+def test_another_seed_gives_other_bytes(make_trainer):
+    """The comparison above can fail."""
+    one = make_trainer(CONFIGS["adamw"], "one")
+    other = make_trainer(replace(CONFIGS["adamw"], seed=1), "other")
+    one.fit(), other.fit()
+    assert final_bytes(one) != final_bytes(other)

@@ -1,0 +1,172 @@
+"""The loop: the loss contract, masking of bad steps, cadences, precision."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bigtrain.config.run import Precision
+from bigtrain.errors import NumericsError
+from bigtrain.models.config import TransformerConfig
+from bigtrain.optim.config import SGDConfig
+from bigtrain.training.snapshot import module_tensors
+
+from .conftest import tiny_config, with_trainer
+
+NO_DROPOUT = tiny_config(
+    model=TransformerConfig(hidden_size=16, num_layers=2, num_heads=2, max_length=32),
+    optimizer=SGDConfig(learning_rate=0.1),
+)
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in module_tensors(trainer.module.network).items()}
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_accumulating_equals_one_batch_to_rounding(make_trainer, micro_batch_size, float64):
+    """Some windows score fewer targets than others, so dividing by the number of micro-batches would be wrong."""
+    whole = make_trainer(NO_DROPOUT, "whole")
+    parts = make_trainer(with_trainer(NO_DROPOUT, micro_batch_size=micro_batch_size), "parts")
+    for trainer in (whole, parts):
+        real = trainer.loader.dataset.gather
+
+        def gather(ids, real=real):
+            samples = real(ids)
+            scored = samples.get("scored", torch.ones_like(samples["tokens"][:, 1:], dtype=torch.bool))
+            kept = torch.arange(scored.shape[1])[None] < 1 + torch.from_numpy(ids)[:, None] % 15
+            return {**samples, "scored": scored & kept}
+
+        trainer.loader.dataset = type("Uneven", (), {"gather": staticmethod(gather)})
+        trainer.fit()
+    for name, value in weights(whole).items():
+        assert torch.allclose(value, weights(parts)[name], rtol=0, atol=1e-12), name
+
+
+def poison(trainer, step):
+    """From `step` on, the loss is NaN; everything before is untouched."""
+    real = trainer.module.task.compute_loss
+
+    def compute_loss(network, batch):
+        output = real(network, batch)
+        if network.training and trainer.state.step == step:
+            output.terms["loss"].sum = output.terms["loss"].sum * float("nan")
+        return output
+
+    trainer.module.task.compute_loss = compute_loss
+
+
+@pytest.mark.parametrize("step", [0, 7, 10, 23])
+def test_a_non_finite_loss_leaves_the_last_good_weights(make_trainer, step):
+    good = make_trainer(tiny_config(trainer={"max_duration": "24step"}), "good")
+    for _ in range(step):
+        good.train_step()
+    trainer = make_trainer(tiny_config(), "bad")
+    poison(trainer, step)
+    ids = trainer.loader.ids(step)
+    with pytest.raises(NumericsError) as caught:
+        trainer.fit()
+    message = str(caught.value)
+    assert f"at step {step}" in message
+    assert ", ".join(map(str, ids)) in message
+    for name, value in weights(good).items():
+        assert torch.equal(value, weights(trainer)[name]), name
+    saved = trainer.checkpoints.newest()
+    assert saved.step == step
+    trainer.snapshot.restore_weights(saved)
+    for name, value in weights(good).items():
+        assert torch.equal(value, weights(trainer)[name]), name
+
+
+def test_a_masked_step_moves_neither_momentum_nor_running_statistics(make_trainer):
+    trainer = make_trainer(tiny_config(optimizer=SGDConfig()), "sgd")
+    before = weights(trainer)
+    poison(trainer, 0)
+    trainer.train_step()
+    for parameter in trainer.parameters:
+        assert not trainer.optimizer.state[parameter]["momentum_buffer"].any()
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+def test_fp16_overflow_skips_the_update_halves_the_scale_and_moves_on(make_trainer):
+    trainer = make_trainer(tiny_config(trainer={"precision": Precision.fp16}), "fp16")
+    before, scale = weights(trainer), trainer.scaler.get_scale()
+    trainer.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    trainer.train_step()
+    trainer.check_finite()
+    assert trainer.scaler.get_scale() == scale / 2
+    assert (trainer.state.step, int(trainer.updates)) == (1, 0)
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+def test_rows_carry_what_a_reader_needs(make_trainer):
+    trainer = make_trainer(tiny_config())
+    trainer.fit()
+    rows = [row for row in trainer.recorder.rows if "train/loss" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
+    wanted = {"samples", "tokens", "time_seconds", "train/loss", "optim/learning_rate", "optim/grad_norm"}
+    assert wanted | {"perf/tokens_per_second", "perf/share_of_peak", "system/memory_bytes"} <= set(rows[0])
+    assert rows[-1]["samples"] == 24 * 8
+    json.dumps(rows)
+
+
+def test_the_logged_loss_is_the_mean_over_the_interval(make_trainer):
+    every, fourth = make_trainer(with_trainer(tiny_config(), log_every=1), "1"), make_trainer(tiny_config(), "4")
+    every.fit(), fourth.fit()
+    single = [row["train/loss"] for row in every.recorder.rows if "train/loss" in row]
+    means = [row["train/loss"] for row in fourth.recorder.rows if "train/loss" in row]
+    assert np.allclose(means, np.reshape(single, (-1, 4)).mean(1), rtol=1e-6)
+
+
+def test_the_best_checkpoint_is_the_best_evaluation(make_trainer):
+    trainer = make_trainer(with_trainer(tiny_config(), eval_every="2step", keep_last=2))
+    trainer.fit()
+    losses = {row["step"]: row["val/loss"] for row in trainer.recorder.rows if "val/loss" in row}
+    best = min(losses, key=losses.get)
+    assert trainer.checkpoints.best() == trainer.checkpoints.path_of(best)
+    assert (trainer.state.best_step, trainer.state.best_metric) == (best, losses[best])
+
+
+def test_time_limits_stop_between_steps(make_trainer):
+    config = with_trainer(tiny_config(), max_duration="100000step")
+    trainer = make_trainer(config)
+    trainer.stop._deadline = 0.0
+    assert trainer.fit() == "trainer.time_limit"
+    assert trainer.checkpoints.newest().step == trainer.state.step
+
+
+def test_a_duration_in_time_ends_the_run(make_trainer):
+    from bigtrain.optim.config import ConstantConfig
+
+    trainer = make_trainer(replace(with_trainer(tiny_config(), max_duration="0.2s"), scheduler=ConstantConfig()))
+    assert trainer.fit() == ""
+    assert 0.2 <= trainer.state.train_seconds < 2
+
+
+def test_probe_times_and_records(make_trainer):
+    trainer = make_trainer(tiny_config(trainer={"precision": Precision.probe}))
+    assert trainer.precision.reason.startswith("probe: ")
+    trainer.fit()
+    resumed = make_trainer(tiny_config(trainer={"precision": Precision.probe}), resume=True)
+    assert (resumed.precision.name, resumed.precision.reason) == (trainer.precision.name, "as the run began with")
+
+
+def test_auto_precision_is_a_rule_of_shapes(make_trainer):
+    assert make_trainer(tiny_config()).precision.name == "fp32"
+
+
+def test_evaluation_leaves_training_alone(make_trainer):
+    """Same bytes with and without evaluations in between."""
+    often = make_trainer(with_trainer(tiny_config(), eval_every="1step"), "often")
+    never = make_trainer(with_trainer(tiny_config(), eval_every=None), "never")
+    often.fit(), never.fit()
+    assert all(torch.equal(value, weights(never)[name]) for name, value in weights(often).items())
