@@ -111,13 +111,13 @@ def _parse_flags(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="store_true")
     flags = parser.parse_intermixed_args(_without_ambiguity(words))
     if flags.resolve and not flags.cfg:
-        parser.error("--resolve goes with --cfg")
+        raise ConfigError.of("CONFIG-FLAG", "--resolve goes with --cfg", fix="bigtrain --cfg job --resolve")
     return flags
 
 
 def _without_ambiguity(words: list[str]) -> list[str]:
     """`--info model=cnn` means `--info all model=cnn`: a flag's optional value is never key=value."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip(words, [*words, ""][1:], strict=True)
     return [f"{word}=all" if word == "--info" and "=" in after else word for word, after in pairs]
 
 

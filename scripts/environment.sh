@@ -40,7 +40,7 @@ is_usable() {
 }
 
 ingredients() { # the folder too: a virtual environment does not survive a move
-  printf '%s\n' "$root"
+
   cat "$root/pyproject.toml" "$root/setup.py" "$root/constraints.txt"
 }
 
@@ -124,7 +124,7 @@ with_progress() { # LABEL COMMAND…: output goes to the log; on screen, a sign 
   child=$!
   set +m
   while kill -0 "$child" 2>/dev/null; do
-    sleep 0.2
+    sleep 0.1
     if [ -t 2 ] && [ $SECONDS -gt $shown ]; then
       shown=$SECONDS
       printf '\r\033[K%s' "bigtrain: $label, $((SECONDS - started)) s$(latest_news 50)" >&2
@@ -152,7 +152,7 @@ explain_failure() { # pip's own words, then ours
   local cause="the last lines of $log stand above" again="then run this again"
   if grep -qiE 'no space left|disk quota' "$log"; then
     fail "the disk became full during the installation" "$cause" "free some space (2 GB; 8 GB with CUDA), $again"
-  elif grep -qiE 'connection|name resolution|getaddrinfo|timed out|proxyerror|ssl' "$log"; then
+  elif grep -qiE 'connection|name resolution|getaddrinfo|timed out|proxyerror|sslerror|certificate' "$log"; then
     fail "the package index can't be reached" "$cause" "check the network and pip's settings (pip config list), $again"
   elif grep -qE 'No matching distribution|ResolutionImpossible' "$log"; then
     fail "the package index has no version that fits" "$cause" \

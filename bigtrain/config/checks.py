@@ -78,7 +78,7 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
     if total and total.seconds is not None and config.scheduler.needs_total_steps:
         yield Problem(
             "CONFIG-COMBINATION",
-            f"trainer.max_duration is a time, {config.trainer.max_duration}, but the schedule needs a last step",
+            f"trainer.max_duration is a time, {config.trainer.max_duration}, but the schedule needs steps",
             fix=f"{work}; or scheduler=constant; to stop after a time, use trainer.time_limit",
         )
     if total and total.amount == 0:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from bigtrain.config.compose import Composition, compose
 from bigtrain.config.hints import known_keys
 from bigtrain.config.library import Request
-from bigtrain.config.schema import field_types, node_type, without_none
+from bigtrain.config.schema import field_types, is_group, node_type, without_none
 from bigtrain.errors import BigtrainError
 
 
@@ -66,7 +66,7 @@ def _values(composition: Composition, key: str) -> Iterable[str]:
         return composition.list_choices(key)
     node, *_, name = composition.tree.config, *key.split(".")
     for part in key.split(".")[:-1]:
-        if part not in field_types(node_type(node)):
+        if not is_group(field_types(node_type(node)).get(part)):
             return []
         node = node[part]
     hint = without_none(field_types(node_type(node)).get(name))

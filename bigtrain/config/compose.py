@@ -112,7 +112,7 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
         for group, choice in defaults.overrides.known_choices.items()
         if isinstance(choice, str) and choice in library.choices(group)
     }
-    if request.verb == "train" and tree.config.name == "":
+    if request.verb == "train" and tree.raw()["name"] == "":
         tree.config.name = _default_name(choices)
     return Composition(request, tree, overrides, choices, library.groups, library.choices, library.parts)
 

@@ -51,12 +51,15 @@ def suggest(key: str, known: Iterable[str], value: Any = None) -> list[str]:
     parent, _, last = key.rpartition(".")
     alias, unit = _ALIASES.get(last.lower(), ("", ""))
     siblings = {name.split(".")[-1]: name for name in known if name.rpartition(".")[0] == parent}
+    if "." in key:  # a dotted key meant a single setting
+        groups = {name.rpartition(".")[0] for name in known}
+        known = [name for name in known if name not in groups]
     anywhere = {name.split(".")[-1]: name for name in reversed(known)}
     tiers = (
         [name for name in known if alias and name.split(".")[-1] == alias],
         [name for name in known if name.split(".")[-1] == last],
         [siblings[name] for name in nearest(last, siblings, limit=2)],
-        nearest(key, known, limit=2),
+        [] if siblings else nearest(key, known, limit=2),
         [anywhere[name] for name in nearest(last, anywhere, limit=2)],
     )
     best = next((tier for tier in tiers if tier), [])[:3]

@@ -78,6 +78,16 @@ class Library:
         """Whether `name` is a group of YAML files (not of schemas, nor Hydra's)."""
         return name.split("/")[0] not in ("schema", "hydra", "") and self.repository.group_exists(name)
 
+    def file_that_names(self, group: str, choice: str) -> str:
+        """The file, of those read so far, whose defaults list chose this; Hydra names only the root."""
+        for result_key, loaded in self.repository.cache.items():
+            for default in (loaded and loaded.defaults_list) or []:
+                if not isinstance(default, GroupDefault):
+                    continue
+                if (str(default.group).lstrip("/"), default.value) == (group, choice):
+                    return str(result_key.partition("=")[2])
+        return self.root
+
     def _defaults_of(self, config_path: str) -> list[Any]:
         loaded = self.repository.load_config(config_path)
         return list(loaded.defaults_list or []) if loaded else []
@@ -137,7 +147,8 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
 
 def choice_fix(group: str, choice: str, library: Library) -> str:
     options = library.choices(group)
-    near = did_you_mean([f"{group}={name}" for name in nearest(choice, options)])
+    same = [name for name in options if name.split("/")[-1] == choice.split("/")[-1]]
+    near = did_you_mean([f"{group}={name}" for name in same or nearest(choice, options)])
     listed = f"choices: {', '.join(options)}" if options else f"there is no {group} to choose yet"
     return f"{near} ({listed})" if near else listed
 
@@ -148,6 +159,7 @@ def file_problem(reason: str, library: Library) -> Problem:
     cause = f"{file[1]}.yaml, its defaults list" if file else "a defaults list"
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", reason):
         group, _, choice = missing[1].rpartition("/")
+        cause = f"{library.file_that_names(group, choice)}.yaml, its defaults list"
         return Problem(
             "CONFIG-CHOICE", f"{missing[1]} does not exist", cause, choice_fix(group, choice, library)
         )

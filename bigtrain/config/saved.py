@@ -2,13 +2,12 @@
 
     {"seed": 0, …, "model": {…}, "_bigtrain_": {"version": 1, "kinds": {"model": "cnn", …}, "choices": {…}}}
 
-References inside the config are resolved, `${oc.env:NAME}` is kept (a path belongs to its machine), and secrets
+References inside the config are resolved, `${oc.env:NAME}` is kept (paths belong to a machine), and secrets
 are redacted. Reading it names no code: classes come from the registries by name, and every key must be known.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from bigtrain.config.redact import redact
 from bigtrain.config.run import RunConfig
-from bigtrain.config.schema import field_types, node_type, register_schemas
+from bigtrain.config.schema import field_types, is_group, node_type, register_schemas
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import escape
 from bigtrain.config.yaml_files import read_document
@@ -36,8 +35,7 @@ _REFERENCE = re.compile(r"\$\{([^${}:]*)\}")
 def to_document(tree: SettingsTree, config: Any, choices: dict[str, str]) -> dict[str, Any]:
     """The JSON form of a tree and of the dataclasses made from it."""
     resolved = OmegaConf.to_container(tree.config, resolve=True, enum_to_str=True)
-    raw = OmegaConf.to_container(tree.config, resolve=False, enum_to_str=True)
-    document: dict[str, Any] = redact(_keep_environment(tree.config, raw, resolved, ""))
+    document: dict[str, Any] = redact(_keep_environment(tree.config, tree.raw(), resolved, ""))
     registries = REGISTRIES.items() if isinstance(config, RunConfig) else ()
     kinds = {kind: registry.entry_of(getattr(config, kind)).name for kind, registry in registries}
     document[MARK] = {"version": VERSION, "kinds": kinds, "choices": dict(choices)}
@@ -199,8 +197,8 @@ def _escaped(value: Any) -> Any:
 
 
 def _missing(node: DictConfig, content: Any, path: str) -> Iterator[str]:
-    for key in field_types(node_type(node)):
+    for key, hint in field_types(node_type(node)).items():
         if not isinstance(content, dict) or key not in content:
             yield path + key
-        elif isinstance(node[key], DictConfig) and dataclasses.is_dataclass(node_type(node[key])):
+        elif is_group(hint):
             yield from _missing(node[key], content[key], f"{path}{key}.")

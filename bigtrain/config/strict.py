@@ -61,6 +61,10 @@ class SettingsTree:
         """Merges plain content, key by key. What can't be taken becomes a problem and is left out."""
         self._assign(self.config, (), content, origin)
 
+    def raw(self) -> dict[str, Any]:
+        """The plain values as they were given: references unresolved, enums by name."""
+        return OmegaConf.to_container(self.config, resolve=False, enum_to_str=True)  # type: ignore[return-value]
+
     def apply(self, override: Override) -> None:
         """One `key=value` or `~key` of the command line."""
         origin = Origin(word=str(override.input_line))

@@ -51,9 +51,7 @@ def escape(text: str) -> str:
     """Text that OmegaConf reads back as exactly `text`, also where it looks like an interpolation."""
     if "${" not in text:
         return text
-    escaped = _UNESCAPED.sub(lambda match: match[1] * 2 + "\\${", text)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return escaped + "\\" * trailing
+    return _UNESCAPED.sub(lambda match: match[1] * 2 + "\\${", text)
 
 
 def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]:
@@ -122,6 +120,8 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
 def _unusable(override: Override, word: str) -> Problem | None:
     """A word that reads well but asks for something that we don't do."""
     key, cause = override.key_or_group, f'command line, "{word}"'
+    if not all(key.split(".")):
+        return Problem("CONFIG-WORD", f"{word!r} names no setting", cause, "settings are given as key=value")
     if is_hydra(override):
         return _hydra_problem(override, cause)
     if override.package is not None:

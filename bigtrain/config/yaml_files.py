@@ -44,7 +44,9 @@ class CheckedFolder(FileConfigSource):
         if path.is_file():
             text = read_text(path, MAX_BYTES)
             root = parse_checked(text, str(path))
-            for key, _ in getattr(root, "value", []):
+            if not isinstance(root, (yaml.MappingNode, type(None))):
+                raise _refused(path, root, "no keys", "write key: value")
+            for key, _ in root.value if root else []:
                 if key.value == "hydra":
                     raise _refused(
                         path, key, "a hydra: node", "remove it; Hydra itself is set up by bigtrain"

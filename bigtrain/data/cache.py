@@ -70,23 +70,27 @@ def load_or_build(root: Path | None, kind: str, key: str, build: Callable[[], Pr
     Where it can't be kept (read-only or full disk), one warning is given and the built arrays are used from
     memory.
     """
-    entry = root / kind / key if root else None
-    found = _load(entry) if entry else None
+    found = find(root, kind, key)
     if found is not None:
         return found
     built = build()
     try:
-        if entry is None:
+        if root is None:
             raise OSError("this user has no home folder")
-        _write(entry, built)
+        _write(root / kind / key, built)
     except OSError as error:
         warnings.warn(
-            f"prepared data can't be kept in {root or 'a cache'} ({error.strerror or error}); it is made anew at each "
-            "start. Set data.cache_dir to a folder that can be written.",
+            f"prepared data can't be kept in {root or 'a cache'} ({error.strerror or error}); it is made "
+            "anew at each start. Set data.cache_dir to a folder that can be written.",
             stacklevel=2,
         )
         return built
-    return _load(entry) or built
+    return find(root, kind, key) or built
+
+
+def find(root: Path | None, kind: str, key: str) -> Prepared | None:
+    """The entry `key`, if it is on disk and whole."""
+    return _load(root / kind / key) if root else None
 
 
 def _load(entry: Path) -> Prepared | None:

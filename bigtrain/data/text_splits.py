@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.cache import Prepared, cache_root, find, fingerprint_of, load_or_build
 from bigtrain.data.config import TextConfig
 from bigtrain.data.config import Tokenizer as TokenizerKind
 from bigtrain.data.token_stream import TokenWindows, join_documents, scored_text_bytes
@@ -47,11 +47,7 @@ class TextSplits:
         read: Callable[[], dict[str, Documents]],
         tokenizer: Tokenizer | None,
     ):
-        wanted = tokenizer.to_json() if tokenizer else config.tokenizer.value
-        key = fingerprint_of(_VERSION, source, wanted)
-        prepared = load_or_build(
-            cache_root(config.cache_dir), "text", key, lambda: _prepare(config, read(), tokenizer)
-        )
+        prepared = _find_or_prepare(config, source, read, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
         streams = {split: prepared.arrays[name] for split, name in prepared.meta["stream_of"].items()}
         self._windows = {
@@ -89,6 +85,22 @@ class TextSplits:
                 fix=f"give {split} a part in data.split, or its own files (data.{split}_path)",
             )
         return self._windows[split]
+
+
+def _find_or_prepare(
+    config: TextConfig,
+    source: Any,
+    read: Callable[[], dict[str, Documents]],
+    tokenizer: Tokenizer | None,
+) -> Prepared:
+    root, key = cache_root(config.cache_dir), fingerprint_of(_VERSION, source, config.tokenizer.value)
+    if tokenizer is not None:
+        # A run that is resumed or evaluated brings the tokenizer that was fitted to this very text.
+        fitted = find(root, "text", key)
+        if fitted is not None and fitted.meta["tokenizer"] == tokenizer.to_json():
+            return fitted
+        key = fingerprint_of(_VERSION, source, tokenizer.to_json())
+    return load_or_build(root, "text", key, lambda: _prepare(config, read(), tokenizer))
 
 
 def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokenizer | None) -> Prepared:

@@ -72,7 +72,9 @@ class TransformerConfig(ModelConfig):
     projection_init: ProjectionInit = setting(
         ProjectionInit.zero, "Residual projections start at zero, or at std / sqrt(2 * num_layers) (GPT-2)."
     )
-    init_std: float = setting(0.02, "Standard deviation of initial weights.", above=0)
+    init_std: float | None = setting(
+        None, "Standard deviation of initial weights; default: 1 / sqrt(hidden_size).", above=0
+    )
     norm_epsilon: float = setting(1e-5, "Added to the variance in norms.", above=0)
     rope_base: float = setting(10000.0, "Longest wavelength of RoPE, over 2 pi (arXiv:2104.09864).", above=1)
 
@@ -85,8 +87,8 @@ class TransformerConfig(ModelConfig):
             )
         elif self.positional is Positional.rope and (self.hidden_size // self.num_heads) % 2:
             found.append(
-                f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; positional=rope turns pairs "
-                "of features, so it must be even"
+                f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; "
+                "positional=rope turns pairs of features, so it must be even"
             )
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
             found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")

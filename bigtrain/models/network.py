@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class NetworkOutput(NamedTuple):
-    """What each head predicts, by name, and the backbone's state to go on from (None where there was none)."""
+    """What each head predicts, by name, and the backbone's state to go on from, or None."""
 
     predictions: dict[str, Any]
     state: Any
@@ -33,8 +33,9 @@ class Network(nn.Module):
 
 
 def tie_weights(network: Network, model_config: object) -> None:
-    """Where `model.tie_embeddings` says so, the language-model head takes the token embedding's very Parameter
-    (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that head.
+    """Where `model.tie_embeddings` says so, the language-model head takes the token embedding's very
+    Parameter (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that
+    head.
     """
     if getattr(model_config, "tie_embeddings", False) and "language_model" in network.heads:
         network.heads["language_model"].weight = network.backbone.token_embedding.weight

@@ -1,6 +1,6 @@
 """Causal self-attention with grouped key/value heads, and the cache it decodes with.
-
-Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the cache.
+ Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the
+cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from bigtrain.nn.positional import rotate
 
 
 class LayerCache(NamedTuple):
-    """One layer's keys and values (B, G, M, K), preallocated and written in place; `start` positions are filled."""
+    """One layer's keys and values (B, G, M, K), preallocated and written in place; `start` positions are
+    filled.
+    """
 
     keys: Tensor
     values: Tensor
@@ -35,8 +37,9 @@ class LayerCache(NamedTuple):
 class CausalSelfAttention(nn.Module):
     """Multi-head attention (arXiv:1706.03762) in which position t sees positions up to t.
 
-    `num_kv_heads` < `num_heads` shares each key/value head among H/G consecutive query heads (arXiv:2305.13245).
-    `qk_norm` divides queries and keys by their root mean square over K, with no trained scale.
+    `num_kv_heads` < `num_heads` shares each key/value head among H/G consecutive query heads
+    (arXiv:2305.13245). `qk_norm` divides queries and keys by their root mean square over K, with no trained
+    scale.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotation_2T1K: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        """(B, T, D) → (B, T, D). `rotation` as `RotaryPositions` gives it; with a cache, T further positions."""
+        """(B, T, D) → (B, T, D). `rotation` comes from `RotaryPositions`; with a cache, T more positions."""
         batch, length, width = x_BTD.shape
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_BTD).view(batch, length, heads + 2 * kv_heads, self.head_size)
@@ -102,12 +105,14 @@ class CausalSelfAttention(nn.Module):
 def _is_faster_in_fp32(qkv_BTHK: Tensor) -> bool:
     """Whether attention over bf16 pays for the conversion to fp32: on CPUs, for short sequences.
 
-    PyTorch 2.13's bf16 kernel has a backward pass with a large fixed cost per head. Forward and backward on one AMX
-    core, bf16 against fp32 with its conversions: T 64, K 32: 7.4 / 1.6 ms; T 128, K 32: 42 / 15; T 256, K 32: 30 / 22;
-    T 256, K 64: 18 / 20; T 512, K 64: 82 / 113.
+    PyTorch 2.13's bf16 kernel has a backward pass with a large fixed cost per head. Forward and backward on
+    one AMX core, bf16 against fp32 with its conversions: T 64, K 32: 7.4 / 1.6 ms; T 128, K 32: 42 / 15; T
+    256, K 32: 30 / 22; T 256, K 64: 18 / 20; T 512, K 64: 82 / 113.
     """
     _, length, _, head_size = qkv_BTHK.shape
-    return qkv_BTHK.device.type == "cpu" and qkv_BTHK.dtype == torch.bfloat16 and length * head_size < 256 * 64
+    return (
+        qkv_BTHK.device.type == "cpu" and qkv_BTHK.dtype == torch.bfloat16 and length * head_size < 256 * 64
+    )
 
 
 def _causal_mask(length: int, start: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Asking about autocast, and stepping out of it, on any device: PyTorch's own calls raise on the meta device."""
+"""Asking about autocast and stepping out of it, on any device: PyTorch's own calls raise on meta."""
 
 from __future__ import annotations
 

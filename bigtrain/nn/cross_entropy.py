@@ -1,8 +1,7 @@
 """Cross entropy over a vocabulary straight from hidden vectors, in chunks where the logits would be large.
-
-The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a chunk and
-no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap, does its softmax
-in the low precision of autocast, and is missing from 2.11.)
+ The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a
+chunk and no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap,
+does its softmax in the low precision of autocast, and is missing from 2.11.)
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ CHUNK_LOGITS = 2**25  # 128 MiB of fp32 logits alive at once; below that the pla
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
-    """cap * tanh(logits / cap), which lies within ±cap (Gemma 2, arXiv:2408.00118); unchanged where cap is None."""
+    """cap * tanh(logits / cap), which lies within ±cap (Gemma 2, arXiv:2408.00118); unchanged where cap is
+    None.
+    """
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def vocabulary_logits(hidden_ND: Tensor, weight_VD: Tensor, softcap: float | None) -> Tensor:
-    """(..., D) → (..., V), at least fp32: under autocast the product is low precision, what follows is not."""
+    """(..., D) → (..., V), at least fp32: under autocast only the product is in low precision."""
     return soft_cap(_at_least_fp32(F.linear(hidden_ND, weight_VD)), softcap)
 
 
@@ -36,10 +37,12 @@ def vocabulary_cross_entropy(
     softcap: float | None = None,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> Tensor:
-    """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ))[target], in nats; a scalar, at least fp32.
+    """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ))[target], in nats; a scalar, at least
+    fp32.
 
-    `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and one row at least) are
-    alive at once. Gradients once only: there is no second derivative when the sum is done in chunks.
+    `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and one row at
+    least) are alive at once. Gradients once only: there is no second derivative when the sum is done in
+    chunks.
     """
     if targets_N.numel() * weight_VD.shape[0] <= chunk_logits:
         logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 class Features(NamedTuple):
-    """`hidden` (B, T, D) per position or None; `pooled` (B, D) per sample or None; `state` to go on from, or None."""
+    """`hidden` (B, T, D) per position or None; `pooled` (B, D) per sample or None; `state` to go on from, or
+    None.
+    """
 
     hidden: Tensor | None
     pooled: Tensor | None

@@ -36,8 +36,8 @@ class VocabularyProjection(NamedTuple):
 class LanguageModelHead(nn.Module):
     """A linear map D → V without bias. The weight starts at zero: every token is equally likely, loss = ln V.
 
-    A tied head takes the token embedding's weight instead (`models.network.tie_weights`). The vocabulary is not
-    padded to a rounder size.
+    A tied head takes the token embedding's weight instead (`models.network.tie_weights`). The vocabulary is
+    not padded to a rounder size.
     """
 
     def __init__(self, hidden_size: int, vocab_size: int, softcap: float | None = None):

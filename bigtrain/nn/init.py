@@ -1,7 +1,7 @@
-"""How weights start: linear layers and embeddings drawn from a normal distribution, residual projections apart.
-
-Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed, same
-weights. Convolutions and the layers of the CNN keep PyTorch's own initialisation.
+"""How weights start: linear layers and embeddings drawn from a normal distribution, residual projections
+apart.
+ Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed,
+same weights. Convolutions and the layers of the CNN keep PyTorch's own initialisation.
 """
 
 from __future__ import annotations

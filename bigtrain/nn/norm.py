@@ -1,6 +1,6 @@
 """Normalisation layers by name, and the RMS norm itself.
-
-Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low precision.
+ Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low
+precision.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class RMSNorm(nn.Module):
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """x / sqrt(mean(x²) + epsilon) * weight over the last axis.
 
-    GPUs have a fused kernel, and a compiler makes one. On a CPU, PyTorch 2.13 differentiates the formula operation
-    by operation; the gradient written out takes about half the time (12x64x128: 0.32 against 0.59 ms, one core).
+    GPUs have a fused kernel, and a compiler makes one. On a CPU, PyTorch 2.13 differentiates the formula
+    operation by operation; the gradient written out takes about half the time (12x64x128: 0.32 against 0.59
+    ms, one core).
     """
     if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _RMSNormOnCPU.apply(x, weight, epsilon)
@@ -46,7 +47,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
 
 
 class _RMSNormOnCPU(torch.autograd.Function):
-    """With r = 1/rms and n = x r: y = n w, dx = r (g w - n mean(g w n)), dw = sum(g n). At least fp32 inside."""
+    """With r = 1/rms, n = x r: y = n w, dx = r (g w - n mean(g w n)), dw = sum(g n). At least fp32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:

@@ -1,7 +1,7 @@
-"""How a transformer knows positions: added to the embedding (learned, sinusoidal), or turned into q and k (RoPE).
-
-Every one takes `start`, the position of the first token, so that decoding with a cache sees the same numbers as
-a forward pass over everything. Tables are buffers outside the checkpoint: they follow from the settings.
+"""How a transformer knows positions: added to the embedding (learned, sinusoidal), or turned into q and k
+(RoPE).
+ Every one takes `start`, the position of the first token, so that decoding with a cache sees the same numbers
+as a forward pass over everything. Tables are buffers outside the checkpoint: they follow from the settings.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class SinusoidalPositions(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """RoPE (arXiv:2104.09864): features i and i + K/2 of a head form a pair, turned by an angle that grows with the
-    position, so that q·k depends on the distance only. `rotate` applies what `forward` looks up.
+    """RoPE (arXiv:2104.09864): features i and i + K/2 of a head form a pair, turned by an angle that grows
+    with the position, so that q·k depends on the distance only. `rotate` applies what `forward` looks up.
     """
 
     def __init__(self, max_length: int, head_size: int, *, base: float):
@@ -63,8 +63,8 @@ class RotaryPositions(nn.Module):
 def rotate(x_BTHK: Tensor, rotation_2T1K: Tensor) -> Tensor:
     """Turns each pair of features by its position's angle.
 
-    In the dtype of `x`: under autocast that is bf16, whose rounding of the angle's sine is no larger than that of q
-    and k themselves, and three fp32 passes over q and k are saved.
+    In the dtype of `x`: under autocast that is bf16, whose rounding of the angle's sine is no larger than
+    that of q and k themselves, and three fp32 passes over q and k are saved.
     """
     cosine, sine = rotation_2T1K.to(x_BTHK.dtype).unbind()
     first, second = x_BTHK.chunk(2, dim=-1)

@@ -1,8 +1,8 @@
 """What a task is: stateless functions between samples, network and loss.
-
-The loss contract: `compute_loss` returns *sums* and never divides. The trainer sums `counts` over the micro-batches
-and ranks of a step before the first forward, and each micro-batch back-propagates `weight * sum / global count`. So
-how a batch is cut into micro-batches and ranks changes nothing but rounding, also when target counts differ.
+ The loss contract: `compute_loss` returns *sums* and never divides. The trainer sums `counts` over the
+micro-batches and ranks of a step before the first forward, and each micro-batch back-propagates `weight * sum
+/ global count`. So how a batch is cut into micro-batches and ranks changes nothing but rounding, also when
+target counts differ.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from bigtrain.data.base import DataSpec
-
 Batch = dict[str, Tensor]
 
 
 @dataclass
 class LossTerm:
-    """`sum` over the micro-batch's targets (a scalar with gradient), their `count` (scalar), and the term's weight."""
+    """`sum` over the micro-batch's targets (a scalar with gradient), their `count` (scalar), and the term's
+    weight.
+    """
 
     sum: Tensor
     count: Tensor
@@ -54,7 +54,7 @@ class Task(Protocol):
         ...
 
     def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
-        """Forward pass and loss sums. `network.training` says whether statistics are wanted (in eval only)."""
+        """Forward pass and loss sums. Statistics in eval mode only (`network.training`)."""
         ...
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Task(Protocol):
 
 
 class TrainingModule(nn.Module):
-    """Network and task as the one module that is wrapped, compiled and sharded: forward(batch) → LossOutput."""
+    """Network and task as the one module that is wrapped and sharded: forward(batch) → LossOutput."""
 
     def __init__(self, network: nn.Module, task: Task):
         super().__init__()

@@ -31,7 +31,7 @@ class Classification:
             raise ConfigError.of(
                 "TASK-DATA",
                 f"task=classification needs labelled samples, but this data gives {data_spec.kind}",
-                fix="choose data that gives images, for instance data=fashion_mnist, or task=language_modeling",
+                fix="choose data with labels, for instance data=fashion_mnist, or task=language_modeling",
             )
         self.data_spec = data_spec
         self.num_classes = data_spec.num_classes
@@ -93,10 +93,11 @@ class Classification:
 
 
 def macro_f1(confusion_CC: Tensor) -> float:
-    """Mean over classes of F1 = 2 TP / (true + predicted), from a confusion matrix (rows true, columns predicted).
+    """Mean over classes of F1 = 2 TP / (true + predicted), from a confusion matrix (rows true, columns
+    predicted).
 
-    A class that is neither a label nor a prediction of any sample is left out; one that occurs but is never hit
-    counts 0. This is scikit-learn's `f1_score(average="macro", zero_division=0)`.
+    A class that is neither a label nor a prediction of any sample is left out; one that occurs but is never
+    hit counts 0. This is scikit-learn's `f1_score(average="macro", zero_division=0)`.
     """
     occurrences_C = confusion_CC.sum(dim=0) + confusion_CC.sum(dim=1)
     present = occurrences_C > 0

@@ -1,8 +1,7 @@
 """Generation: one loop that continues a prompt, for every backbone that has `initial_state`.
-
-The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache of keys
-and values, …). When the positions run out, the window slides: the last half of it is read again into a fresh state,
-so half a window of context is always there and the cost per token stays bounded.
+ The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache
+of keys and values, …). When the positions run out, the window slides: the last half of it is read again into
+a fresh state, so half a window of context is always there and the cost per token stays bounded.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ def stream(
     """Yields the next ids, (B,) int64 on the network's device, up to `max_tokens` times.
 
     `prompt` is (B, T) ids with T ≥ 1, all rows of one length; of a prompt over `max_length` the end is read.
-    `max_length` is the longest context, at most (and by default) the backbone's own. A row that has produced
-    `stop_id` repeats it; when all have, the stream ends. `generator` lives on the network's device. The network is in
-    eval mode meanwhile, and back in its own mode when the stream ends or is closed. Raises ValueError for a prompt
-    that is empty or ragged.
+    `max_length` is the longest context: by default as long as in training, at most the positions there are. A
+    row that has produced `stop_id` repeats it; when all have, the stream ends. `generator` lives on the
+    network's device. The network is in eval mode meanwhile, and back in its own mode when the stream ends or
+    is closed. Raises ValueError for a prompt that is empty or ragged.
     """
     context_BT = _prompt_ids(prompt).to(next(network.parameters()).device)
     limit = _context_limit(network, context_BT.shape[1] + max_tokens, max_length)
@@ -101,7 +100,8 @@ def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | N
 
 
 def keep_likeliest(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """The logits, -inf outside the k likeliest tokens and the nucleus of probability p (at least one token stays).
+    """The logits, -inf outside the k likeliest tokens and the nucleus of probability p (at least one token
+    stays).
 
     Exactly min(k, V) tokens stay for top_k, also among equals.
     """
@@ -121,22 +121,20 @@ def keep_likeliest(logits_BV: Tensor, top_k: int | None, top_p: float | None) ->
 
 
 def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
-    if not isinstance(prompt, Tensor) and len({len(row) for row in prompt}) > 1:
-        raise ValueError(
-            f"prompts of lengths {sorted({len(row) for row in prompt})}; they must be of one length"
-        )
-    ids_BT = torch.as_tensor(prompt, dtype=torch.int64)
+    try:
+        ids_BT = torch.as_tensor(prompt, dtype=torch.int64)
+    except ValueError as error:
+        raise ValueError("prompts generated together must have the same number of tokens") from error
     if ids_BT.ndim != 2 or ids_BT.numel() == 0:
-        raise ValueError(
-            "a prompt needs at least one token; begin with the end_of_text id if there is nothing to say"
-        )
+        raise ValueError("a prompt is (B, T) ids with at least one token; end_of_text can begin an empty one")
     return ids_BT
 
 
 def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
-    """The longest context: no more than the backbone, the caller and the tokens asked for call for."""
-    own = getattr(network.backbone, "max_length", None)
-    return max(1, min(limit for limit in (needed, own, max_length) if limit is not None))
+    """The longest context: as asked for, or as trained; at most the positions there are, or needed."""
+    wanted = max_length or getattr(network.backbone, "context_length", None)
+    positions = getattr(network.backbone, "max_length", None)
+    return min(limit for limit in (needed, wanted, positions) if limit is not None)
 
 
 def _eager(network: nn.Module) -> contextlib.AbstractContextManager:

@@ -37,7 +37,9 @@ class LanguageModeling:
         return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap)}
 
     def collate(self, samples: Batch, training: bool) -> Batch:
-        """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where not asked."""
+        """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where
+        not asked.
+        """
         tokens = samples["tokens"]
         targets = tokens[:, 1:]
         if "scored" in samples:
@@ -55,7 +57,9 @@ class LanguageModeling:
         return LossOutput({"loss": LossTerm(loss, _num_scored(batch["targets"]))})
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, and where known `bits_per_byte` and `excess` over the best possible."""
+        """`loss` (nats per token), `perplexity`, and where known `bits_per_byte` and `excess` over the best
+        possible.
+        """
         loss = float(totals["loss.sum"] / totals["loss.count"])
         metrics = {"loss": loss, "perplexity": _exponential(loss)}
         bytes_per_token = self.data_spec.bytes_per_token.get(split)

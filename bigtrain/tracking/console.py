@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bigtrain.tracking.live_view import LiveView
+from bigtrain.tracking.live_view import LiveView, note_room
 from bigtrain.tracking.progress import Progress, row_line, start_lines
 from bigtrain.tracking.tracker import Row, RunFacts, Sink
 
@@ -102,13 +102,14 @@ class LiveConsole(Sink):
             self._view.sample = " ".join(text.split())[:400]
 
     def note(self, sentence: str, warning: bool = False) -> None:
-        """A warning is printed above the panel and stays; another note stands in the lower border."""
-        if warning or self._view is None:
-            style = "yellow" if warning else ""
-            self._console.print(Text(f"warning: {sentence}" if warning else sentence, style=style))
-        else:
+        """A short note stands in the panel's lower border; a long one or a warning stays above it."""
+        is_short = len(sentence) <= note_room(self._console.width)
+        if self._live is not None and self._view is not None and is_short and not warning:
             self._view.note = sentence
             self._draw()
+            return
+        line = Text(f"warning: {sentence}" if warning else sentence, style="yellow" if warning else "")
+        self._console.print(line, soft_wrap=True)  # it may hold a command: never broken into lines
 
     def close(self) -> None:
         """Draws the last state and gives the terminal back."""

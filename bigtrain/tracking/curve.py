@@ -21,7 +21,7 @@ def _drawable(value: float) -> bool:
 def resample(values: Sequence[float], count: int) -> list[float]:
     """At most `count` values: the mean of the drawable ones of each equal stretch, or nan."""
     if len(values) <= count:
-        return list(values)
+        return [value if _drawable(value) else math.nan for value in values]
     means = []
     for index in range(count):
         stretch = values[index * len(values) // count : (index + 1) * len(values) // count]

@@ -25,6 +25,16 @@ _STACKED_ROWS = 4
 _MOST_COLUMNS = 110  # a wider panel is harder to read, not easier
 
 
+def panel_width(columns: int) -> int:
+    """Columns the panel takes on a terminal of this many."""
+    return min(columns, _MOST_COLUMNS)
+
+
+def note_room(columns: int) -> int:
+    """Letters that fit into the panel's lower border."""
+    return panel_width(columns) - 6
+
+
 class LiveView:
     """A rich renderable that shows the progress as it is at the moment of drawing."""
 
@@ -35,7 +45,7 @@ class LiveView:
         self.closed = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = min(options.max_width, _MOST_COLUMNS)
+        width = panel_width(options.max_width)
         inside = width - 6
         numbers = self._numbers()
         parts: list[RenderableType] = [self._progress_line(inside), Text()]

@@ -38,7 +38,6 @@ class TensorBoardSink(Sink):
         self._events = EventFile(directory, purge_step)
         self._optimal_loss: float | None = None
         self._step = 0
-        self._logged: dict[str, float] = {}
 
     def start(self, facts: RunFacts) -> None:
         """Writes the config, and the chart that draws training and validation loss and the optimum as one."""
@@ -74,13 +73,13 @@ class TensorBoardSink(Sink):
     ) -> None:
         """Writes both into this run itself (`add_hparams` would make a second run in a sub-directory).
 
-        The table shows the last value of each metric's tag; so a value that the tag does not end with is
-        added at the last step: give best values tags of their own, such as "val/best_loss".
+        TensorBoard's table takes a metric's value from the scalar of its tag. So each metric gets a tag
+        of its own, "final/val/loss": the best weights' value would be a false last point of "val/loss".
         """
-        for summary in hyperparameter_summaries(settings, metrics, self._run_name):
+        final = {f"final/{tag}": float(value) for tag, value in metrics.items()}
+        for summary in hyperparameter_summaries(settings, final, self._run_name):
             self._events.add(summary, self._step)
-        new = {tag: float(value) for tag, value in metrics.items() if self._logged.get(tag) != float(value)}
-        self._add_scalars(new)
+        self._add_scalars(final)
         self._events.flush()
 
     def close(self) -> None:
@@ -90,7 +89,6 @@ class TensorBoardSink(Sink):
     def _add_scalars(self, values: Mapping[str, float]) -> None:
         for tag, value in values.items():
             self._events.add(self._summary.scalar(tag, value), self._step)
-        self._logged.update(values)
 
 
 class EventFile:

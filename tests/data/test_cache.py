@@ -43,7 +43,9 @@ def test_a_damaged_entry_is_built_again(tmp_path, name, damage):
         path.write_bytes(damaged.get(damage, b"\xff" * len(content)))
     again = load_or_build(tmp_path, "text", "key", build)
     np.testing.assert_array_equal(again.arrays["tokens"], np.arange(1000))
-    np.testing.assert_array_equal(load_or_build(tmp_path, "text", "key", never).arrays["other"], np.ones((2, 3)))
+    np.testing.assert_array_equal(
+        load_or_build(tmp_path, "text", "key", never).arrays["other"], np.ones((2, 3))
+    )
 
 
 def test_where_nothing_can_be_written_it_works_from_memory_with_one_warning(tmp_path):
@@ -89,7 +91,8 @@ def test_processes_that_build_at_once_all_succeed(tmp_path):
         "import sys, pathlib, warnings, numpy as np; warnings.simplefilter('error');"
         "from bigtrain.data.cache import *;"
         "build = lambda: Prepared({}, {'tokens': np.arange(10**6)});"
-        "[load_or_build(pathlib.Path(sys.argv[1]), 'text', str(k), build).arrays['tokens'][-1] for k in range(20)]"
+        "root = pathlib.Path(sys.argv[1]);"
+        "[load_or_build(root, 'text', str(key), build).arrays['tokens'][-1] for key in range(20)]"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]

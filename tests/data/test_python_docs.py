@@ -13,13 +13,8 @@ from bigtrain.errors import DataError
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def docs(cache):
-    return PythonDocs(PythonDocsConfig(cache_dir=cache))
+def docs(shared_cache):
+    return PythonDocs(PythonDocsConfig(cache_dir=shared_cache))
 
 
 def test_about_two_megabytes_of_english(docs):
@@ -32,17 +27,18 @@ def test_about_two_megabytes_of_english(docs):
     assert ">>> " not in text[: len(text) // 10] and "\n\n\n\n" not in text
 
 
-def test_the_second_start_reads_no_source(docs, cache, monkeypatch):
+def test_the_second_start_reads_no_source(docs, shared_cache, monkeypatch):
     monkeypatch.setattr("bigtrain.data.python_docs._parse", lambda path: pytest.fail("parsed again"))
-    assert PythonDocs(PythonDocsConfig(cache_dir=cache)).spec == docs.spec
+    assert PythonDocs(PythonDocsConfig(cache_dir=shared_cache)).spec == docs.spec
 
 
-def test_nothing_is_imported(cache):
+def test_nothing_is_imported():
     code = (
         "import sys; from bigtrain.data.python_docs import *; import bigtrain.data.text_splits;"
-        "import rich.console, rich.status; before = set(sys.modules);"
-        "library = Path(sysconfig.get_path('stdlib'));"
-        "files = [file for file in python_files(library) if file.name in ('this.py', 'antigravity.py', 'topics.py')];"
+        "import rich.console, rich.status; library = Path(sysconfig.get_path('stdlib'));"
+        "before = set(sys.modules);"
+        "names = ('this.py', 'antigravity.py', 'topics.py');"
+        "files = [file for file in python_files(library) if file.name in names];"
         "assert len(files) == 3 and read_documents(library, files);"
         "print(sorted(set(sys.modules) - before))"
     )
@@ -65,7 +61,9 @@ def test_a_python_without_sources_is_an_error(tmp_path):
 def test_documents_are_modules_and_topics_without_repeats(tmp_path):
     long = "This sentence is long enough to be counted as prose{}."
     (tmp_path / "pydoc_data").mkdir()
-    (tmp_path / "pydoc_data" / "topics.py").write_text(f"topics = {{'a': {long.format(' A')!r}, 'b': 'short'}}")
+    (tmp_path / "pydoc_data" / "topics.py").write_text(
+        f"topics = {{'a': {long.format(' A')!r}, 'b': 'short'}}"
+    )
     (tmp_path / "m.py").write_text(f'"""{long.format(1)}"""\nclass C:\n    """{long.format(2)}"""\n')
     (tmp_path / "n.py").write_text(f'"""{long.format(3)}"""\ndef f():\n    """{long.format(2)}"""\n')
     (tmp_path / "bad.py").write_bytes(b"def (:\n\xff")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import bigtrain.data.text_files as text_files
 from bigtrain.config.settings import find_problems
-from bigtrain.data.config import TextCorpusConfig, Tokenizer
+from bigtrain.data.config import TextCorpusConfig
 from bigtrain.data.text_corpus import TextCorpus, find_files
 from bigtrain.data.text_files import content_hash, read_documents
 from bigtrain.errors import DataError
@@ -19,9 +19,9 @@ from bigtrain.errors import DataError
 STORY = "It was a dark and stormy night; the rain fell in torrents. " * 20
 
 
-def corpus(tmp_path, tokenizer=None, **settings):
+def corpus(tmp_path, **settings):
     settings = {"sequence_length": 8, "cache_dir": str(tmp_path / "cache"), **settings}
-    return TextCorpus(TextCorpusConfig(**settings), tokenizer)
+    return TextCorpus(TextCorpusConfig(**settings))
 
 
 def text_of(corpus, split):
@@ -33,7 +33,7 @@ def text_of(corpus, split):
 
 def test_a_file_comes_back_as_nanogpt_splits_it(tmp_path):
     (tmp_path / "story.txt").write_text(STORY)
-    data = corpus(tmp_path, path=str(tmp_path / "story.txt"), split="nanogpt", tokenizer=Tokenizer.byte)
+    data = corpus(tmp_path, path=str(tmp_path / "story.txt"), split="nanogpt")
     cut = int(len(STORY) * 0.9)
     assert text_of(data, "train") == STORY[:cut]
     assert text_of(data, "val") == text_of(data, "test") == STORY[cut:]
@@ -50,7 +50,16 @@ def test_own_files_for_each_split(tmp_path):
 
 
 def test_files_in_a_directory_and_by_glob(tmp_path):
-    for name in ("b.txt", "a.md", "sub/c.jsonl", "sub/d.txt.gz", "e.py", ".hidden.txt", ".git/f.txt", "g.txtx"):
+    for name in (
+        "b.txt",
+        "a.md",
+        "sub/c.jsonl",
+        "sub/d.txt.gz",
+        "e.py",
+        ".hidden.txt",
+        ".git/f.txt",
+        "g.txtx",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
 
@@ -77,7 +86,11 @@ def test_formats(tmp_path):
         return read_documents(tmp_path / name, "text", separator)
 
     rows = b'{"text": "one\\r\\ntwo", "id": 1}\n\n{"text": ""}\r\n{"text": "three\xe2\x80\xa8"}'
-    assert documents("a.jsonl", rows) == documents("a.jsonl.gz", rows, packed=True) == ["one\ntwo", "three\u2028"]
+    assert (
+        documents("a.jsonl", rows)
+        == documents("a.jsonl.gz", rows, packed=True)
+        == ["one\ntwo", "three\u2028"]
+    )
     text = b"\xef\xbb\xbfone\r\ntwo\rthree"
     assert documents("a.txt", text) == documents("a.txt.gz", text, packed=True) == ["one\ntwo\nthree"]
     assert documents("b.txt", b"one\n<end>\n\n<end>\ntwo\n", "<end>") == ["one", "two\n"]
@@ -126,7 +139,9 @@ def test_an_empty_corpus_is_an_error(tmp_path):
         corpus(tmp_path, path=str(tmp_path / "a.txt"))
 
 
-@given(st.binary(max_size=200), st.sampled_from(["f.txt", "f.jsonl", "f.txt.gz", "f.jsonl.gz"]), st.booleans())
+@given(
+    st.binary(max_size=200), st.sampled_from(["f.txt", "f.jsonl", "f.txt.gz", "f.jsonl.gz"]), st.booleans()
+)
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_give_text_or_a_data_error(tmp_path_factory, content, name, packed):
     path = tmp_path_factory.getbasetemp() / name
@@ -187,7 +202,19 @@ def test_the_hash_is_of_contents_not_of_places(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "split", ["", "1", "0.5,0.5", "a,b,c", "nan,nan,nan", "1,0,0", "0,0.5,0.5", "0.5,0.6,-0.1", "0.5,0.5,0.5", "inf,1,1"]
+    "split",
+    [
+        "",
+        "1",
+        "0.5,0.5",
+        "a,b,c",
+        "nan,nan,nan",
+        "1,0,0",
+        "0,0.5,0.5",
+        "0.5,0.6,-0.1",
+        "0.5,0.5,0.5",
+        "inf,1,1",
+    ],
 )
 def test_a_split_that_makes_no_sense_is_a_config_problem(split):
     assert find_problems(TextCorpusConfig(path="x", split=split))

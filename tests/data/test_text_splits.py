@@ -127,6 +127,12 @@ def test_characters_that_only_val_has_become_one_unknown_token_and_a_warning(tmp
     assert splits.dataset("val").gather(np.array([0]))["tokens"].tolist() == [[2, 2, 2, 2, 2]]
 
 
+def test_the_tokenizer_that_was_fitted_finds_the_same_cache(tmp_path):
+    first = TextSplits(config(tmp_path), "s", lambda: divide(["ab" * 30], "nanogpt"), None)
+    second = TextSplits(config(tmp_path), "s", lambda: pytest.fail("read again"), first.tokenizer)
+    assert first.spec == second.spec
+
+
 def test_a_given_tokenizer_is_used_as_it_is(tmp_path):
     given_one = CharTokenizer("abcd")
     splits = TextSplits(config(tmp_path), "s", lambda: divide(["ab" * 30], "nanogpt"), given_one)

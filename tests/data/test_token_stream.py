@@ -71,4 +71,9 @@ def test_bytes_are_those_of_the_scored_text(documents, tokenizer, expected):
 
 
 def test_the_smallest_type_that_holds_the_vocabulary():
-    assert [token_dtype(size) for size in (256, 257, 65536, 65537)] == [np.uint8, np.uint16, np.uint16, np.uint32]
+    assert [token_dtype(size) for size in (256, 257, 65536, 65537)] == [
+        np.uint8,
+        np.uint16,
+        np.uint16,
+        np.uint32,
+    ]

@@ -74,6 +74,13 @@ def test_residual_projections_start_at_zero_or_scaled():
 TEXT_4 = type(TEXT)(kind="text", fingerprint="", sizes={}, vocab_size=11, sequence_length=4)
 
 
+def test_initial_scale_follows_the_width_unless_told():
+    for width in (64, 256):
+        config = TransformerConfig(hidden_size=width, num_layers=1, max_length=4)
+        weight = Transformer(config, TEXT_4).blocks[0].feedforward.expansion.weight
+        assert weight.std().item() == pytest.approx(width**-0.5, rel=0.05)
+
+
 def test_softcap_bounds_the_logits():
     _, network = tiny_network(tiny_config(TransformerConfig, logit_softcap=0.5))
     perturb(network, 5.0)

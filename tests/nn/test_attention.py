@@ -1,4 +1,6 @@
-"""Attention: grouped heads equal repeated ones; the cache is written in place; the fp32 rule changes no meaning."""
+"""Attention: grouped heads equal repeated ones; the cache is written in place; the fp32 rule changes no
+meaning.
+"""
 
 import pytest
 import torch

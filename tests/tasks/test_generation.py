@@ -40,7 +40,9 @@ def uncached(network, prompt, max_tokens, sampling, generator=None):
 def test_cached_equals_uncached_token_for_token(positional, num_kv_heads, sampling):
     network = network_for(positional=positional, num_kv_heads=num_kv_heads)
     expected = uncached(network, PROMPT, 13, sampling, torch.Generator().manual_seed(5))
-    actual = generate(network, PROMPT, 13, sampling, generator=torch.Generator().manual_seed(5))
+    actual = generate(
+        network, PROMPT, 13, sampling, generator=torch.Generator().manual_seed(5), max_length=16
+    )
     assert torch.equal(actual, expected)
 
 
@@ -71,7 +73,19 @@ def test_beyond_the_window_the_last_half_is_read_again():
 def test_a_prompt_over_the_window_is_read_from_its_end():
     network = network_for(max_length=16)
     prompt = [[token % 11 for token in range(50)]]
-    assert torch.equal(generate(network, prompt, 3, GREEDY), generate(network, [prompt[0][-16:]], 3, GREEDY))
+    expected = generate(network, [prompt[0][-16:]], 3, GREEDY, max_length=16)
+    assert torch.equal(generate(network, prompt, 3, GREEDY, max_length=16), expected)
+    assert torch.equal(generate(network, prompt, 3, GREEDY, max_length=99), expected)
+
+
+def test_the_window_is_as_long_as_in_training_by_default():
+    network = network_for(max_length=64)  # trained on 12 tokens
+    assert torch.equal(
+        generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=12)
+    )
+    assert not torch.equal(
+        generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=64)
+    )
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
@@ -114,7 +128,7 @@ def test_training_goes_on_after_generation():
 
 @pytest.mark.parametrize("prompt", [[], [[]], [[1, 2], [3]], [1, 2]])
 def test_prompts_that_are_empty_or_ragged_are_refused(prompt):
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match="prompt"):
         generate(network_for(), prompt, 3, GREEDY)
 
 

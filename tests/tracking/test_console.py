@@ -137,6 +137,20 @@ def test_warnings_stay_above_the_panel(terminal, facts, train_row, val_row):
     assert "warning" not in "\n".join(_last_panel(console))
 
 
+def test_a_note_too_long_for_the_border_is_printed_whole_and_so_is_one_after_the_end(
+    terminal, facts, train_row, val_row
+):
+    console = terminal(60, color_system=None)
+    live = _show(console, facts, train_row, val_row)
+    command = f"stopped; go on with: bigtrain resume=outputs/{'long-' * 20}run"
+    live.note(command)
+    live.close()
+    live.note("closed")
+    text = console.file.getvalue()
+    assert command in text and text.endswith("closed\n")
+    assert "checkpoint step-00001240 written" in "\n".join(_last_panel(console))
+
+
 def test_no_color_is_respected(terminal, facts, train_row, val_row, monkeypatch):
     colored = terminal(80)
     _show(colored, facts, train_row, val_row).close()

@@ -46,7 +46,7 @@ def run_dir(tmp_path, facts_with_optimum, train_row, val_row) -> Path:
     sink.scalars(val_row(30, 1.9))
     sink.text("val/sample", "The *quick* fox\n  jumps ``` over", 30)
     sink.image("val/predictions", IMAGE, 30)
-    sink.hyperparameters(SETTINGS, {"val/loss": 1.9, "val/best_loss": 1.8})
+    sink.hyperparameters(SETTINGS, {"val/loss": 1.8, "test/loss": 1.85})
     sink.close()
     return tmp_path / "run-1"
 
@@ -75,10 +75,10 @@ def test_config_samples_and_images_are_recorded_as_they_are(run_dir, facts):
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), IMAGE)
 
 
-def test_a_metric_that_is_already_the_last_value_of_its_tag_is_not_drawn_twice(run_dir):
+def test_final_metrics_are_no_false_last_point_of_a_curve(run_dir):
     accumulator = _read(run_dir / "tensorboard")
     assert [event.value for event in accumulator.Scalars("val/loss")] == [pytest.approx(1.9)]
-    assert [(event.step, event.value) for event in accumulator.Scalars("val/best_loss")] == [
+    assert [(event.step, event.value) for event in accumulator.Scalars("final/val/loss")] == [
         (30, pytest.approx(1.8))
     ]
 
@@ -241,7 +241,7 @@ def test_a_real_tensorboard_shows_the_run(run_dir, tmp_path):
         run = "run-1/tensorboard"
         scalars = server.ask("plugin/scalars/tags")
         assert list(scalars) == [run]  # one run: hyper-parameters made no second one
-        assert {"train/loss", "val/loss", "val/best_loss", "data/optimal_loss"} <= set(scalars[run])
+        assert {"train/loss", "val/loss", "final/val/loss", "data/optimal_loss"} <= set(scalars[run])
         assert set(server.ask("plugin/text/tags")[run]) == {"config/text_summary", "val/sample/text_summary"}
         assert list(server.ask("plugin/images/tags")[run]) == ["val/predictions"]
         _check_hyperparameters(server, run)
@@ -260,7 +260,7 @@ def _check_hyperparameters(server: Server, run: str) -> None:
         "model.name": "DATA_TYPE_STRING",
     }
     columns = [{"hparam": name} for name in kinds]
-    columns += [{"metric": {"tag": tag, "group": ""}} for tag in ("val/loss", "val/best_loss")]
+    columns += [{"metric": {"tag": tag, "group": ""}} for tag in ("final/val/loss", "final/test/loss")]
     body = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
@@ -272,7 +272,7 @@ def _check_hyperparameters(server: Server, run: str) -> None:
     assert group["hparams"] == SETTINGS
     assert [session["name"] for session in group["sessions"]] == [run]
     metrics = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-    assert metrics == {"val/loss": pytest.approx(1.9), "val/best_loss": pytest.approx(1.8)}
+    assert metrics == {"final/val/loss": pytest.approx(1.8), "final/test/loss": pytest.approx(1.85)}
 
 
 def _check_combined_chart(server: Server, run: str) -> None:

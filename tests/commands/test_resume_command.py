@@ -1,0 +1,132 @@
+"""Real kills of the real command, and going on to the same bytes."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from .conftest import GLYPHS, TINY
+
+LONG = ["trainer.max_duration=120step", "trainer.eval_every=30step", "trainer.save_every=7step", "trainer.log_every=3", "model.dropout=0.2"]
+
+
+def final_bytes(run, step=120):
+    folder = run / f"checkpoints/step-{step:08d}"
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def kill_after_rows(shell, process, count, number):
+    """Sends the signal once the newest run has logged `count` rows; returns the exit code."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        runs = [run for run in shell.runs() if run.parent.name == "killed" and (run / "metrics.jsonl").exists()]
+        if runs and len((runs[-1] / "metrics.jsonl").read_text().splitlines()) >= count:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+@pytest.mark.parametrize("words", [[*TINY, *LONG], [*GLYPHS, "trainer.gpus=0", "trainer.batch_size=20", *LONG, "model.batch_norm=true"]])
+def test_killed_and_terminated_the_bytes_are_the_same(shell, words):
+    shell.run(*words, "name=whole")
+    whole = shell.runs()[0]
+    draw = random.Random(str(words))
+    process = shell.start(*words, "name=killed")
+    codes = [kill_after_rows(shell, process, draw.randint(1, 8), signal.SIGKILL)]
+    killed = next(run for run in shell.runs() if run.parent.name == "killed")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        rows = len(shell.rows(killed)) if killed.joinpath("metrics.jsonl").exists() else 0
+        process = shell.start(f"resume={killed}")
+        codes.append(kill_after_rows(shell, process, rows + draw.randint(1, 12), number))
+    shell.run(f"resume={killed}")
+    assert codes[0] == -signal.SIGKILL
+    assert shell.status(killed)["state"] == "finished"
+    assert final_bytes(killed) == final_bytes(whole)
+    rows = shell.rows(killed)
+    assert [row["step"] for row in rows] == [row["step"] for row in shell.rows(whole)]
+    losses = [[row.get("train/loss"), row.get("val/loss")] for row in rows]
+    assert losses == [[row.get("train/loss"), row.get("val/loss")] for row in shell.rows(whole)]
+
+
+def test_killed_inside_an_evaluation(shell):
+    """A long evaluation, and a kill while it runs."""
+    words = [*TINY, "data.eval_tokens=400000", "trainer.max_duration=12step", "trainer.eval_every=6step", "trainer.save_every=3step", "trainer.log_every=1", "model.dropout=0.2"]
+    shell.run(*words, "name=whole")
+    process = shell.start(*words, "name=killed")
+    assert kill_after_rows(shell, process, 6, signal.SIGKILL) == -signal.SIGKILL
+    killed = next(run for run in shell.runs() if run.parent.name == "killed")
+    assert not any("val/loss" in row for row in shell.rows(killed))
+    shell.run(f"resume={killed}")
+    whole = next(run for run in shell.runs() if run.parent.name == "whole")
+    assert final_bytes(killed, 12) == final_bytes(whole, 12)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_save_and_exit_75(shell, number):
+    process = shell.start(*TINY, "trainer.max_duration=100000step", "name=killed", "trainer.save_every=null", "trainer.eval_every=null")
+    assert kill_after_rows(shell, process, 2, number) == 75
+    (run,) = shell.runs()
+    assert shell.status(run)["state"] == "preempted"
+    step = shell.status(run)["step"]
+    assert (run / f"checkpoints/step-{step:08d}/manifest.json").is_file()
+
+
+def test_resuming_a_finished_run_exits_0_and_changes_nothing(trained):
+    (run,) = trained.runs()
+    before = sorted(path.name for path in run.rglob("*"))
+    done = trained.run(f"resume={run}")
+    assert "finished already" in done.stdout
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_resuming_takes_cadences_but_no_other_training(shell):
+    process = shell.start(*TINY, "trainer.max_duration=300step", "name=killed", "trainer.log_every=1")
+    kill_after_rows(shell, process, 5, signal.SIGTERM)
+    (run,) = shell.runs()
+    refused = shell.run("resume=latest", "optimizer.learning_rate=1", code=2)
+    assert "optimizer.learning_rate" in refused.stderr
+    done = shell.run("resume=latest", "trainer.log_every=100")
+    assert "trainer.log_every" in done.stdout
+    assert shell.status(run)["state"] == "finished"
+
+
+def test_resuming_with_other_data_is_refused(shell):
+    corpus = shell.folder / "corpus.txt"
+    corpus.write_text("To be, or not to be, that is the question.\n" * 200)
+    words = [*TINY, "data=text_corpus", "data.path=corpus.txt"]
+    words = [word for word in words if not word.startswith(("data.vocab", "data.order", "data.train_t", "data.eval_t"))]
+    process = shell.start(*words, "trainer.max_duration=1000step", "name=killed", "trainer.log_every=1")
+    kill_after_rows(shell, process, 3, signal.SIGTERM)
+    corpus.write_text("Whether 'tis nobler in the mind to suffer\n" * 200)
+    done = shell.run("resume=latest", code=3)
+    assert "is not what this run began with" in done.stderr
+
+
+def test_nothing_to_resume_is_a_sentence(shell):
+    assert "there is no run to go on with" in shell.run("resume=latest", code=4).stderr
+    assert "there is no run to go on with" in shell.run("resume=nowhere", code=4).stderr
+
+
+def test_a_damaged_newest_checkpoint_falls_back(shell):
+    process = shell.start(*TINY, *LONG, "name=killed")
+    kill_after_rows(shell, process, 12, signal.SIGKILL)
+    (run,) = shell.runs()
+    newest = max((run / "checkpoints").glob("step-*"))
+    (newest / "model.safetensors").write_bytes(b"junk")
+    done = shell.run(f"resume={run}")
+    assert "set aside" in done.stderr
+    shell.run(*TINY, *LONG, "name=whole")
+    whole = next(one for one in shell.runs() if one.parent.name == "whole")
+    assert final_bytes(run) == final_bytes(whole)
+
+
+def test_only_damaged_checkpoints_are_exit_4(shell):
+    process = shell.start(*TINY, *LONG, "name=killed")
+    kill_after_rows(shell, process, 12, signal.SIGKILL)
+    (run,) = shell.runs()
+    for path in (run / "checkpoints").glob("step-*"):
+        (path / "manifest.json").write_text("{}")
+    assert "none is intact" in shell.run(f"resume={run}", code=4).stderr

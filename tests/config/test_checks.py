@@ -1,0 +1,46 @@
+"""Combinations that can't work are refused before anything slow, with what would."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.config.composing import composed, refusal
+
+CONFLICTS = {
+    ("model=transformer", "data=mnist"): "data=python_docs, data=synthetic/markov, data=text_corpus",
+    ("model=cnn", "data=python_docs"): "data=fashion_mnist, data=glyphs",
+    ("model=cnn", "task=language_modeling"): "tasks that suit the model: task=classification",
+    ("task=classification",): "the task can only use images",
+    ("data.sequence_length=4096",): "data.sequence_length is 4096, but model.max_length is 1024",
+    ("trainer.max_duration=30min",): "the schedule needs steps",
+    ("trainer.max_duration=0step",): "nothing to train",
+    ("scheduler.warmup=3min",): "use step, epoch, sample or tok",
+    ("trainer.time_limit=3epoch",): "give a time",
+    ("trainer.eval_every=0step",): "trainer.eval_every is 0step",
+    ("trainer.gpus=2",): "trainer.gpus=1",
+    ("trainer.gpus=two",): "allowed: auto, 0, or a number",
+    ("name=../x",): "one folder name",
+    ("name=..",): "one folder name",
+    ("name=a/b",): "one folder name",
+    ("name=" + "x" * 101,): "one folder name",
+    ("trainer.micro_batch_size=5",): "does not divide",
+    ("model.num_heads=3",): "does not divide",
+}
+
+
+@pytest.mark.parametrize("words", CONFLICTS, ids=" ".join)
+def test_conflict_is_refused(words):
+    assert CONFLICTS[words] in refusal(*words)
+
+
+def test_launchers_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "WORLD_SIZE is 2" in refusal()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    composed()
+
+
+def test_what_fits_is_accepted():
+    composed("trainer.max_duration=30min", "scheduler=constant")
+    composed("trainer.eval_every=3min", "trainer.time_limit=2h", "trainer.gpus=1")
+    composed("model=cnn", "data=mnist")

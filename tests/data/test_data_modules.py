@@ -1,0 +1,102 @@
+"""What every registered data module promises, whatever it is."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import bigtrain.data.config  # noqa: F401 registers them
+from bigtrain.config.settings import find_problems
+from bigtrain.data.base import DataSpec
+from bigtrain.errors import DataError
+from bigtrain.registry import DATA
+
+SMALL = {
+    "python_docs": {},
+    "text_corpus": {"path": "corpus"},
+    "markov": {"train_tokens": 5000, "eval_tokens": 1000},
+    "idx": {"path": "images"},
+    "glyphs": {"train_images": 100, "val_images": 20, "test_images": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, write_idx_set):
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "corpus").mkdir()
+    for number in range(30):
+        (folder / "corpus" / f"{number}.txt").write_text(
+            f"Document {number} says: " + "so it goes. " * number
+        )
+    (folder / "images").mkdir()
+    write_idx_set(folder / "images")
+    return folder
+
+
+@pytest.fixture(scope="module", params=DATA.names())
+def build(request, folder, shared_cache):
+    """Builds the module again and again from the same settings."""
+    entry = DATA[request.param]
+    settings = dict(SMALL[request.param])
+    if "path" in settings:
+        settings["path"] = str(folder / settings["path"])
+    if hasattr(entry.config_class, "cache_dir"):
+        settings["cache_dir"] = shared_cache
+    config = entry.config_class(**settings)
+    assert find_problems(config) == []
+    return lambda **changes: entry.load()(config, **changes)
+
+
+def test_samples_and_spec_agree(build):
+    data = build()
+    assert set(data.spec.sizes) == {"train", "val", "test"}
+    for split, size in data.spec.sizes.items():
+        dataset = data.dataset(split)
+        assert len(dataset) == size > 0
+        samples = dataset.gather(np.array([size - 1, 0, 0]))
+        if data.spec.kind == "text":
+            tokens, scored = samples["tokens"], samples["scored"]
+            assert tokens.shape == (3, data.spec.sequence_length + 1) and tokens.dtype is torch.int64
+            assert scored.shape == (3, data.spec.sequence_length) and scored.dtype is torch.bool
+            assert tokens.min() >= 0 and tokens.max() < data.spec.vocab_size == data.tokenizer.vocab_size
+            assert data.spec.bytes_per_token[split] > 0
+        else:
+            images, labels = samples["images"], samples["labels"]
+            assert images.shape == (3, *data.spec.input_shape) and images.dtype is torch.uint8
+            assert labels.shape == (3,) and labels.dtype is torch.int64
+            assert labels.max() < data.spec.num_classes == len(data.spec.labels)
+            assert len(data.spec.normalization["std"]) == data.spec.input_shape[0]
+        assert all((value[1] == value[2]).all() for value in samples.values())
+
+
+def test_samples_are_the_callers_to_change(build):
+    dataset = build().dataset("train")
+    before = {name: value.clone() for name, value in dataset.gather(np.array([0, 1])).items()}
+    for value in dataset.gather(np.array([0, 1])).values():
+        value.zero_()
+    assert all((dataset.gather(np.array([0, 1]))[name] == value).all() for name, value in before.items())
+
+
+def test_the_spec_survives_json(build):
+    spec = build().spec
+    assert DataSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_built_again_with_its_own_tokenizer_it_is_the_same(build):
+    data = build()
+    assert build(tokenizer=data.tokenizer).spec == data.spec == build().spec
+
+
+def test_a_split_of_another_name_is_an_error(build):
+    with pytest.raises((DataError, KeyError)):
+        build().dataset("validation")
+
+
+def test_settings_are_known_without_torch():
+    code = (
+        "import bigtrain.data.config, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
