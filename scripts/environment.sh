@@ -40,7 +40,7 @@ is_usable() {
 }
 
 ingredients() { # the folder too: a virtual environment does not survive a move
-
+  printf '%s\n' "$root"
   cat "$root/pyproject.toml" "$root/setup.py" "$root/constraints.txt"
 }
 

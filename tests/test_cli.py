@@ -181,7 +181,9 @@ def test_installed_command(tmp_path):
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return result, ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
 
-    assert min(run("--help")[1] for _ in range(3)) < 0.5  # CPU seconds: the machine may be busy with other tests
+    assert (
+        min(run("--help")[1] for _ in range(3)) < 0.5
+    )  # CPU seconds: the machine may be busy with other tests
     result, _ = run("trainer.gpu=1")
     assert result.returncode == 2
     assert result.stdout == ""

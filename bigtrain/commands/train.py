@@ -36,19 +36,21 @@ def run(composed: Composed) -> int:
         with lock(composed.resumed.run_dir):
             return _resume(composed, composed.resumed.run_dir)
     parts = _build(config)
-    # Made only now: a run whose data is missing leaves no directory behind.
+    notes = _initialise(config, parts)
+    # Made only now: a run whose data or starting weights are missing leaves no directory behind.
     run_dir = create_run_directory(Path(config.output_dir), config.name)
     with lock(run_dir):
         with durable.disk_errors(run_dir):
             durable.replace(run_dir / "config.yaml", document_text(composed.document))
             durable.replace(run_dir / "overrides.txt", "\n".join(composed.overrides) + "\n")
-        return _recorded(composed, run_dir, parts, None)
+        return _recorded(composed, run_dir, parts, None, notes)
 
 
 def _resume(composed: Composed, run_dir: Path) -> int:
     if Status(run_dir).get("state") == "finished":
         print(f"{run_dir} is finished already; nothing to do")
         return ExitCode.OK
+    assert composed.resumed is not None
     parts = _build(composed.config)
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
@@ -56,12 +58,20 @@ def _resume(composed: Composed, run_dir: Path) -> int:
     if checkpoint is not None:
         _require_same_data(checkpoint, parts)
     cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0)
-    return _recorded(composed, run_dir, parts, checkpoint)
+    notes = [f"changed on resume: {difference}" for difference in composed.resumed.differences]
+    return _recorded(composed, run_dir, parts, checkpoint, notes)
 
 
 def _build(config: RunConfig) -> Parts:
     world = join_world(config.trainer.gpus)
     return build_parts(config, build_data(config), world)
+
+
+def _initialise(config: RunConfig, parts: Parts) -> list[str]:
+    """Weights of `init_from`, where it is given; returns what was done, in sentences."""
+    if not config.init_from:
+        return []
+    return load_matching(parts.network, find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))))
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -74,13 +84,15 @@ def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
         )
 
 
-def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None) -> int:
+def _recorded(
+    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
+) -> int:
     """Trains with the outcome, whatever it is, in status.json."""
     status = Status(run_dir)
     facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=facts)
     try:
-        code, outcome = _train(composed, run_dir, parts, checkpoint)
+        code, outcome = _train(composed, run_dir, parts, checkpoint, notes)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
@@ -96,7 +108,7 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
 
 
 def _train(
-    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None
+    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
 ) -> tuple[ExitCode, dict[str, Any]]:
     config: RunConfig = composed.config
     store = CheckpointStore(run_dir / "checkpoints")
@@ -109,13 +121,9 @@ def _train(
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         with StopRequest(limit) as stop:
-            if checkpoint is None and config.init_from:
-                source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir)))
-                for sentence in load_matching(parts.network, source):
-                    tracker.note(sentence)
             trainer = build_trainer(parts, run_dir, tracker, stop, composed.document, checkpoint)
-            for difference in composed.resumed.differences if composed.resumed else ():
-                tracker.note(f"changed on resume: {difference}")
+            for sentence in notes:
+                tracker.note(sentence)
             tracker.start(_facts(composed, run_dir, parts, trainer))
             reason = trainer.fit()
             if reason:

@@ -185,6 +185,8 @@ def _defaults_list(library: Library, chosen: list[Override], problems: list[Prob
     for override in chosen:
         if override.key_or_group in library.groups and override.is_add():
             override = dataclasses.replace(override, type=OverrideType.CHANGE)  # +model=cnn means model=cnn
+        if override.value() is None:  # experiment=null
+            override = dataclasses.replace(override, type=OverrideType.DEL)
         present.append(override)
     try:
         defaults = create_defaults_list(

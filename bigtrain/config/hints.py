@@ -75,6 +75,8 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
     `choices(kind)` gives choice → registered part of a group.
     """
     kind, _, last = key.partition(".")
+    if kind in REGISTRIES and verb != "train":
+        return f"the {kind} and its settings come with the checkpoint"
     if kind in REGISTRIES and not OmegaConf.is_missing(root, kind):
         here = node_type(root[kind])
         parts = {entry.name for entry in REGISTRIES[kind] if last in field_types(entry.config_class)}

@@ -8,7 +8,10 @@ are redacted. Reading it names no code: classes come from the registries by name
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,10 +97,11 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
 
 def to_config(tree: SettingsTree) -> Any:
     """The dataclasses of a tree. Raises ConfigError with every value that is missing or can't be resolved."""
-    problems = list(_unresolved(tree, tree.config, ""))
+    resolved = copy.deepcopy(tree.config)
+    problems = list(_unresolved(tree, resolved, ""))
     if problems:
         raise ConfigError(*problems)
-    config: Any = OmegaConf.to_object(tree.config)
+    config: Any = OmegaConf.to_object(resolved)
     if hasattr(config, "extra"):
         config.extra = OmegaConf.to_container(tree.config.extra, resolve=True, enum_to_str=True)
     return config
@@ -123,7 +127,9 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
             continue
         try:
             value = node[key]
-        except (OmegaConfBaseException, RecursionError) as error:
+            if OmegaConf.is_interpolation(node, key) and typing.get_origin(_hint(node, key)) is list:
+                node[key] = OmegaConf.to_container(value, resolve=True)  # OmegaConf checks single values only
+        except (OmegaConfBaseException, RecursionError, ValueError) as error:
             raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
             origin = tree.origins.get(where)
             cause = origin.describe(tuple(where.split("."))) if origin else ""
@@ -133,6 +139,11 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
             continue
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(node, key):
             yield from _unresolved(tree, value, where)
+
+
+def _hint(node: Any, key: Any) -> Any:
+    kind = node_type(node)
+    return field_types(kind).get(key) if dataclasses.is_dataclass(kind) else None
 
 
 def _reason(error: Exception) -> str:

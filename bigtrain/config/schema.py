@@ -32,6 +32,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     float: ("a number", "numbers"),
     bool: ("true or false", "true or false"),
     str: ("text", "texts"),
+    Any: ("a plain value, or a reference such as ${other.key}", ""),
 }
 
 

@@ -133,16 +133,20 @@ class SettingsTree:
                         node[key] = {}
                     self._assign_free(node[key], keys, value, origin)
                 elif not self._evaluates(keys, value, origin):
-                    node[key] = value
+                    self._set(node, keys, Any, value, origin)
 
     def _assign_value(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         if self._evaluates(keys, value, origin):
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
+        if isinstance(value, Mapping):
+            self._wrong_type(keys, value, hint, origin)
+        else:
+            self._set(node, keys, hint, value, origin)
+
+    def _set(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         try:
-            if isinstance(value, Mapping):
-                raise TypeError
             node[keys[-1]] = value
             self.origins[".".join(keys)] = origin
         except (OmegaConfBaseException, TypeError):

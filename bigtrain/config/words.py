@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from bigtrain.config.hints import did_you_mean
 from bigtrain.config.schema import ROOTS, field_at, field_types, without_none
+from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
 
@@ -32,6 +33,8 @@ def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[P
         override = _verbatim(verb, word)
         if override is None:
             try:
+                if _depth(word) > MAX_DEPTH:
+                    raise ValueError("nested too deeply")
                 override = parser.parse_override(word)
             except (HydraException, RecursionError, ValueError) as error:
                 problems.append(_unreadable(verb, word, str(error)))
@@ -45,6 +48,15 @@ def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[P
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def _depth(word: str) -> int:
+    """How deep the brackets of a value are nested, quotes ignored."""
+    depth = deepest = 0
+    for letter in word:
+        depth += (letter in "[{(") - (letter in ")}]")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def escape(text: str) -> str:

@@ -32,9 +32,10 @@ class LanguageModeling:
         self._vocab_size = data_spec.vocab_size
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """One output layer; soft-capped if `model.logit_softcap` says so."""
+        """One output layer; `model.logit_softcap` and `model.init_std` apply where the model has them."""
         softcap = getattr(model_config, "logit_softcap", None)
-        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap)}
+        std = getattr(model_config, "init_std", None)
+        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap=softcap, std=std)}
 
     def collate(self, samples: Batch, training: bool) -> Batch:
         """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where

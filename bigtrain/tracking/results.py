@@ -131,7 +131,7 @@ def next_commands(run_dir: Path, prompt: str | None = None, finished: bool = Tru
 
 def override(key: str, value: str) -> str:
     """`key=value` for a shell, and for Hydra's grammar, which takes commas, quotes, brackets … as its own."""
-    if not re.fullmatch(r"[A-Za-z0-9_./+@:~-]+( +[A-Za-z0-9_./+@:~-]+)*", value):
+    if not re.fullmatch(r"[A-Za-z0-9_./+@:-]+( +[A-Za-z0-9_./+@:-]+)*", value):
         escaped = re.sub(r"(\\*)(')", r"\1\1\\\2", value)  # Hydra: backslashes count only before a quote
         escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
         value = f"'{escaped}'"

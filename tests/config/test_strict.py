@@ -74,6 +74,10 @@ TYPOS = {
     "name=${oc.env:BIGTRAIN_NO_SUCH}": "needs the environment variable BIGTRAIN_NO_SUCH",
     "seed=${name}": "does not give a value of the right type",
     "seed=${seed}": "points to itself",
+    "optimizer.betas=${model}": "does not give a value of the right type",
+    "optimizer.betas=${name}": "does not give a value of the right type",
+    "+extra.x=${..}": "it must be a plain value, or a reference",
+    "+extra.x=" + "[" * 99 + "]" * 99: "the value can't be read",
     "seed=???": "seed has no value",
     "hydra.callbacks.x._target_=logging.FileHandler": "can't be set: bigtrain sets Hydra up itself",
     "hydra.run.dir=x": "can't be set",
@@ -163,5 +167,9 @@ def test_other_verbs_are_strict_too():
     assert "allowed: train, val, test" in refusal("checkpoint=x", "split=tset", verb="eval")
     assert "did you mean temperature=1 ?" in refusal("checkpoint=x", "temprature=1", verb="generate")
     assert "did you mean checkpoint=outputs/x ?" in refusal("outputs/x", verb="eval")
+    assert "the optimizer and its settings come with the checkpoint" in refusal(
+        "optimizer.betas=1", verb="eval"
+    )
+    assert "the data and its settings come with the checkpoint" in refusal("data.split=a", verb="generate")
     assert "needs a checkpoint" in refusal(verb="generate")
     assert composed("checkpoint=x", verb="eval").config.split == "test"

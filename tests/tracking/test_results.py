@@ -117,6 +117,23 @@ def test_paths_outside_the_current_directory_are_absolute():
     )
 
 
+def _survives(value: str) -> None:
+    (argument,) = shlex.split(override("prompt", value))
+    parsed = OverridesParser.create().parse_override(argument)
+    assert parsed.key_or_group == "prompt"
+    read = parsed.value()
+    if isinstance(read, str):
+        assert str(read) == value
+    else:  # "7", "true", "null": plain words that a text setting takes back as text
+        assert "'" not in argument
+
+
+@pytest.mark.parametrize("letter", [chr(code) for code in range(32, 127)])
+def test_every_printable_letter_survives_the_shell_and_hydra_wherever_it_stands(letter):
+    for value in (letter, f"{letter}a", f"a{letter}", f"a{letter}b", letter * 2, f"a {letter} b"):
+        _survives(value)
+
+
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=10)
     | st.text("a' \\,\"[]{}=$(:#-!`.", min_size=1, max_size=8)
@@ -126,12 +143,5 @@ def test_paths_outside_the_current_directory_are_absolute():
 @example("it's")
 @example("ends in \\")
 @example("${oc.env:HOME}")
-def test_a_value_survives_the_shell_and_hydra(value):
-    (argument,) = shlex.split(override("prompt", value))
-    parsed = OverridesParser.create().parse_override(argument)
-    assert parsed.key_or_group == "prompt"
-    read = parsed.value()
-    if isinstance(read, str):
-        assert str(read) == value
-    else:  # "7", "true", "null": plain words that a text setting takes back as text
-        assert "'" not in argument
+def test_any_value_survives_the_shell_and_hydra(value):
+    _survives(value)
