@@ -210,7 +210,13 @@ def _add_file(tree: SettingsTree, library: Library, default: ResultDefault) -> N
             "CONFIG-FILE", f"{default.config_path}.yaml is no mapping", fix="it holds keys and values"
         )
     if loaded.is_schema_source:
-        tree.add_schema(loaded.config)
+        try:
+            tree.add_schema(loaded.config)
+        except OmegaConfBaseException as error:
+            message = f"{default.parent}.yaml puts {default.config_path} at {default.package or 'the root'}"
+            raise ConfigError.of(
+                "CONFIG-FILE", message, fix="a choice stands at the node of its group"
+            ) from error
     elif node_type(tree.config) is not dict:  # else there is no schema yet: compose says so
         content: Any = OmegaConf.to_container(loaded.config, resolve=False)
         tree.assign(content, Origin(file=file_of(loaded, str(default.config_path))))

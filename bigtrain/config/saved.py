@@ -66,7 +66,7 @@ def config_from_document(document: dict[str, Any], source: str = "the saved conf
 def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     """The typed tree of a saved training config."""
     register_schemas()
-    mark = document.get(MARK)
+    mark = document.get(MARK) if isinstance(document, dict) else None
     if (
         not isinstance(mark, dict)
         or mark.get("version") != VERSION

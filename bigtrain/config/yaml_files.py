@@ -17,6 +17,7 @@ import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
+from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.errors import ConfigError, Problem
 
@@ -46,12 +47,16 @@ class CheckedFolder(FileConfigSource):
             root = parse_checked(text, str(path))
             if not isinstance(root, (yaml.MappingNode, type(None))):
                 raise _refused(path, root, "no keys", "write key: value")
-            for key, _ in root.value if root else []:
+            for key, value in root.value if root else []:
                 if key.value == "hydra":
-                    raise _refused(
-                        path, key, "a hydra: node", "remove it; Hydra itself is set up by bigtrain"
-                    )
-        return super().load_config(config_path)
+                    raise _refused(path, key, "a hydra: node", "remove it; bigtrain sets Hydra up itself")
+                if key.value == "defaults":
+                    _check_defaults(path, value)
+        try:
+            return super().load_config(config_path)
+        except (OmegaConfBaseException, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError.of("CONFIG-FILE", f"{path} can't be used", cause=reason) from error
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -153,12 +158,28 @@ def _refuse_duplicates(root: yaml.Node | None, name: str) -> None:
         if isinstance(node, yaml.MappingNode):
             seen = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _refused(name, key, "a list or mapping as a key", "use a plain word")
                 if key.value in seen:
                     raise _refused(name, key, f"the key {key.value} twice", "keep one of them")
                 seen.add(key.value)
                 waiting.append(value)
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
+
+
+def _check_defaults(path: Path, node: yaml.Node) -> None:
+    """A defaults list holds names, and pairs group: choice."""
+    fix = "write it like: defaults: [_self_, override /model: cnn]"
+    if not isinstance(node, yaml.SequenceNode):
+        raise _refused(path, node, "a defaults list that is no list", fix)
+    for item in node.value:
+        is_pair = isinstance(item, yaml.MappingNode) and len(item.value) == 1
+        is_name = isinstance(item, yaml.ScalarNode) and item.tag == "tag:yaml.org,2002:str"
+        if not (is_pair or is_name):
+            raise _refused(
+                path, item, "a defaults list with something else than names and group: choice", fix
+            )
 
 
 def _refused(name: Path | str, where: Any, what: str, fix: str) -> ConfigError:

@@ -34,7 +34,6 @@ class TensorBoardSink(Sink):
         from torch.utils.tensorboard import summary
 
         self._summary = summary
-        self._run_name = directory.resolve().parent.name
         self._events = EventFile(directory, purge_step)
         self._optimal_loss: float | None = None
         self._step = 0
@@ -77,7 +76,7 @@ class TensorBoardSink(Sink):
         of its own, "final/val/loss": the best weights' value would be a false last point of "val/loss".
         """
         final = {f"final/{tag}": float(value) for tag, value in metrics.items()}
-        for summary in hyperparameter_summaries(settings, final, self._run_name):
+        for summary in hyperparameter_summaries(settings, final):
             self._events.add(summary, self._step)
         self._add_scalars(final)
         self._events.flush()
@@ -146,12 +145,12 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def hyperparameter_summaries(
-    settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float], run_name: str
+    settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float]
 ) -> list[Any]:
     """The three summaries of TensorBoard's hparams plug-in: what there is, this run's values, its end.
 
-    Written from the plug-in's own messages: torch's `summary.hparams` turns booleans into numbers. `run_name`
-    keeps runs with equal settings apart in the table.
+    Written from the plug-in's own messages: torch's `summary.hparams` turns booleans into numbers. No group
+    is named: TensorBoard then takes the run's path, so runs with equal settings stay rows of their own.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import api_pb2, metadata
@@ -161,7 +160,7 @@ def hyperparameter_summaries(
         SessionStartInfo,
     )
 
-    experiment, start = api_pb2.Experiment(), SessionStartInfo(group_name=run_name)
+    experiment, start = api_pb2.Experiment(), SessionStartInfo()
     for name, value in sorted(settings.items()):
         if isinstance(value, bool):
             kind, start.hparams[name].bool_value = api_pb2.DATA_TYPE_BOOL, value

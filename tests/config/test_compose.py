@@ -72,20 +72,9 @@ def test_experiment_wins_over_model_and_command_line_over_experiment(tmp_path):
     assert run.config.trainer.compile == "true"
     assert run.config.name == "images"
     assert run.choices["experiment"] == "images"
-    assert (
-        type(
-            composed(
-                "experiment=images",
-                "model=transformer",
-                "data=text_corpus",
-                "task=language_modeling",
-                "data.path=x",
-                "~experiment",
-                folder=tmp_path,
-            ).config.model
-        )
-        is TransformerConfig
-    )
+    for word in ("~experiment", "experiment=null"):
+        without = composed("experiment=images", word, folder=tmp_path)
+        assert type(without.config.model) is TransformerConfig
     typed = composed("experiment=images", "optimizer.learning_rate=0.1", "name=x", folder=tmp_path)
     assert (typed.config.optimizer.learning_rate, typed.config.name) == (0.1, "x")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from bigtrain.errors import BigtrainError
 from tests.config.composing import composed, refusal, write
 
 TYPOS = {
@@ -173,3 +176,31 @@ def test_other_verbs_are_strict_too():
     assert "the data and its settings come with the checkpoint" in refusal("data.split=a", verb="generate")
     assert "needs a checkpoint" in refusal(verb="generate")
     assert composed("checkpoint=x", verb="eval").config.split == "test"
+
+
+KEYS = st.sampled_from(
+    [
+        "seed",
+        "model",
+        "trainer.gpus",
+        "extra",
+        "+extra.a",
+        "~extra.a",
+        "optimizer.betas",
+        "x",
+        "tags",
+        "data.split",
+    ]
+)
+VALUES = st.text(alphabet="ab1,.:=[]{}$()'\"\\/@~+? ", max_size=8) | st.sampled_from(
+    ["${seed}", "${.x}", "${extra}", "${model}", "null", "???", "1e400", "[1,2]", "{a:{b:1}}", "choice(1,2)"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=3), st.sampled_from(["train", "eval", "generate"]))
+def test_any_words_are_accepted_or_refused_in_our_words(pairs, verb):
+    try:
+        composed(*(f"{key}={value}" for key, value in pairs), verb=verb)
+    except BigtrainError as error:
+        assert all(problem.code.startswith("CONFIG-") for problem in error.problems)

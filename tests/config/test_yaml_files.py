@@ -30,7 +30,12 @@ HOSTILE = {
     "tab": ("a:\n\tb: 1\n", "is not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2\n", "is not valid YAML"),
     "list": ("- 1\n", "has no keys"),
-    "defaults": ("defaults: 3\n", "can't be put together"),
+    "defaults": ("defaults: 3\n", "a defaults list that is no list"),
+    "null in defaults": ("defaults: [null]\n", "something else than names"),
+    "list as key": ("? [a]\n: b\n", "a list or mapping as a key"),
+    "null as key": ("null: 3\n", "can't be used"),
+    "endless number": ("seed: " + "9" * 5000 + "\n", "can't be used"),
+    "schema at hydra": ("defaults: [/data@hydra: mnist]\n", "a choice stands at the node of its group"),
     "self default": ("defaults: [nothing_here]\n", "does not exist"),
 }
 

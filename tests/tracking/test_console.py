@@ -181,7 +181,7 @@ def test_a_run_that_ends_by_time_has_no_bar(terminal, facts, train_row):
 
 def test_a_metric_where_higher_is_better_keeps_the_highest(terminal, facts, val_row):
     progress = Progress(replace(facts, primary_metric="val/accuracy", higher_is_better=True))
-    for step, accuracy in ((1, 0.5), (2, 0.9), (3, float("nan")), (4, 0.7)):
+    for step, accuracy in ((0, float("nan")), (1, 0.5), (2, 0.9), (3, float("nan")), (4, 0.7)):
         progress.observe(val_row(step, 1.0) | {"val/accuracy": accuracy})
     assert (progress.best, progress.best_step) == (0.9, 2)
     console = terminal(80, color_system=None)

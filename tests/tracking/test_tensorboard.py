@@ -22,6 +22,12 @@ from bigtrain.tracking.tensorboard import EventFile, TensorBoardSink, fenced
 from bigtrain.tracking.tracker import Tracker
 
 SETTINGS = {"optimizer.learning_rate": 1e-3, "model.hidden_size": 64, "model.bias": True, "model.name": "cnn"}
+ALL_SESSIONS = {
+    "experimentName": "",
+    "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
+    "startIndex": 0,
+    "sliceSize": 10,
+}
 IMAGE = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
 
@@ -216,13 +222,13 @@ class Server:
         with opener.open(request, timeout=10) as answer:
             return json.load(answer)
 
-    def wait_for_run(self, seconds: float = 60) -> None:
+    def wait_for_run(self, count: int = 1, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
             try:
-                if self.ask("plugin/scalars/tags"):
+                if len(self.ask("plugin/scalars/tags")) == count:
                     return
             except (urllib.error.URLError, OSError):
                 pass
@@ -250,6 +256,23 @@ def test_a_real_tensorboard_shows_the_run(run_dir, tmp_path):
         server.stop()
 
 
+def test_runs_with_equal_settings_and_equal_folder_names_stay_apart(tmp_path):
+    for experiment in ("x", "y"):
+        sink = TensorBoardSink(tmp_path / experiment / "run" / "tensorboard")
+        sink.hyperparameters(SETTINGS, {"val/loss": 1.0})
+        sink.close()
+    server = Server(tmp_path, tmp_path / "server.log")
+    try:
+        server.wait_for_run(count=2)
+        groups = server.ask("plugin/hparams/session_groups", {**ALL_SESSIONS, "colParams": []})[
+            "sessionGroups"
+        ]
+    finally:
+        server.stop()
+    sessions = sorted([session["name"] for session in group["sessions"]] for group in groups)
+    assert sessions == [["x/run/tensorboard"], ["y/run/tensorboard"]]
+
+
 def _check_hyperparameters(server: Server, run: str) -> None:
     experiment = server.ask("plugin/hparams/experiment", {"experimentName": ""})
     kinds = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
@@ -261,13 +284,7 @@ def _check_hyperparameters(server: Server, run: str) -> None:
     }
     columns = [{"hparam": name} for name in kinds]
     columns += [{"metric": {"tag": tag, "group": ""}} for tag in ("final/val/loss", "final/test/loss")]
-    body = {
-        "experimentName": "",
-        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
-        "colParams": columns,
-        "startIndex": 0,
-        "sliceSize": 10,
-    }
+    body = {**ALL_SESSIONS, "colParams": columns}
     (group,) = server.ask("plugin/hparams/session_groups", body)["sessionGroups"]
     assert group["hparams"] == SETTINGS
     assert [session["name"] for session in group["sessions"]] == [run]
