@@ -1,7 +1,7 @@
 """Maps the top-level `configs/` folder into the package as `bigtrain.configs`.
 
-Everything else lives in pyproject.toml. A wheel, an sdist and `pip install -e` all honour this mapping. A folder
-without an `__init__.py` is left out by setuptools without a word: tests/test_packaging.py would say so.
+Everything else lives in pyproject.toml. A wheel, an sdist and `pip install -e` all honour this mapping.
+setuptools leaves a folder without an `__init__.py` out without a word; tests/test_packaging.py would say so.
 """
 
 from setuptools import find_packages, setup

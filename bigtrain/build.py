@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,12 @@ def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.d
 
 
 def build_trainer(
-    parts: Parts, run_dir: Path, tracker: Tracker, stop: StopRequest, document: dict[str, Any], resume: Checkpoint | None
+    parts: Parts,
+    run_dir: Path,
+    tracker: Tracker,
+    stop: StopRequest,
+    document: dict[str, Any],
+    resume: Checkpoint | None,
 ) -> Trainer:
     """Everything for a run, restored from `resume` where there is one."""
     config, world = parts.config, parts.world
@@ -162,7 +166,9 @@ def build_limits(config: RunConfig, spec: DataSpec, flops: float, peak: float | 
             peak_flops=peak,
         )
     except ValueError as error:
-        raise ConfigError.of("CONFIG-VALUE", f"a duration {error}", cause="trainer.max_duration, eval_every or save_every") from error
+        raise ConfigError.of(
+            "CONFIG-VALUE", f"a duration {error}", cause="trainer.max_duration, eval_every or save_every"
+        ) from error
 
 
 def build_schedule(config: RunConfig, spec: DataSpec, limits: Limits) -> Schedule:
@@ -197,7 +203,10 @@ def choose_precision(parts: Parts, loader: TrainLoader, flops: float, state: Tra
     settings = parts.config.trainer
     forward_flops = flops / 3 * (settings.micro_batch_size or settings.batch_size)
     precision = resolve_precision(
-        settings.precision, parts.world.device, forward_flops, lambda candidate: try_step(parts, loader, candidate)
+        settings.precision,
+        parts.world.device,
+        forward_flops,
+        lambda candidate: try_step(parts, loader, candidate),
     )
     state.resolved["precision"] = precision.name
     return precision
@@ -263,5 +272,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-
-

@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         fix = "run it again with --debug for the traceback, and report it"
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        code = _report(
-            Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix), ExitCode.BUG, debug
-        )
+        code = _report(Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix), ExitCode.BUG, debug)
     return int(code)
 
 
@@ -85,9 +83,7 @@ def _take_verb(words: list[str]) -> str:
         raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"the verbs are {', '.join(VERBS)}")
     near = nearest(first, VERBS)
     fix = f"did you mean bigtrain {near[0]} ?" if near else f"the verbs are {', '.join(VERBS)}"
-    raise ConfigError.of(
-        "CONFIG-VERB", f"{first!r} is not a verb", cause=cause, fix=f"{fix} Settings are key=value"
-    )
+    raise ConfigError.of("CONFIG-VERB", f"{first!r} is not a verb", cause=cause, fix=f"{fix} Settings are key=value")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,9 +101,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse_flags(words: list[str]) -> argparse.Namespace:
     from hydra._internal.utils import get_args_parser
 
-    parser = _Parser(
-        add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()]
-    )
+    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()])
     parser.add_argument("--version", action="store_true")
     flags = parser.parse_intermixed_args(_without_ambiguity(words))
     if flags.resolve and not flags.cfg:

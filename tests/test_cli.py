@@ -91,9 +91,7 @@ def test_words_and_flags_may_mix(command, tmp_path):
 
 
 def test_own_root(command, tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        "defaults:\n  - train\n  - override model: cnn\n  - _self_\nseed: 7\n"
-    )
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - train\n  - override model: cnn\n  - _self_\nseed: 7\n")
     calls = command()
     (tmp_path / "mine.yaml").write_text("defaults:\n  - train\n  - _self_\nseed: 7\n")
     assert main(["-cd", str(tmp_path), "-cn", "mine", "model=cnn"]) == 0
@@ -181,9 +179,7 @@ def test_installed_command(tmp_path):
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return result, ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
 
-    assert (
-        min(run("--help")[1] for _ in range(3)) < 0.5
-    )  # CPU seconds: the machine may be busy with other tests
+    assert min(run("--help")[1] for _ in range(3)) < 0.5  # CPU seconds: the machine may be busy with other tests
     result, _ = run("trainer.gpu=1")
     assert result.returncode == 2
     assert result.stdout == ""

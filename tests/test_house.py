@@ -90,9 +90,7 @@ def imported_modules(name: str, nodes: Iterator[ast.AST]) -> set[str]:
 
 
 def ours(modules: set[str]) -> set[str]:
-    return {
-        module for module in modules if module.split(".")[0] == "bigtrain" and module != "bigtrain.configs"
-    }
+    return {module for module in modules if module.split(".")[0] == "bigtrain" and module != "bigtrain.configs"}
 
 
 @every_module
@@ -100,9 +98,7 @@ def test_imports_run_downwards_only(name: str) -> None:
     layer, place = room(name)
     for module in ours(imported_modules(name, ast.walk(TREES[name]))):
         other_layer, other_place = room(module)
-        assert other_layer <= layer, (
-            f"{name} ({place}) may not import {module} ({other_place}), a higher floor"
-        )
+        assert other_layer <= layer, f"{name} ({place}) may not import {module} ({other_place}), a higher floor"
         assert (place, other_place) not in STRANGERS, f"{name} may not import {module}"
 
 
@@ -121,9 +117,7 @@ def test_torch_stays_out_of_what_answers_before_training(name: str) -> None:
     at_import = imported_modules(name, runs_at_import(TREES[name]))
     assert not [module for module in at_import if module.split(".")[0] == "torch"]
     if is_package(name):
-        with_torch = {
-            m for m in ours(at_import) if m not in TORCH_FREE and room(m)[1] not in TORCH_FREE | {"*.config"}
-        }
+        with_torch = {m for m in ours(at_import) if m not in TORCH_FREE and room(m)[1] not in TORCH_FREE | {"*.config"}}
         assert not with_torch, f"importing any part of {name} would import {with_torch}"
 
 
@@ -163,11 +157,7 @@ def forbidden(tree: ast.AST) -> list[str]:
             found += [alias.name for alias in node.names if alias.name.split(".")[0] in modules]
         elif isinstance(node, ast.ImportFrom):
             module = (node.module or "").split(".")[0]
-            found += [
-                f"{module}.{a.name}"
-                for a in node.names
-                if module in modules or (module, a.name) in attributes
-            ]
+            found += [f"{module}.{a.name}" for a in node.names if module in modules or (module, a.name) in attributes]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in builtins:
             found.append(node.func.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

@@ -81,9 +81,7 @@ def test_the_wheel_holds_every_module_and_config(wheel: Path) -> None:
 
 
 def test_the_wheel_and_not_the_source_tree_is_what_runs_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
-    where = (
-        "import bigtrain, bigtrain.configs; print(bigtrain.__file__, bigtrain.configs.__file__, sep='\\n')"
-    )
+    where = "import bigtrain, bigtrain.configs; print(bigtrain.__file__, bigtrain.configs.__file__, sep='\\n')"
     result = run(elsewhere / "python", "-c", where, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for line in result.stdout.splitlines():

@@ -97,9 +97,7 @@ class Machine:
             start_new_session=True,
         )
 
-    def run(
-        self, script: str, *words: str, cwd: Path | None = None, **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         process = self.start(script, *words, cwd=cwd, **env)
         out, err = process.communicate(timeout=30)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
@@ -167,9 +165,7 @@ def test_a_moved_clone_or_a_vanished_python_is_made_afresh(machine: Machine, tmp
     assert machine.calls() == ["venv", "pip ."]
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
-)
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_set_up_starts_afresh_and_leaves_no_pip_behind(
     machine: Machine, kind: signal.Signals, code: int
 ) -> None:
@@ -213,9 +209,7 @@ def test_two_at_once_install_once(machine: Machine) -> None:
         ("error: command 'gcc' failed", "the installation failed"),
     ],
 )
-def test_a_failing_pip_ends_in_a_sentence_and_its_last_lines(
-    machine: Machine, pip_says: str, sentence: str
-) -> None:
+def test_a_failing_pip_ends_in_a_sentence_and_its_last_lines(machine: Machine, pip_says: str, sentence: str) -> None:
     result = machine.run("run", FAKE_PIP_SAYS=pip_says)
     assert result.returncode == 5
     assert sentence in next(line for line in result.stderr.splitlines() if line.startswith("error[SETUP]: "))

@@ -102,5 +102,3 @@ def _show(report: dict) -> None:
         table.add_row(name, f"{value:.4f}")
     console.print(table)
     console.print(f"checkpoint {Path(report['checkpoint'])}", soft_wrap=True, highlight=False)
-
-

@@ -67,7 +67,12 @@ def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, numb
         print(prompt, end="", flush=True)
         shown = tokenizer.decode(np.array(tokens))
     steps = stream(
-        loaded.network, [list(ids)], config.max_tokens, sampling, generator=generator, stop_id=tokenizer.end_of_text
+        loaded.network,
+        [list(ids)],
+        config.max_tokens,
+        sampling,
+        generator=generator,
+        stop_id=tokenizer.end_of_text,
     )
     for new in steps:
         tokens.append(int(new[0]))

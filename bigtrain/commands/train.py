@@ -84,9 +84,7 @@ def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
         )
 
 
-def _recorded(
-    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
-) -> int:
+def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]) -> int:
     """Trains with the outcome, whatever it is, in status.json."""
     status = Status(run_dir)
     facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
@@ -113,7 +111,11 @@ def _train(
     config: RunConfig = composed.config
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
-    sinks: list[Sink] = [console_for(), LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
+    sinks: list[Sink] = [
+        console_for(),
+        LogFileSink(run_dir / "train.log"),
+        JsonlSink(run_dir / "metrics.jsonl"),
+    ]
     if config.tracking.tensorboard:
         purge_step = None if checkpoint is None else checkpoint.step + 1
         sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))

@@ -82,9 +82,7 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
             fix=f"{work}; or scheduler=constant; to stop after a time, use trainer.time_limit",
         )
     if total and total.amount == 0:
-        yield Problem(
-            "CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer"
-        )
+        yield Problem("CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer")
     if warmup and (length := _parse(warmup)) and length.seconds is not None:
         yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}")
     for name in ("eval_every", "save_every"):

@@ -78,9 +78,7 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
         if problems:
             raise ConfigError(*problems)
-        return _compose_resumed(
-            request, overrides, find_run(where, Path(str(typed.get("output_dir", "outputs"))))
-        )
+        return _compose_resumed(request, overrides, find_run(where, Path(str(typed.get("output_dir", "outputs")))))
     try:
         library = Library(request, overrides)
         chosen, values, found = _sort(overrides, library, request.verb)
@@ -91,16 +89,12 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
             _add_file(tree, library, default)
         if node_type(tree.config) is not ROOTS[request.verb]:
             fix = f"begin its defaults list with: - {request.verb}"
-            raise ConfigError.of(
-                "CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix
-            )
+            raise ConfigError.of("CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix)
     except ConfigError as error:
         raise ConfigError(*dict.fromkeys((*problems, *error.problems))) from error
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        problem = Problem(
-            "CONFIG-FILE", "the settings can't be put together", reason[0], "see the file it names"
-        )
+        problem = Problem("CONFIG-FILE", "the settings can't be put together", reason[0], "see the file it names")
         raise ConfigError(*problems, problem) from error
     for override in values:
         tree.apply(override)
@@ -154,9 +148,7 @@ def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path)
     if request.config_name:
         fix = f"leave -cn {request.config_name} out: a resumed run has its own config"
         raise ConfigError.of("CONFIG-COMBINATION", "-cn and resume= can't go together", fix=fix)
-    ours = [
-        item for item in overrides if item.key_or_group not in ("resume", "output_dir") and not is_hydra(item)
-    ]
+    ours = [item for item in overrides if item.key_or_group not in ("resume", "output_dir") and not is_hydra(item)]
     tree, choices, resumed = resumed_tree(run_dir, ours)
     return Composition(request, tree, overrides, choices, resumed=resumed)
 
@@ -206,17 +198,13 @@ def _add_file(tree: SettingsTree, library: Library, default: ResultDefault) -> N
     """One entry of the defaults list: a schema is merged, the values of a file are assigned strictly."""
     loaded = library.loader._load_single_config(default, library.repository)
     if not isinstance(loaded.config, DictConfig):
-        raise ConfigError.of(
-            "CONFIG-FILE", f"{default.config_path}.yaml is no mapping", fix="it holds keys and values"
-        )
+        raise ConfigError.of("CONFIG-FILE", f"{default.config_path}.yaml is no mapping", fix="it holds keys and values")
     if loaded.is_schema_source:
         try:
             tree.add_schema(loaded.config)
         except OmegaConfBaseException as error:
             message = f"{default.parent}.yaml puts {default.config_path} at {default.package or 'the root'}"
-            raise ConfigError.of(
-                "CONFIG-FILE", message, fix="a choice stands at the node of its group"
-            ) from error
+            raise ConfigError.of("CONFIG-FILE", message, fix="a choice stands at the node of its group") from error
     elif node_type(tree.config) is not dict:  # else there is no schema yet: compose says so
         content: Any = OmegaConf.to_container(loaded.config, resolve=False)
         tree.assign(content, Origin(file=file_of(loaded, str(default.config_path))))

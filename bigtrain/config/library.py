@@ -125,10 +125,7 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
             if group == "data":
                 fix += ", and other data of the same kind as data.path="
         else:
-            fix = (
-                did_you_mean([f"{name}={value}" for name in nearest(group, library.groups)])
-                or f"write +{group}="
-            )
+            fix = did_you_mean([f"{name}={value}" for name in nearest(group, library.groups)]) or f"write +{group}="
         return Problem("CONFIG-KEY", f"bigtrain {verb} has no choice of {group}", cause, fix)
     if override.is_delete():
         if group in OPTIONAL_GROUPS or group not in library.groups:
@@ -160,9 +157,7 @@ def file_problem(reason: str, library: Library) -> Problem:
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", reason):
         group, _, choice = missing[1].rpartition("/")
         cause = f"{library.file_that_names(group, choice)}.yaml, its defaults list"
-        return Problem(
-            "CONFIG-CHOICE", f"{missing[1]} does not exist", cause, choice_fix(group, choice, library)
-        )
+        return Problem("CONFIG-CHOICE", f"{missing[1]} does not exist", cause, choice_fix(group, choice, library))
     if unlisted := re.search(r"Could not override '([^']+)'", reason):
         near = did_you_mean(nearest(unlisted[1], library.groups))
         fix = near or "the groups are " + ", ".join(library.groups)

@@ -8,9 +8,7 @@ from typing import Any
 
 HIDDEN = "<redacted>"
 
-_SECRET_PART = re.compile(
-    r"secret|passw|passphrase|api_?key|access_?key|private_?key|credential", re.IGNORECASE
-)
+_SECRET_PART = re.compile(r"secret|passw|passphrase|api_?key|access_?key|private_?key|credential", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _URL_USER = re.compile(r"(\w+://)[^/\s@]*:[^/\s]*@|(\w+://)[^/\s@:]{16,}@")
 _URL_QUERY = re.compile(

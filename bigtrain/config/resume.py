@@ -49,13 +49,9 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
         if key in choices and not isinstance(value, dict):
             if choices[key] != value:
                 message = f"{key} is {choices[key]} in the run that is resumed"
-                problems.append(
-                    Problem("RESUME-CHANGE", message, cause, f"leave {key} out, or start a new run")
-                )
+                problems.append(Problem("RESUME-CHANGE", message, cause, f"leave {key} out, or start a new run"))
         elif key == "init_from":
-            message = (
-                "init_from starts a new run from the weights of another, resume goes on with the same one"
-            )
+            message = "init_from starts a new run from the weights of another, resume goes on with the same one"
             problems.append(Problem("CONFIG-COMBINATION", message, cause, "give one of the two"))
         else:
             tree.apply(override)
@@ -71,9 +67,7 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
 
 
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    before, after = (
-        flatten({key: value for key, value in tree.items() if key != MARK}) for tree in (saved, now)
-    )
+    before, after = (flatten({key: value for key, value in tree.items() if key != MARK}) for tree in (saved, now))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return {key: (before.get(key), after.get(key)) for key in keys}
 

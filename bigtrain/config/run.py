@@ -68,8 +68,7 @@ class TrainerConfig:
             found.append(f"gpus is {self.gpus!r}; allowed: auto, 0, or a number of GPUs")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             found.append(
-                f"batch_size is {self.batch_size}, "
-                f"which micro_batch_size={self.micro_batch_size} does not divide"
+                f"batch_size is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
             )
         return found
 
@@ -79,9 +78,7 @@ class TrackingConfig:
     """What is recorded beside metrics.jsonl."""
 
     tensorboard: bool = setting(True, "Write TensorBoard event files.")
-    samples: bool = setting(
-        True, "At each evaluation, record generated text or an image grid with predictions."
-    )
+    samples: bool = setting(True, "At each evaluation, record generated text or an image grid with predictions.")
     sample_prompt: str = setting(
         "", "Prompt of the generated samples; empty: the beginning of the validation text.", verbatim=True
     )
@@ -135,9 +132,7 @@ class GenerateConfig:
     checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.")
     prompt: str | None = setting(None, "Text to continue; without it, an interactive prompt.", verbatim=True)
     max_tokens: int = setting(300, "Tokens to generate.", at_least=1)
-    temperature: float = setting(
-        0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0
-    )
+    temperature: float = setting(0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0)
     top_k: int | None = setting(None, "Sample among the k likeliest tokens.", at_least=1)
     top_p: float | None = setting(
         None, "Sample among the likeliest tokens that hold this probability.", above=0, at_most=1

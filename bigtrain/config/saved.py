@@ -67,11 +67,7 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     """The typed tree of a saved training config."""
     register_schemas()
     mark = document.get(MARK) if isinstance(document, dict) else None
-    if (
-        not isinstance(mark, dict)
-        or mark.get("version") != VERSION
-        or not isinstance(mark.get("kinds"), dict)
-    ):
+    if not isinstance(mark, dict) or mark.get("version") != VERSION or not isinstance(mark.get("kinds"), dict):
         fix = "it was written by another version of bigtrain, or is not a run's config"
         raise ConfigError.of("CONFIG-FILE", f"{source} is not a saved config of version {VERSION}", fix=fix)
     tree = SettingsTree("train", lambda kind: {})
@@ -133,9 +129,7 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
             raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
             origin = tree.origins.get(where)
             cause = origin.describe(tuple(where.split("."))) if origin else ""
-            yield Problem(
-                "CONFIG-VALUE", f"{where} is {raw}, which {_reason(error)}", cause, "correct the reference"
-            )
+            yield Problem("CONFIG-VALUE", f"{where} is {raw}, which {_reason(error)}", cause, "correct the reference")
             continue
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(node, key):
             yield from _unresolved(tree, value, where)

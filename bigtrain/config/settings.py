@@ -69,9 +69,7 @@ def find_problems(config: Any, path: str = "") -> list[Problem]:
             sentence = _range_problem(field, getattr(node, field.name))
             if sentence:
                 found.append(
-                    Problem(
-                        "CONFIG-VALUE", f"{prefix}{field.name} {sentence}", fix=field.metadata.get("help", "")
-                    )
+                    Problem("CONFIG-VALUE", f"{prefix}{field.name} {sentence}", fix=field.metadata.get("help", ""))
                 )
         if hasattr(node, "problems"):
             found += [Problem("CONFIG-VALUE", f"{prefix}{sentence}") for sentence in node.problems()]

@@ -17,11 +17,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.hints import did_you_mean, elsewhere, known_keys, suggest
+from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import describe_type, field_types, is_group, node_type, without_none
 from bigtrain.config.yaml_files import foreign_resolver, line_of
 from bigtrain.errors import Problem, nearest
 
 Keys = tuple[str, ...]
+MAX_PROBLEMS = 30  # shown together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Origin:
     def describe(self, keys: Keys) -> str:
         """For the `cause:` line of a problem."""
         if self.word:
-            return f'command line, "{self.word}"'
+            return f'command line, "{redact_words([self.word])[0]}"'
         path = Path(self.file)
         line = line_of(path, keys) if path.suffix == ".yaml" and path.is_file() else None
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -84,9 +86,7 @@ class SettingsTree:
             with open_dict(parent):
                 del parent[keys[-1]]
         elif key in set(known_keys(self.config)):
-            self._report(
-                "CONFIG-KEY", f"{key} is a setting, which can't be removed", keys, origin, f"{key}=null"
-            )
+            self._report("CONFIG-KEY", f"{key} is a setting, which can't be removed", keys, origin, f"{key}=null")
         else:
             self._unknown(keys, None, origin)
 
@@ -111,9 +111,7 @@ class SettingsTree:
         if not isinstance(value, Mapping):
             self._wrong_type(keys, value, dict, origin)
         elif OmegaConf.is_missing(node, keys[-1]):
-            fix = (
-                f"choose one: {name}=…; a file of the group begins with defaults: [/schema/{name}@_here_: …]"
-            )
+            fix = f"choose one: {name}=…; a file of the group begins with defaults: [/schema/{name}@_here_: …]"
             self._report("CONFIG-KEY", f"{name} has no settings before a choice was made", keys, origin, fix)
         else:
             self._assign(node[keys[-1]], keys, value, origin)
@@ -123,9 +121,7 @@ class SettingsTree:
         for key, value in content.items():
             keys = (*above, str(key))
             if not isinstance(key, str):
-                self._report(
-                    "CONFIG-KEY", f"{'.'.join(keys)}: the key {key!r} is not text", keys, origin, "quote it"
-                )
+                self._report("CONFIG-KEY", f"{'.'.join(keys)}: the key {key!r} is not text", keys, origin, "quote it")
                 continue
             with open_dict(node):
                 if isinstance(value, Mapping):
@@ -161,25 +157,24 @@ class SettingsTree:
         return bool(resolver)
 
     def _unknown(self, keys: Keys, value: Any, origin: Origin) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         while origin.word and isinstance(value, Mapping) and len(value) == 1:
             name, value = next(iter(value.items()))
             keys = (*keys, str(name))
         key = ".".join(keys)
-        known = [*known_keys(self.config), *self._groups]
+        known = list(dict.fromkeys([*known_keys(self.config), *self._groups]))
         typed = origin.word.partition("=")[2] if origin.word else ""
         fix = did_you_mean(suggest(key, known, typed or None))
-        other = elsewhere(key, self._verb, self.config, self._choices)
+        here = any(name.endswith(f".{key}") for name in known)
+        other = "" if here else elsewhere(key, self._verb, self.config, self._choices)
         if keys[0] == "experiment" and origin.file:
             fix = "let the file begin with the line: # @package _global_"
         elif key.startswith("hydra"):
             fix = "remove it: Hydra itself is set up by bigtrain"
         elif not fix and not other:
             siblings = [name for name in known if name.rpartition(".")[0] == ".".join(keys[:-1])]
-            fix = (
-                f"the settings there are {', '.join(siblings)}"
-                if siblings
-                else "bigtrain --help lists all settings"
-            )
+            fix = f"the settings there are {', '.join(siblings)}" if siblings else "bigtrain --help lists all settings"
         fix = "; ".join(part for part in (other, fix) if part)
         self._report("CONFIG-KEY", f"{key} is not a setting of bigtrain {self._verb}", keys, origin, fix)
 
@@ -190,12 +185,13 @@ class SettingsTree:
             message = f"{'.'.join(keys)} is {show(value)}"
         allowed = "a group of settings" if hint is dict else describe_type(hint)
         fix = did_you_mean(suggest_value(keys, value, hint))
-        self._report(
-            "CONFIG-TYPE", message, keys, origin, "; ".join(filter(None, (f"it must be {allowed}", fix)))
-        )
+        self._report("CONFIG-TYPE", message, keys, origin, "; ".join(filter(None, (f"it must be {allowed}", fix))))
 
     def _report(self, code: str, message: str, keys: Keys, origin: Origin, fix: str) -> None:
-        self.problems.append(Problem(code, message, origin.describe(keys), fix))
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(code, message, origin.describe(keys), fix))
+        if len(self.problems) == MAX_PROBLEMS - 1:
+            self.problems.append(Problem("CONFIG-MORE", "there may be more; mend these first"))
 
 
 def suggest_value(keys: Keys, value: Any, hint: Any) -> list[str]:

@@ -117,9 +117,7 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"
-        return Problem(
-            "CONFIG-WORD", f"{word!r} is neither a verb nor key=value", f'command line, "{word}"', fix
-        )
+        return Problem("CONFIG-WORD", f"{word!r} is neither a verb nor key=value", f'command line, "{word}"', fix)
     if value.count("'") % 2 or value.count('"') % 2:
         reason = "a quote is not closed"
         fix = f"close it; inside a shell: '{key}=\"…\"'"
@@ -158,7 +156,5 @@ def _hydra_problem(override: Override, cause: str) -> Problem | None:
     for place in value:
         scheme, _, rest = place.rpartition("://")
         if scheme not in ("", "file", "pkg") or (scheme != "pkg" and not Path(rest).is_dir()):
-            return Problem(
-                "CONFIG-HYDRA", f"{key}: {place} is not a folder", cause, "name a folder that exists"
-            )
+            return Problem("CONFIG-HYDRA", f"{key}: {place} is not a folder", cause, "name a folder that exists")
     return None

@@ -24,6 +24,8 @@ from bigtrain.errors import ConfigError, Problem
 MAX_BYTES = 256_000
 MAX_DOCUMENT_BYTES = 1_000_000
 MAX_DEPTH = 32
+MAX_NODES = 1500  # keys and values; OmegaConf takes about 1 ms for each
+MAX_REFERENCES = 50  # in one text
 RESOLVERS = ("oc.env", "hydra")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -75,8 +77,10 @@ def parse_checked(text: str, name: str) -> yaml.Node | None:
     """The node tree of a YAML text that keeps the rules above. Raises ConfigError naming line and rule."""
     depth = 0
     try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            if count > 2 * MAX_NODES:
+                raise _refused(name, event, f"more than {MAX_NODES} keys and values", "shorten it")
+            if getattr(event, "anchor", None):  # an alias has one too
                 raise _refused(name, event, "an anchor or alias (& or *)", "write the value out")
             if getattr(event, "tag", None):
                 raise _refused(name, event, f"the tag {event.tag}", "remove it; plain values need no tag")
@@ -106,6 +110,8 @@ def foreign_resolver(text: str) -> str:
     """
     if "${" not in text or all(len(match[1]) % 2 for match in _BEFORE.finditer(text)):
         return ""  # none, or only escaped ones
+    if text.count("${") > MAX_REFERENCES:
+        return "?"
     while match := _INNERMOST.search(text):
         name, colon, _ = match[1].partition(":")
         if colon and name.strip() not in RESOLVERS:
@@ -125,10 +131,9 @@ def read_document(path: Path) -> dict[str, Any]:
             document = yaml.load(text, Loader=_Loader)
     except (ValueError, RecursionError) as error:
         raise ConfigError.of("CONFIG-FILE", f"{path} is not a saved config", cause=str(error)) from error
+    _refuse_unusual(document, str(path))
     if not isinstance(document, dict):
-        raise ConfigError.of(
-            "CONFIG-FILE", f"{path} is not a saved config", cause="it is not a mapping of keys"
-        )
+        raise ConfigError.of("CONFIG-FILE", f"{path} is not a saved config", cause="it is not a mapping of keys")
     return document
 
 
@@ -168,6 +173,19 @@ def _refuse_duplicates(root: yaml.Node | None, name: str) -> None:
             waiting += node.value
 
 
+def _refuse_unusual(document: Any, name: str) -> None:
+    """The limits of YAML for a tree that came from JSON."""
+    waiting, count = [(document, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if count > MAX_NODES or depth > MAX_DEPTH:
+            limits = f"at most {MAX_NODES} values, {MAX_DEPTH} levels deep"
+            raise ConfigError.of("CONFIG-FILE", f"{name} is not a saved config", cause=f"it must have {limits}")
+        below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        waiting += [(item, depth + 1) for item in below]
+
+
 def _check_defaults(path: Path, node: yaml.Node) -> None:
     """A defaults list holds names, and pairs group: choice."""
     fix = "write it like: defaults: [_self_, override /model: cnn]"
@@ -177,9 +195,7 @@ def _check_defaults(path: Path, node: yaml.Node) -> None:
         is_pair = isinstance(item, yaml.MappingNode) and len(item.value) == 1
         is_name = isinstance(item, yaml.ScalarNode) and item.tag == "tag:yaml.org,2002:str"
         if not (is_pair or is_name):
-            raise _refused(
-                path, item, "a defaults list with something else than names and group: choice", fix
-            )
+            raise _refused(path, item, "a defaults list with more than names and group: choice", fix)
 
 
 def _refused(name: Path | str, where: Any, what: str, fix: str) -> ConfigError:

@@ -118,9 +118,7 @@ def _write(entry: Path, prepared: Prepared) -> None:
     _remove_stale(entry.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))  # 0700
     try:
-        layout = {
-            name: _write_array(temporary / f"{name}.npy", array) for name, array in prepared.arrays.items()
-        }
+        layout = {name: _write_array(temporary / f"{name}.npy", array) for name, array in prepared.arrays.items()}
         document = {"format": _FORMAT, "arrays": layout, "meta": prepared.meta}
         with (temporary / "meta.json").open("w", encoding="utf-8") as file:
             json.dump(document, file)

@@ -24,9 +24,7 @@ class TextConfig(DataConfig):
 
     provides: ClassVar[str] = "text"
 
-    tokenizer: Tokenizer = setting(
-        Tokenizer.byte, "byte: UTF-8 bytes; char: the characters of the training split."
-    )
+    tokenizer: Tokenizer = setting(Tokenizer.byte, "byte: UTF-8 bytes; char: the characters of the training split.")
     sequence_length: int = setting(128, "Tokens T that the model sees at once.", at_least=1)
     split: str = setting(
         "0.9,0.05,0.05",
@@ -74,9 +72,7 @@ class TextCorpusConfig(TextConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(
-                f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two"
-            )
+            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
         if self.train_path and not self.val_path:
             found.append("val_path is missing; with train_path, give val_path too")
         if self.path and (self.val_path or self.test_path):

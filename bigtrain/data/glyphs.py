@@ -29,9 +29,7 @@ class Glyphs:
         key = fingerprint_of("glyphs", _VERSION, _SEED, sizes, makers)
         prepared = load_or_build(cache_root(config.cache_dir), "glyphs", key, lambda: _draw_splits(sizes))
         arrays = prepared.arrays
-        self._samples = {
-            split: ImageSamples(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in sizes
-        }
+        self._samples = {split: ImageSamples(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in sizes}
         self.spec = DataSpec(
             kind="images",
             fingerprint=prepared.meta["fingerprint"],

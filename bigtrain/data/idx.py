@@ -82,9 +82,7 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
 
     Raises DataError that names the four files where none, not all, or more than one set of them is there.
     """
-    folders = (
-        [Path(config.path).expanduser()] if config.path else [Path(place) for place in config.usual_places]
-    )
+    folders = [Path(config.path).expanduser()] if config.path else [Path(place) for place in config.usual_places]
     missing = "no directory to look in was given"
     for folder in folders:
         sets = _sets_in(folder)
@@ -151,9 +149,7 @@ def _class_names(config: IDXConfig, files: dict[str, Path], labels: dict[str, np
     names = tuple(config.labels) or tuple(map(str, range(max(largest.values()) + 1)))
     for split, label in largest.items():
         if label >= len(names):
-            raise _mismatch(
-                files[f"{split}-labels"], f"it has label {label}; data.labels names 0 to {len(names) - 1}"
-            )
+            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; data.labels names 0 to {len(names) - 1}")
     return names
 
 

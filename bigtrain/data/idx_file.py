@@ -37,9 +37,7 @@ def read_idx(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
         size = path.stat().st_size
         if path.suffix == ".gz":
             with gzip.open(path) as file:
-                return _read(
-                    file, path, dimensions, lambda header, values: header + values <= size * MAX_GZIP_RATIO
-                )
+                return _read(file, path, dimensions, lambda header, values: header + values <= size * MAX_GZIP_RATIO)
         with path.open("rb") as file:
             return _read(file, path, dimensions, lambda header, values: header + values == size)
     except OSError as error:  # gzip.BadGzipFile is one
@@ -63,9 +61,7 @@ def _read(
     if count == 0:
         raise _broken(path, f"its header says {_times(shape)}: it is empty")
     if count > MAX_BYTES or not fits(4 + len(header), count):
-        raise _broken(
-            path, f"its header says {_times(shape)} = {count:,} bytes, which is not what the file holds"
-        )
+        raise _broken(path, f"its header says {_times(shape)} = {count:,} bytes, which is not what the file holds")
     values = np.empty(count, dtype=np.uint8)
     view, position = values.data, 0
     while position < count:

@@ -24,9 +24,7 @@ Collate = Callable[[Batch], Batch]
 class TrainLoader:
     """The micro-batches of each step for this rank."""
 
-    def __init__(
-        self, dataset: Dataset, collate: Collate, order: ShuffledOrder, micro_batch_size: int, world: World
-    ):
+    def __init__(self, dataset: Dataset, collate: Collate, order: ShuffledOrder, micro_batch_size: int, world: World):
         self.dataset = dataset
         self.order = order
         self._collate = collate

@@ -20,9 +20,7 @@ from bigtrain.data.tokenizer import CharTokenizer, Tokenizer
 from bigtrain.errors import DataError
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_FIRST_IDEOGRAPH = (
-    0x4E00  # beyond 26 symbols: one CJK ideograph each, so that text and tokens stay one to one
-)
+_FIRST_IDEOGRAPH = 0x4E00  # beyond 26 symbols: one CJK ideograph each, so that text and tokens stay one to one
 _TOLERANCE = 1e-13
 _LEAST_ITERATIONS, _MOST_ITERATIONS = 1_000, 300_000
 _WORK = 300_000_000  # multiplications that power iteration may take: a second or three
@@ -61,9 +59,7 @@ class Markov:
         bytes_per_token = float(len(letters[0].encode()))
         self.spec = DataSpec(
             kind="text",
-            fingerprint=fingerprint_of(
-                "markov", chain, *(windows.tokens for windows in self._windows.values())
-            ),
+            fingerprint=fingerprint_of("markov", chain, *(windows.tokens for windows in self._windows.values())),
             sizes={split: len(windows) for split, windows in self._windows.items()},
             vocab_size=size,
             sequence_length=length,

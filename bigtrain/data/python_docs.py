@@ -42,9 +42,7 @@ class PythonDocs:
         stats = [(name, (library / name).stat()) for name in map(str, files)]
         listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         source = ["python_docs", _VERSION, sys.version, config.split, listing]
-        splits = TextSplits(
-            config, source, lambda: divide(read_documents(library, files), config.split), tokenizer
-        )
+        splits = TextSplits(config, source, lambda: divide(read_documents(library, files), config.split), tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
         self._splits = splits

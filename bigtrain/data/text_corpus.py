@@ -74,9 +74,7 @@ def _text_files_under(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name) for name in names if name.endswith(SUFFIXES) and not name.startswith(".")
-        ]
+        found += [Path(parent, name) for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
     return found
 
 
@@ -86,9 +84,7 @@ def _files_of_splits(config: TextCorpusConfig) -> dict[str, list[Path]]:
 
 
 def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]]) -> dict[str, Documents]:
-    documents = {
-        name: _read(config, paths, f"data.{name}={getattr(config, name)}") for name, paths in files.items()
-    }
+    documents = {name: _read(config, paths, f"data.{name}={getattr(config, name)}") for name, paths in files.items()}
     if "path" in documents:
         return divide(documents["path"], config.split)
     val = documents["val_path"]

@@ -34,9 +34,7 @@ def read_documents(path: Path, text_key: str, separator: str) -> list[str]:
     data = _read_bytes(path)
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         documents = [
-            _document_of(line, path, n, text_key)
-            for n, line in enumerate(data.split(b"\n"), 1)
-            if line.strip()
+            _document_of(line, path, n, text_key) for n, line in enumerate(data.split(b"\n"), 1) if line.strip()
         ]
     else:
         text = _decode(data, path).replace("\r\n", "\n").replace("\r", "\n")
@@ -119,9 +117,7 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:  # gzip.BadGzipFile is one
         raise _unreadable(path, error) from error
     except (EOFError, zlib.error) as error:
-        raise _broken(
-            path, f"it is no complete gzip file ({error})", "copy or download the file again"
-        ) from error
+        raise _broken(path, f"it is no complete gzip file ({error})", "copy or download the file again") from error
 
 
 def _unpack(path: Path) -> bytes:
@@ -159,18 +155,14 @@ def _document_of(line: bytes, path: Path, number: int, text_key: str) -> str:
         raise _broken(path, f"it is a {type(row).__name__}, not an object", fix, number)
     if text_key not in row:
         keys = ", ".join(list(row)[:10]) or "none"
-        raise _broken(
-            path, f"it has no key {text_key!r}; its keys: {keys}", "name the key: data.text_key=...", number
-        )
+        raise _broken(path, f"it has no key {text_key!r}; its keys: {keys}", "name the key: data.text_key=...", number)
     text = row[text_key]
     if not isinstance(text, str):
         raise _broken(path, f"its {text_key!r} is a {type(text).__name__}, not a text", fix, number)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _broken(
-            path, f"its {text_key!r} has a lone surrogate, so it is not Unicode", fix, number
-        ) from None
+        raise _broken(path, f"its {text_key!r} has a lone surrogate, so it is not Unicode", fix, number) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -190,9 +182,7 @@ def _broken(path: Path, cause: str, fix: str, line: int | None = None) -> DataEr
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return _broken(
-        path, error.strerror or str(error), "look at the path, its permissions, and whether it is complete"
-    )
+    return _broken(path, error.strerror or str(error), "look at the path, its permissions, and whether it is complete")
 
 
 def _too_big(path: Path) -> DataError:

@@ -106,20 +106,14 @@ def _find_or_prepare(
 def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokenizer | None) -> Prepared:
     if tokenizer is None:
         tokenizer = _fit_tokenizer(config.tokenizer, splits)
-    known = (
-        getattr(tokenizer, "characters", None) if getattr(tokenizer, "unknown", None) is not None else None
-    )
+    known = getattr(tokenizer, "characters", None) if getattr(tokenizer, "unknown", None) is not None else None
     # A test split that is the validation split (nanogpt) is stored once.
-    stream_of = {
-        split: next(s for s in splits if splits[s] is documents) for split, documents in splits.items()
-    }
+    stream_of = {split: next(s for s in splits if splits[s] is documents) for split, documents in splits.items()}
     streams = {split: join_documents(splits[split], tokenizer) for split in dict.fromkeys(stream_of.values())}
     meta = {
         "tokenizer": tokenizer.to_json(),
         "stream_of": stream_of,
-        "scored_bytes": {
-            split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()
-        },
+        "scored_bytes": {split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()},
         "unknown_characters": _unknown_characters(known, splits) if known else {},
         "fingerprint": fingerprint_of(tokenizer.to_json(), stream_of, *streams.values()),
     }
@@ -132,9 +126,7 @@ def _fit_tokenizer(kind: TokenizerKind, splits: dict[str, Documents]) -> ByteTok
     if kind is TokenizerKind.byte:
         return ByteTokenizer(end_of_text=several)
     characters = characters_of(splits["train"])
-    return CharTokenizer(
-        characters, end_of_text=several, unknown=bool(_unknown_characters(characters, splits))
-    )
+    return CharTokenizer(characters, end_of_text=several, unknown=bool(_unknown_characters(characters, splits)))
 
 
 def _unknown_characters(known: str, splits: dict[str, Documents]) -> dict[str, str]:
@@ -162,9 +154,7 @@ def divide(documents: Documents, split: str) -> dict[str, Documents]:
             train, rest = _cut(documents, round(borders[0]))
             val, test = _cut(rest, round(borders[1]) - round(borders[0]))
         else:
-            train, val, test = _share_out(
-                documents, borders, wanted=[train_part > 0, val_part > 0, test_part > 0]
-            )
+            train, val, test = _share_out(documents, borders, wanted=[train_part > 0, val_part > 0, test_part > 0])
         parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
     for name, part in parts.items():
         if not part:
@@ -206,7 +196,5 @@ def _share_out(documents: Documents, borders: list[float], wanted: list[bool]) -
 
 def hashed_order(documents: Documents) -> list[int]:
     """Indices of the documents, shuffled by the hash of their texts: the same on every machine."""
-    digests = [
-        hashlib.blake2b(document.encode(), digest_size=16, key=b"bigtrain").digest() for document in documents
-    ]
+    digests = [hashlib.blake2b(document.encode(), digest_size=16, key=b"bigtrain").digest() for document in documents]
     return sorted(range(len(documents)), key=lambda index: (digests[index], index))

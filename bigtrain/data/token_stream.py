@@ -74,9 +74,7 @@ class TokenWindows:
         self._last_scored = torch.arange(sequence_length) < len(rest) - 1
         if self._full:
             # Rows of a strided view are copied whole: no (B, T+1) index is made.
-            self._windows = np.lib.stride_tricks.sliding_window_view(stream, sequence_length + 1)[
-                ::sequence_length
-            ]
+            self._windows = np.lib.stride_tricks.sliding_window_view(stream, sequence_length + 1)[::sequence_length]
         else:
             self._windows = self._last[None]
 

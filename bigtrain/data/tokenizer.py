@@ -15,9 +15,7 @@ from bigtrain.errors import DataError
 
 MAX_CHARACTERS = 200_000  # Unicode 16 assigns 155,063
 _CODE_POINTS = 0x110000
-_CHUNK = (
-    1 << 16
-)  # characters a pass: 256 kB of UTF-32 stay in the second-level cache, 2.5 times as fast as one pass
+_CHUNK = 1 << 16  # characters a pass: 256 kB of UTF-32 stay in the second-level cache, 2.5 times as fast as one pass
 _UNKNOWN_CODE = 0xFFFD
 _DOCUMENT_BREAK = "\n\n"
 
@@ -85,9 +83,7 @@ class CharTokenizer:
         # ASCII characters sort first, so their ids are below 128 and bytes.translate can map them; 255 is
         # missing.
         ascii_ids = self._ids[:128]
-        self._ascii_ids = (
-            np.where(ascii_ids == self._missing, 255, ascii_ids).astype(np.uint8).tobytes().ljust(256)
-        )
+        self._ascii_ids = np.where(ascii_ids == self._missing, 255, ascii_ids).astype(np.uint8).tobytes().ljust(256)
         specials = [_UNKNOWN_CODE] * (1 + end_of_text + unknown)  # the last stands for ids that don't exist
         self._codes = np.array([*codes, *specials], dtype="<i4")
 
@@ -133,24 +129,16 @@ def tokenizer_from_json(document: Any, source: str = "tokenizer.json") -> ByteTo
         "byte": {"kind": str, "end_of_text": bool},
         "char": {"kind": str, "characters": str, "end_of_text": bool, "unknown": bool},
     }
-    if (
-        not isinstance(document, dict)
-        or not isinstance(kind := document.get("kind"), str)
-        or kind not in keys
-    ):
+    if not isinstance(document, dict) or not isinstance(kind := document.get("kind"), str) or kind not in keys:
         raise _bad_tokenizer(source, 'it is not an object whose "kind" is byte or char')
     types = {key: type(value) for key, value in document.items()}
     if types != keys[kind]:
-        raise _bad_tokenizer(
-            source, f"kind {kind} has exactly the keys {', '.join(keys[kind])}, of those types"
-        )
+        raise _bad_tokenizer(source, f"kind {kind} has exactly the keys {', '.join(keys[kind])}, of those types")
     if kind == "byte":
         return ByteTokenizer(document["end_of_text"])
     characters = document["characters"]
     if not 0 < len(characters) <= MAX_CHARACTERS:
-        raise _bad_tokenizer(
-            source, f"it has {len(characters)} characters; 1 to {MAX_CHARACTERS} are allowed"
-        )
+        raise _bad_tokenizer(source, f"it has {len(characters)} characters; 1 to {MAX_CHARACTERS} are allowed")
     if "".join(sorted(set(characters))) != characters:
         raise _bad_tokenizer(source, "its characters are not distinct and in code-point order")
     return CharTokenizer(characters, document["end_of_text"], document["unknown"])

@@ -58,9 +58,7 @@ def _stage(config: CNNConfig, in_channels: int, width: int, pool: tuple[int, int
     for index in range(config.convolutions_per_stage):
         channels = in_channels if index == 0 else width
         # A bias before batch norm would be subtracted again.
-        layers.append(
-            nn.Conv2d(channels, width, config.kernel_size, padding="same", bias=not config.batch_norm)
-        )
+        layers.append(nn.Conv2d(channels, width, config.kernel_size, padding="same", bias=not config.batch_norm))
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU())

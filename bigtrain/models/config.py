@@ -66,9 +66,7 @@ class TransformerConfig(ModelConfig):
     tie_embeddings: bool = setting(False, "The output layer shares the token embedding's weight.")
     bias: bool = setting(False, "Biases in linear layers and norms.")
     dropout: float = setting(0.0, "Probability of dropping an activation.", at_least=0, below=1)
-    logit_softcap: float | None = setting(
-        None, "Bound the logits smoothly: c * tanh(logits / c) (Gemma 2).", above=0
-    )
+    logit_softcap: float | None = setting(None, "Bound the logits smoothly: c * tanh(logits / c) (Gemma 2).", above=0)
     projection_init: ProjectionInit = setting(
         ProjectionInit.zero, "Residual projections start at zero, or at std / sqrt(2 * num_layers) (GPT-2)."
     )
@@ -82,9 +80,7 @@ class TransformerConfig(ModelConfig):
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
-            found.append(
-                f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide"
-            )
+            found.append(f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide")
         elif self.positional is Positional.rope and (self.hidden_size // self.num_heads) % 2:
             found.append(
                 f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; "
@@ -93,9 +89,7 @@ class TransformerConfig(ModelConfig):
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
             found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            found.append(
-                f"num_heads is {self.num_heads}, which num_kv_heads={self.num_kv_heads} does not divide"
-            )
+            found.append(f"num_heads is {self.num_heads}, which num_kv_heads={self.num_kv_heads} does not divide")
         return found
 
 

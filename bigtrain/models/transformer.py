@@ -46,9 +46,7 @@ class Block(nn.Module):
         super().__init__()
         width, activation = config.hidden_size, config.activation.value
         projection_std = residual_std(config.projection_init.value, std, config.num_layers)
-        self.attention_norm = make_norm(
-            config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias
-        )
+        self.attention_norm = make_norm(config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias)
         self.attention = CausalSelfAttention(
             width,
             config.num_heads,
@@ -59,9 +57,7 @@ class Block(nn.Module):
             std=std,
             projection_std=projection_std,
         )
-        self.feedforward_norm = make_norm(
-            config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias
-        )
+        self.feedforward_norm = make_norm(config.norm.value, width, epsilon=config.norm_epsilon, bias=config.bias)
         self.feedforward = FeedForward(
             width,
             config.feedforward_size or default_feedforward_size(width, activation),
@@ -107,9 +103,7 @@ class Transformer(nn.Module):
             self.rotary = RotaryPositions(config.max_length, self._head_size, base=config.rope_base)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, std) for _ in range(config.num_layers))
-        self.norm = make_norm(
-            config.norm.value, config.hidden_size, epsilon=config.norm_epsilon, bias=config.bias
-        )
+        self.norm = make_norm(config.norm.value, config.hidden_size, epsilon=config.norm_epsilon, bias=config.bias)
 
     def forward(self, inputs_BT: Tensor, state: DecodingState | None = None) -> Features:
         """With a state, `inputs` are the T tokens after the `state.length` already seen.
@@ -120,9 +114,7 @@ class Transformer(nn.Module):
         start = 0 if state is None else state.length
         room = self.max_length if state is None else state.keys.shape[3]
         if start + length > room:
-            raise ValueError(
-                f"{start + length} tokens, but there is room for {room} (model.max_length or the cache)"
-            )
+            raise ValueError(f"{start + length} tokens, but there is room for {room} (model.max_length or the cache)")
         x_BTD = self.token_embedding(inputs_BT)
         if self.positions is not None:
             x_BTD = self.positions(x_BTD, start)

@@ -60,15 +60,11 @@ class CausalSelfAttention(nn.Module):
         self.qk_norm_epsilon = qk_norm_epsilon
         self.attention_dropout = dropout
         # One product for queries, keys and values, in this order along the output.
-        self.qkv = normal_linear(
-            hidden_size, (num_heads + 2 * num_kv_heads) * self.head_size, bias=bias, std=std
-        )
+        self.qkv = normal_linear(hidden_size, (num_heads + 2 * num_kv_heads) * self.head_size, bias=bias, std=std)
         self.projection = normal_linear(hidden_size, hidden_size, bias=bias, std=projection_std)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x_BTD: Tensor, rotation_2T1K: Tensor | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation_2T1K: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) → (B, T, D). `rotation` comes from `RotaryPositions`; with a cache, T more positions."""
         batch, length, width = x_BTD.shape
         heads, kv_heads = self.num_heads, self.num_kv_heads
@@ -110,9 +106,7 @@ def _is_faster_in_fp32(qkv_BTHK: Tensor) -> bool:
     256, K 32: 30 / 22; T 256, K 64: 18 / 20; T 512, K 64: 82 / 113.
     """
     _, length, _, head_size = qkv_BTHK.shape
-    return (
-        qkv_BTHK.device.type == "cpu" and qkv_BTHK.dtype == torch.bfloat16 and length * head_size < 256 * 64
-    )
+    return qkv_BTHK.device.type == "cpu" and qkv_BTHK.dtype == torch.bfloat16 and length * head_size < 256 * 64
 
 
 def _causal_mask(length: int, start: int, device: torch.device) -> Tensor:

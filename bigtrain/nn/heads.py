@@ -41,9 +41,7 @@ class LanguageModelHead(nn.Module):
     (`models.network.tie_weights`). The vocabulary is not padded to a rounder size.
     """
 
-    def __init__(
-        self, hidden_size: int, vocab_size: int, *, softcap: float | None = None, std: float | None = None
-    ):
+    def __init__(self, hidden_size: int, vocab_size: int, *, softcap: float | None = None, std: float | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
         nn.init.normal_(self.weight, std=std or hidden_size**-0.5)

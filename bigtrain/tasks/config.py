@@ -23,7 +23,5 @@ class ClassificationConfig(TaskConfig):
     consumes: ClassVar[tuple[str, ...]] = ("images",)
 
 
-TASKS.register(
-    "language_modeling", LanguageModelingConfig, factory="bigtrain.tasks.language_modeling:LanguageModeling"
-)
+TASKS.register("language_modeling", LanguageModelingConfig, factory="bigtrain.tasks.language_modeling:LanguageModeling")
 TASKS.register("classification", ClassificationConfig, factory="bigtrain.tasks.classification:Classification")

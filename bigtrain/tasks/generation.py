@@ -20,9 +20,7 @@ class Sampling:
 
     temperature: float = 1.0  # 0: the likeliest token, always
     top_k: int | None = None  # keep the k likeliest tokens
-    top_p: float | None = (
-        None  # keep the fewest likeliest tokens that hold this probability (arXiv:1904.09751)
-    )
+    top_p: float | None = None  # keep the fewest likeliest tokens that hold this probability (arXiv:1904.09751)
 
 
 def stream(
@@ -84,9 +82,7 @@ def generate(
     max_length: int | None = None,
 ) -> Tensor:
     """All new ids at once, (B, N) int64 with N ≤ max_tokens; the arguments are `stream`'s."""
-    steps = stream(
-        network, prompt, max_tokens, sampling, generator=generator, stop_id=stop_id, max_length=max_length
-    )
+    steps = stream(network, prompt, max_tokens, sampling, generator=generator, stop_id=stop_id, max_length=max_length)
     ids = list(steps)
     return torch.stack(ids, dim=1) if ids else _prompt_ids(prompt)[:, :0]
 

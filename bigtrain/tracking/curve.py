@@ -35,9 +35,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     points = resample(values, width)
     low, high = bounds(points)
     top = len(_BARS) - 1
-    return "".join(
-        _BARS[round((value - low) / (high - low) * top)] if _drawable(value) else " " for value in points
-    )
+    return "".join(_BARS[round((value - low) / (high - low) * top)] if _drawable(value) else " " for value in points)
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:

@@ -81,9 +81,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
         for row, column in np.argwhere(counts > 0):
             color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]:.0f}"
-            axes.text(
-                column, row, text, ha="center", va="center", color=color, fontsize=8 if len(text) < 5 else 6
-            )
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if len(text) < 5 else 6)
     return _pixels(figure)
 
 

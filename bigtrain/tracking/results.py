@@ -49,9 +49,7 @@ class Results:
 
 def results_table(results: Results) -> Table:
     """Metric by split, empty where a split lacks it. The excess over a known optimum follows the loss."""
-    table = Table(
-        title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-    )
+    table = Table(title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for column in results.columns:
         table.add_column(f"{column.split}, {column.weights}\nstep {column.step:,}", justify="right")
@@ -93,9 +91,7 @@ def _effort(results: Results) -> str:
 def _print_sample(console: Console, sample: str) -> None:
     text = encodable(_printable(sample.strip("\n")), console.file)
     if console.is_terminal:
-        console.print(
-            Panel(Text(text), title="sample", title_align="left", border_style="dim", box=box.ROUNDED)
-        )
+        console.print(Panel(Text(text), title="sample", title_align="left", border_style="dim", box=box.ROUNDED))
         return
     _print_line(console, "\nsample:")
     for line in text.splitlines():
@@ -111,9 +107,7 @@ def _print_line(console: Console, line: str, style: str = "") -> None:
 
 def _printable(text: str) -> str:
     """Control characters made visible: a model may write an escape sequence, and a terminal would obey."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def next_commands(run_dir: Path, prompt: str | None = None, finished: bool = True) -> list[tuple[str, str]]:

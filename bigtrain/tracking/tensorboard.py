@@ -67,9 +67,7 @@ class TensorBoardSink(Sink):
         self._events.add(self._summary.image(tag, image, dataformats="HWC"), step)
         self._events.flush()
 
-    def hyperparameters(
-        self, settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float]
-    ) -> None:
+    def hyperparameters(self, settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float]) -> None:
         """Writes both into this run itself (`add_hparams` would make a second run in a sub-directory).
 
         TensorBoard's table takes a metric's value from the scalar of its tag. So each metric gets a tag
@@ -180,8 +178,6 @@ def hyperparameter_summaries(
         (metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)),
     ):
         summary = Summary()
-        summary.value.add(
-            tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR
-        )
+        summary.value.add(tag=tag, metadata=metadata.create_summary_metadata(content), tensor=metadata.NULL_TENSOR)
         summaries.append(summary)
     return summaries

@@ -61,9 +61,7 @@ class Sink:
     def note(self, sentence: str, warning: bool = False) -> None:
         """One sentence for the user: a checkpoint was written, a fall-back was taken."""
 
-    def hyperparameters(
-        self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]
-    ) -> None:
+    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
         """Once, at the end."""
 
     def close(self) -> None:
@@ -104,9 +102,7 @@ class Tracker:
         """See `Sink.note`."""
         self._each("note", sentence, warning)
 
-    def hyperparameters(
-        self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]
-    ) -> None:
+    def hyperparameters(self, settings: dict[str, bool | int | float | str], metrics: dict[str, float]) -> None:
         """See `Sink.hyperparameters`."""
         self._each("hyperparameters", settings, metrics)
 

@@ -30,7 +30,9 @@ class NonFiniteGuard:
         """A float scalar, 1 where this step must not be applied. `health` (loss + gradient norm) is finite on a good step."""
         bad_now = ~torch.isfinite(health)
         self._first_bad_step = torch.where(
-            (self._first_bad_step < 0) & bad_now, torch.full_like(self._first_bad_step, step), self._first_bad_step
+            (self._first_bad_step < 0) & bad_now,
+            torch.full_like(self._first_bad_step, step),
+            self._first_bad_step,
         )
         bad = self._first_bad_step >= 0
         for buffer, kept in zip(self._buffers, self._kept, strict=True):

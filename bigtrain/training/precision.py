@@ -47,7 +47,10 @@ class ResolvedPrecision:
 
 
 def resolve_precision(
-    setting: Precision, device: torch.device, forward_flops: float, time_step: Callable[[ResolvedPrecision], None]
+    setting: Precision,
+    device: torch.device,
+    forward_flops: float,
+    time_step: Callable[[ResolvedPrecision], None],
 ) -> ResolvedPrecision:
     """The format for this run. `forward_flops`: of one micro-batch; `time_step` runs one, for `probe` only."""
     if setting is Precision.probe:

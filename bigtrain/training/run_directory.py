@@ -1,6 +1,6 @@
 """The directory of a run: its name, its lock, its status. Torch-free; chosen once, by the launcher.
 
-    <output_dir>/<name>/<date>_<time>-<4 hex>/
+<output_dir>/<name>/<date>_<time>-<4 hex>/
 """
 
 from __future__ import annotations

@@ -26,9 +26,7 @@ GRID_IMAGES = 32
 ShowSamples = Callable[[Evaluation, int], None]
 
 
-def sample_text(
-    network: Network, data: DataModule, config: TrackingConfig, seed: int, device: torch.device
-) -> str:
+def sample_text(network: Network, data: DataModule, config: TrackingConfig, seed: int, device: torch.device) -> str:
     """Prompt and continuation, at temperature 0.8. Without a prompt, the beginning of the validation text."""
     assert data.tokenizer is not None
     if config.sample_prompt:
@@ -48,7 +46,12 @@ def sample_text(
 
 
 def text_observer(
-    network: Network, data: DataModule, config: TrackingConfig, seed: int, tracker: Tracker, device: torch.device
+    network: Network,
+    data: DataModule,
+    config: TrackingConfig,
+    seed: int,
+    tracker: Tracker,
+    device: torch.device,
 ) -> ShowSamples:
     """Records a sample of generated text."""
 

@@ -22,7 +22,13 @@ from bigtrain.errors import CheckpointError
 from bigtrain.training.checkpoint import Checkpoint
 from bigtrain.training.state import TrainState
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+}
 
 
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -126,7 +132,10 @@ class Snapshot:
         vars(self._state).update(vars(restored))
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(
-                {key: int(value) if key.startswith(("growth_i", "_growth")) else value for key, value in restored.scaler.items()}
+                {
+                    key: int(value) if key.startswith(("growth_i", "_growth")) else value
+                    for key, value in restored.scaler.items()
+                }
             )
 
     def restore_weights(self, checkpoint: Checkpoint) -> None:

@@ -222,7 +222,10 @@ class Trainer:
     def add_to_interval(self, output: LossOutput) -> None:
         """Adds a micro-batch to the sums behind the next logged loss; nothing is read back here."""
         for name, term in output.terms.items():
-            for key, value in ((f"{name}.sum", term.weight * term.sum.detach()), (f"{name}.count", term.count)):
+            for key, value in (
+                (f"{name}.sum", term.weight * term.sum.detach()),
+                (f"{name}.count", term.count),
+            ):
                 value = value.to(self.world.device, torch.float64)
                 self.interval[key] = self.interval[key] + value if key in self.interval else value
 

@@ -11,9 +11,29 @@ import pytest
 COMMAND = Path(sys.executable).with_name("bigtrain")
 
 MODEL = ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=2"]
-MARKOV = ["data=synthetic/markov", "data.vocab_size=5", "data.order=1", "data.train_tokens=20000", "data.eval_tokens=2000"]
-TINY = [*MODEL, *MARKOV, "data.sequence_length=16", "trainer.gpus=0", "trainer.max_duration=20step", "trainer.batch_size=8"]
-GLYPHS = ["model=cnn", "model.widths=[4]", "model.hidden_size=8", "data.train_images=200", "data.val_images=50", "data.test_images=50"]
+MARKOV = [
+    "data=synthetic/markov",
+    "data.vocab_size=5",
+    "data.order=1",
+    "data.train_tokens=20000",
+    "data.eval_tokens=2000",
+]
+TINY = [
+    *MODEL,
+    *MARKOV,
+    "data.sequence_length=16",
+    "trainer.gpus=0",
+    "trainer.max_duration=20step",
+    "trainer.batch_size=8",
+]
+GLYPHS = [
+    "model=cnn",
+    "model.widths=[4]",
+    "model.hidden_size=8",
+    "data.train_images=200",
+    "data.val_images=50",
+    "data.test_images=50",
+]
 
 
 class Shell:

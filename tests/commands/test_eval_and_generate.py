@@ -10,7 +10,12 @@ from .conftest import GLYPHS
 
 def test_eval_finds_what_training_found(trained):
     (run,) = trained.runs()
-    for where in (run, run / "checkpoints/best", run / "checkpoints/latest", run / "checkpoints/step-00000020"):
+    for where in (
+        run,
+        run / "checkpoints/best",
+        run / "checkpoints/latest",
+        run / "checkpoints/step-00000020",
+    ):
         done = trained.run("eval", f"checkpoint={where}", "split=val")
         assert "perplexity" in done.stdout
         report = json.loads((run / "eval.json").read_text())

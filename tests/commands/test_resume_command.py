@@ -8,7 +8,13 @@ import pytest
 
 from .conftest import GLYPHS, TINY
 
-LONG = ["trainer.max_duration=120step", "trainer.eval_every=30step", "trainer.save_every=7step", "trainer.log_every=3", "model.dropout=0.2"]
+LONG = [
+    "trainer.max_duration=120step",
+    "trainer.eval_every=30step",
+    "trainer.save_every=7step",
+    "trainer.log_every=3",
+    "model.dropout=0.2",
+]
 
 
 def final_bytes(run, step=120):
@@ -29,7 +35,10 @@ def kill_after_rows(shell, process, count, number):
     return process.returncode
 
 
-@pytest.mark.parametrize("words", [[*TINY, *LONG], [*GLYPHS, "trainer.gpus=0", "trainer.batch_size=20", *LONG, "model.batch_norm=true"]])
+@pytest.mark.parametrize(
+    "words",
+    [[*TINY, *LONG], [*GLYPHS, "trainer.gpus=0", "trainer.batch_size=20", *LONG, "model.batch_norm=true"]],
+)
 def test_killed_and_terminated_the_bytes_are_the_same(shell, words):
     shell.run(*words, "name=whole")
     whole = shell.runs()[0]
@@ -53,7 +62,15 @@ def test_killed_and_terminated_the_bytes_are_the_same(shell, words):
 
 def test_killed_inside_an_evaluation(shell):
     """A long evaluation, and a kill while it runs."""
-    words = [*TINY, "data.eval_tokens=400000", "trainer.max_duration=12step", "trainer.eval_every=6step", "trainer.save_every=3step", "trainer.log_every=1", "model.dropout=0.2"]
+    words = [
+        *TINY,
+        "data.eval_tokens=400000",
+        "trainer.max_duration=12step",
+        "trainer.eval_every=6step",
+        "trainer.save_every=3step",
+        "trainer.log_every=1",
+        "model.dropout=0.2",
+    ]
     shell.run(*words, "name=whole")
     process = shell.start(*words, "name=killed")
     assert kill_after_rows(shell, process, 6, signal.SIGKILL) == -signal.SIGKILL
@@ -66,7 +83,13 @@ def test_killed_inside_an_evaluation(shell):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_save_and_exit_75(shell, number):
-    process = shell.start(*TINY, "trainer.max_duration=100000step", "name=killed", "trainer.save_every=null", "trainer.eval_every=null")
+    process = shell.start(
+        *TINY,
+        "trainer.max_duration=100000step",
+        "name=killed",
+        "trainer.save_every=null",
+        "trainer.eval_every=null",
+    )
     assert kill_after_rows(shell, process, 2, number) == 75
     (run,) = shell.runs()
     assert shell.status(run)["state"] == "preempted"

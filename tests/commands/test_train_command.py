@@ -18,7 +18,15 @@ def test_a_run_leaves_what_the_readme_says(trained):
     (run,) = trained.runs()
     assert run.parent.name == "transformer-synthetic-markov"
     present = {path.name for path in run.iterdir()}
-    assert {"config.yaml", "overrides.txt", "status.json", "metrics.jsonl", "train.log", "checkpoints", "tensorboard"} <= present
+    assert {
+        "config.yaml",
+        "overrides.txt",
+        "status.json",
+        "metrics.jsonl",
+        "train.log",
+        "checkpoints",
+        "tensorboard",
+    } <= present
     assert stat.S_IMODE((run / "config.yaml").stat().st_mode) == 0o600
     assert "model.hidden_size=16" in (run / "overrides.txt").read_text()
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -38,7 +46,12 @@ def test_the_same_words_give_the_same_bytes(shell):
 
 
 def test_the_cnn_of_the_readme(shell):
-    words = ["optimizer=sgd", "optimizer.learning_rate=0.05", "trainer.max_duration=2epoch", "trainer.batch_size=20"]
+    words = [
+        "optimizer=sgd",
+        "optimizer.learning_rate=0.05",
+        "trainer.max_duration=2epoch",
+        "trainer.batch_size=20",
+    ]
     done = shell.run(*GLYPHS, *words)
     (run,) = shell.runs()
     assert shell.status(run)["step"] == 20
@@ -97,7 +110,10 @@ def test_a_time_limit_saves_and_asks_to_be_run_again(shell):
     assert f"bigtrain resume={run.relative_to(shell.folder)}" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["trainer.max_duration=3epoch"], ["trainer.max_duration=2ktok"], ["trainer.max_duration=50sample"]])
+@pytest.mark.parametrize(
+    "words",
+    [["trainer.max_duration=3epoch"], ["trainer.max_duration=2ktok"], ["trainer.max_duration=50sample"]],
+)
 def test_every_unit_of_duration(shell, words):
     shell.run(*TINY, "data.train_tokens=2000", *words, "trainer.eval_every=1epoch", "trainer.save_every=10s")
     (run,) = shell.runs()

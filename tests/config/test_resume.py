@@ -56,9 +56,7 @@ def test_cadences_and_logging_may_change_and_are_told(saved):
 
 
 def test_what_is_typed_again_unchanged_is_fine(saved):
-    run = saved("model=cnn", "optimizer.learning_rate=0.2")(
-        "model=cnn", "optimizer.learning_rate=0.2", "data=glyphs"
-    )
+    run = saved("model=cnn", "optimizer.learning_rate=0.2")("model=cnn", "optimizer.learning_rate=0.2", "data=glyphs")
     assert run.resumed.differences == ()
 
 

@@ -24,11 +24,7 @@ CHOICES = {
 }
 TEXT = st.text(max_size=20).filter(lambda text: "\x00" not in text and text.isprintable())
 PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-10, 10)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | TEXT,
+    st.none() | st.booleans() | st.integers(-10, 10) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=6,
 )
@@ -97,9 +93,7 @@ def test_document_names_parts_and_choices():
 
 def test_references_are_resolved_and_the_environment_is_kept(monkeypatch):
     monkeypatch.setenv("PLACE", "/secret/place")
-    run = composed(
-        "output_dir=${oc.env:PLACE}", "+extra.a=${seed}", "+extra.b=${output_dir}/x", "+extra.c=${.b}"
-    )
+    run = composed("output_dir=${oc.env:PLACE}", "+extra.a=${seed}", "+extra.b=${output_dir}/x", "+extra.c=${.b}")
     assert run.config.output_dir == "/secret/place"
     assert run.config.extra == {"a": 0, "b": "/secret/place/x", "c": "/secret/place/x"}
     assert run.document["output_dir"] == "${oc.env:PLACE}"
@@ -145,9 +139,7 @@ def test_secret_keys(key):
     )
 
 
-@pytest.mark.parametrize(
-    "key", ["tokenizer", "max_tokens", "sample_tokens", "data.tokenizer", "pass", "bypass_x"]
-)
+@pytest.mark.parametrize("key", ["tokenizer", "max_tokens", "sample_tokens", "data.tokenizer", "pass", "bypass_x"])
 def test_ordinary_keys(key):
     assert not is_secret_key(key)
 

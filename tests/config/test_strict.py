@@ -23,6 +23,7 @@ TYPOS = {
     "epochs=3": "did you mean trainer.max_duration=3epoch ?",
     "trainer.max_steps=200": "did you mean trainer.max_duration=200step ?",
     "bs=8": "trainer.batch_size=8",
+    "gpus=1": "fix:   did you mean trainer.gpus=1 ?",
     "model.n_layer=2": "did you mean model.num_layers=2 ?",
     "+nonsense=1": "the settings there are name, seed",
     "+model.zzz=1": "the settings there are model.hidden_size",
@@ -102,15 +103,17 @@ def test_typo_is_refused_with_a_hint(word):
         assert raw not in text
 
 
+def test_a_secret_is_not_repeated():
+    assert "s3cr3t" not in refusal("extr.hf_token=https://a:s3cr3t@b")
+
+
 def test_all_problems_are_shown_together():
     text = refusal("trainer.gpu=1", "model=cn", "lr=1", "name='a", "hydra.x=1", "trainer.batch_size=big")
     assert text.count("error[") == 6
 
 
 def test_all_values_out_of_range_are_shown_together():
-    text = refusal(
-        "trainer.batch_size=0", "model.dropout=1", "optimizer.betas=[1]", "data.sequence_length=2000"
-    )
+    text = refusal("trainer.batch_size=0", "model.dropout=1", "optimizer.betas=[1]", "data.sequence_length=2000")
     assert text.count("error[") == 4
 
 
@@ -170,9 +173,7 @@ def test_other_verbs_are_strict_too():
     assert "allowed: train, val, test" in refusal("checkpoint=x", "split=tset", verb="eval")
     assert "did you mean temperature=1 ?" in refusal("checkpoint=x", "temprature=1", verb="generate")
     assert "did you mean checkpoint=outputs/x ?" in refusal("outputs/x", verb="eval")
-    assert "the optimizer and its settings come with the checkpoint" in refusal(
-        "optimizer.betas=1", verb="eval"
-    )
+    assert "the optimizer and its settings come with the checkpoint" in refusal("optimizer.betas=1", verb="eval")
     assert "the data and its settings come with the checkpoint" in refusal("data.split=a", verb="generate")
     assert "needs a checkpoint" in refusal(verb="generate")
     assert composed("checkpoint=x", verb="eval").config.split == "test"

@@ -22,6 +22,14 @@ HOSTILE = {
     "alias bomb": (BOMB, "an anchor or alias"),
     "tag": ("x: !!python/object/apply:os.system [id]\n", "the tag"),
     "depth": ("x: " + "[" * 40 + "]" * 40 + "\n", "more than 32 levels"),
+    "many keys": (
+        "extra:\n" + "".join(f"  k{i}: {i}\n" for i in range(15_000)),
+        "more than 1500 keys and values",
+    ),
+    "many wrong keys": ("".join(f"k{i}: {i}\n" for i in range(700)), "there may be more"),
+    "many values": ("extra: {x: [" + "[]," * 80_000 + "]}\n", "more than 1500 keys and values"),
+    "many references": ("name: " + "${a}" * 60_000 + "\n", "the resolver"),
+    "many openings": ("name: " + "${" * 100_000 + "\n", "the resolver"),
     "size": ("x: " + "y" * 300_000 + "\n", "larger than 256 kB"),
     "twice": ("seed: 1\nseed: 2\n", "the key seed twice"),
     "nested twice": ("trainer:\n  gpus: 1\n  gpus: 2\n", "the key gpus twice"),
@@ -31,7 +39,7 @@ HOSTILE = {
     "two documents": ("a: 1\n---\nb: 2\n", "is not valid YAML"),
     "list": ("- 1\n", "has no keys"),
     "defaults": ("defaults: 3\n", "a defaults list that is no list"),
-    "null in defaults": ("defaults: [null]\n", "something else than names"),
+    "null in defaults": ("defaults: [null]\n", "more than names"),
     "list as key": ("? [a]\n: b\n", "a list or mapping as a key"),
     "null as key": ("null: 3\n", "can't be used"),
     "endless number": ("seed: " + "9" * 5000 + "\n", "can't be used"),
@@ -108,7 +116,14 @@ def test_line_of_a_key(tmp_path):
 
 def test_read_document_refuses_what_is_no_config(tmp_path):
     path = tmp_path / "config.json"
-    for text in ("[]", "{", "[" * 100_000, "x" * 1_100_000):
+    for text in (
+        "[]",
+        "{",
+        "[" * 100_000,
+        "x" * 1_100_000,
+        '{"a": ' * 40 + "1" + "}" * 40,
+        f"[{'1,' * 3000}1]",
+    ):
         path.write_text(text)
         with pytest.raises(ConfigError):
             read_document(path)

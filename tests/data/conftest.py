@@ -15,10 +15,7 @@ IDX_NAMES = (
 
 
 def _idx_bytes(array):
-    return (
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-        + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def _write_idx_set(folder, prefix="", packed=False, shape=(5, 4), train=60, test=20, seed=0):

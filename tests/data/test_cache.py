@@ -43,9 +43,7 @@ def test_a_damaged_entry_is_built_again(tmp_path, name, damage):
         path.write_bytes(damaged.get(damage, b"\xff" * len(content)))
     again = load_or_build(tmp_path, "text", "key", build)
     np.testing.assert_array_equal(again.arrays["tokens"], np.arange(1000))
-    np.testing.assert_array_equal(
-        load_or_build(tmp_path, "text", "key", never).arrays["other"], np.ones((2, 3))
-    )
+    np.testing.assert_array_equal(load_or_build(tmp_path, "text", "key", never).arrays["other"], np.ones((2, 3)))
 
 
 def test_where_nothing_can_be_written_it_works_from_memory_with_one_warning(tmp_path):

@@ -28,9 +28,7 @@ def folder(tmp_path_factory, write_idx_set):
     folder = tmp_path_factory.mktemp("data")
     (folder / "corpus").mkdir()
     for number in range(30):
-        (folder / "corpus" / f"{number}.txt").write_text(
-            f"Document {number} says: " + "so it goes. " * number
-        )
+        (folder / "corpus" / f"{number}.txt").write_text(f"Document {number} says: " + "so it goes. " * number)
     (folder / "images").mkdir()
     write_idx_set(folder / "images")
     return folder
@@ -96,7 +94,5 @@ def test_a_split_of_another_name_is_an_error(build):
 
 
 def test_settings_are_known_without_torch():
-    code = (
-        "import bigtrain.data.config, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    )
+    code = "import bigtrain.data.config, sys; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

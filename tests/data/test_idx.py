@@ -102,8 +102,7 @@ def test_missing_files_are_named_with_how_to_get_them(tmp_path, write_idx_set):
     with pytest.raises(DataError) as caught:
         IDXImages(IDXConfig(usual_places=[str(tmp_path / "nowhere")], hint="ask at the desk"))
     assert all(
-        name in str(caught.value)
-        for name in (*NAMES, "nowhere is not a directory", "ask at the desk", "data.path")
+        name in str(caught.value) for name in (*NAMES, "nowhere is not a directory", "ask at the desk", "data.path")
     )
     write_idx_set(tmp_path)
     (tmp_path / NAMES[3]).unlink()

@@ -80,9 +80,7 @@ def test_the_true_chain_reaches_the_optimal_loss_on_scored_targets(settings):
     error = per_window.std() / math.sqrt(len(per_window))
     assert abs(per_window.mean() - data.spec.optimal_loss) < 4 * error
     first, last = losses[:, config.order - 1].mean(), losses[:, -1].mean()
-    assert abs(first - last) < 6 * losses[:, -1].std() / math.sqrt(
-        len(tokens)
-    )  # stationary from the first target
+    assert abs(first - last) < 6 * losses[:, -1].std() / math.sqrt(len(tokens))  # stationary from the first target
 
 
 def test_samples_follow_the_probabilities():

@@ -14,9 +14,7 @@ def test_each_epoch_is_a_bijection(size, seed, epoch):
     assert sorted(ids.tolist()) == list(range(size))
 
 
-@given(
-    size=st.integers(1, 500), batch=st.integers(1, 64), seed=st.integers(0, 10**9), step=st.integers(0, 10**5)
-)
+@given(size=st.integers(1, 500), batch=st.integers(1, 64), seed=st.integers(0, 10**9), step=st.integers(0, 10**5))
 @settings(max_examples=200, deadline=None)
 def test_step_ids_follow_from_positions_alone(size, batch, seed, step):
     expected = [
@@ -33,9 +31,7 @@ def test_golden_values():
 
 
 def test_seeds_and_epochs_give_other_orders():
-    orders = {
-        tuple(permute(seed, epoch, np.arange(100), 100)) for seed in range(10) for epoch in range(10)
-    }
+    orders = {tuple(permute(seed, epoch, np.arange(100), 100)) for seed in range(10) for epoch in range(10)}
     assert len(orders) == 100
 
 

@@ -61,9 +61,7 @@ def test_a_python_without_sources_is_an_error(tmp_path):
 def test_documents_are_modules_and_topics_without_repeats(tmp_path):
     long = "This sentence is long enough to be counted as prose{}."
     (tmp_path / "pydoc_data").mkdir()
-    (tmp_path / "pydoc_data" / "topics.py").write_text(
-        f"topics = {{'a': {long.format(' A')!r}, 'b': 'short'}}"
-    )
+    (tmp_path / "pydoc_data" / "topics.py").write_text(f"topics = {{'a': {long.format(' A')!r}, 'b': 'short'}}")
     (tmp_path / "m.py").write_text(f'"""{long.format(1)}"""\nclass C:\n    """{long.format(2)}"""\n')
     (tmp_path / "n.py").write_text(f'"""{long.format(3)}"""\ndef f():\n    """{long.format(2)}"""\n')
     (tmp_path / "bad.py").write_bytes(b"def (:\n\xff")
@@ -88,7 +86,6 @@ def test_cleaning():
         3
         """
     assert clean(text) == (
-        "Return the thing that was asked for, or None.\n\n"
-        "Indented example follows:\n\nAnd the text goes on, like so."
+        "Return the thing that was asked for, or None.\n\nIndented example follows:\n\nAnd the text goes on, like so."
     )
     assert clean("Return self.") == ""

@@ -86,11 +86,7 @@ def test_formats(tmp_path):
         return read_documents(tmp_path / name, "text", separator)
 
     rows = b'{"text": "one\\r\\ntwo", "id": 1}\n\n{"text": ""}\r\n{"text": "three\xe2\x80\xa8"}'
-    assert (
-        documents("a.jsonl", rows)
-        == documents("a.jsonl.gz", rows, packed=True)
-        == ["one\ntwo", "three\u2028"]
-    )
+    assert documents("a.jsonl", rows) == documents("a.jsonl.gz", rows, packed=True) == ["one\ntwo", "three\u2028"]
     text = b"\xef\xbb\xbfone\r\ntwo\rthree"
     assert documents("a.txt", text) == documents("a.txt.gz", text, packed=True) == ["one\ntwo\nthree"]
     assert documents("b.txt", b"one\n<end>\n\n<end>\ntwo\n", "<end>") == ["one", "two\n"]
@@ -139,9 +135,7 @@ def test_an_empty_corpus_is_an_error(tmp_path):
         corpus(tmp_path, path=str(tmp_path / "a.txt"))
 
 
-@given(
-    st.binary(max_size=200), st.sampled_from(["f.txt", "f.jsonl", "f.txt.gz", "f.jsonl.gz"]), st.booleans()
-)
+@given(st.binary(max_size=200), st.sampled_from(["f.txt", "f.jsonl", "f.txt.gz", "f.jsonl.gz"]), st.booleans())
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_give_text_or_a_data_error(tmp_path_factory, content, name, packed):
     path = tmp_path_factory.getbasetemp() / name

@@ -43,9 +43,7 @@ def test_the_order_of_the_files_does_not_matter(documents, random):
         return
     shuffled = random.sample(documents, len(documents))
     first, second = divide(documents, "0.5,0.3,0.2"), divide(shuffled, "0.5,0.3,0.2")
-    assert {name: sorted(part) for name, part in first.items()} == {
-        name: sorted(part) for name, part in second.items()
-    }
+    assert {name: sorted(part) for name, part in first.items()} == {name: sorted(part) for name, part in second.items()}
 
 
 def test_a_single_document_is_cut_between_characters():

@@ -35,9 +35,7 @@ def test_text_longer_than_a_chunk_with_ascii_and_other_parts():
     assert tokenizer.decode(tokenizer.encode(text, np.uint8)) == text
 
 
-@pytest.mark.parametrize(
-    "tokenizer", [ByteTokenizer(True), CharTokenizer("ab é", True, True)], ids=["byte", "char"]
-)
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(True), CharTokenizer("ab é", True, True)], ids=["byte", "char"])
 def test_special_and_strange_ids_decode(tokenizer):
     ids = [
         *tokenizer.encode("ab"),
@@ -64,9 +62,7 @@ def test_a_character_without_an_id_is_an_error_or_unknown(stranger):
     assert tokenizer.decode(np.array([0, 4])) == "a\ufffd"
 
 
-@pytest.mark.parametrize(
-    "tokenizer", [ByteTokenizer(), CharTokenizer("ab", unknown=True)], ids=["byte", "char"]
-)
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer("ab", unknown=True)], ids=["byte", "char"])
 def test_lone_surrogates_are_an_error(tokenizer):
     with pytest.raises(DataError, match="surrogate"):
         tokenizer.encode("a\ud800")
@@ -112,9 +108,7 @@ json_values = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(st.sampled_from(["kind", "end_of_text", "characters", "unknown"]), json_values), st.data()
-)
+@given(st.dictionaries(st.sampled_from(["kind", "end_of_text", "characters", "unknown"]), json_values), st.data())
 @settings(deadline=None)
 def test_any_json_gives_a_tokenizer_or_a_data_error(document, data):
     document["kind"] = data.draw(st.sampled_from(["byte", "char", 3]))

@@ -21,9 +21,7 @@ from bigtrain.models.config import CNNConfig
     batch_norm=st.booleans(),
 )
 def test_any_size_channels_and_depth(shape, stages, convolutions, batch_norm):
-    config = CNNConfig(
-        widths=[3] * stages, convolutions_per_stage=convolutions, hidden_size=5, batch_norm=batch_norm
-    )
+    config = CNNConfig(widths=[3] * stages, convolutions_per_stage=convolutions, hidden_size=5, batch_norm=batch_norm)
     backbone = CNN(config, dataclasses.replace(IMAGES, input_shape=shape))
     features = backbone(torch.randn(2, *shape))
     assert features.pooled.shape == (2, 5) and features.hidden is None

@@ -46,9 +46,7 @@ def test_accumulating_parts_of_any_size_equals_one_batch(entry):
     perturb(network.double())
     batch = {key: x.double() if x.is_floating_point() else x for key, x in batch_of(task, config).items()}
     scored = "targets" if "targets" in batch else "labels"
-    batch[scored].view(-1)[
-        [1, 2, -1]
-    ] = -100  # unequal counts: dividing by the number of parts would be wrong
+    batch[scored].view(-1)[[1, 2, -1]] = -100  # unequal counts: dividing by the number of parts would be wrong
     total = task.counts(batch)["loss"]
 
     def gradients(parts):

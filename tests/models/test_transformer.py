@@ -64,9 +64,7 @@ def test_blocks_with_zero_projections_start_as_the_identity():
 
 def test_residual_projections_start_at_zero_or_scaled():
     for init, std in ((ProjectionInit.zero, 0.0), (ProjectionInit.scaled, 0.3 / math.sqrt(2 * 8))):
-        config = TransformerConfig(
-            hidden_size=64, num_layers=8, max_length=4, init_std=0.3, projection_init=init
-        )
+        config = TransformerConfig(hidden_size=64, num_layers=8, max_length=4, init_std=0.3, projection_init=init)
         block = Transformer(config, TEXT_4).blocks[3]
         for projection in (block.attention.projection, block.feedforward.projection):
             assert projection.weight.std().item() == pytest.approx(std, rel=0.05)
@@ -137,6 +135,4 @@ def test_cache_is_in_autocasts_dtype_and_decodes_close_to_uncached():
             output = network(tokens[:, t : t + 1], state)
             state = output.state
         whole = network(tokens).predictions["language_model"].last_logits()
-    torch.testing.assert_close(
-        output.predictions["language_model"].last_logits(), whole, rtol=5e-2, atol=5e-2
-    )
+    torch.testing.assert_close(output.predictions["language_model"].last_logits(), whole, rtol=5e-2, atol=5e-2)

@@ -77,9 +77,7 @@ def test_swiglu_has_about_as_many_parameters_as_gelu():
     counts = [
         sum(
             p.numel()
-            for p in FeedForward(
-                96, size, name, bias=False, dropout=0.0, std=0.02, projection_std=0.02
-            ).parameters()
+            for p in FeedForward(96, size, name, bias=False, dropout=0.0, std=0.02, projection_std=0.02).parameters()
         )
         for name, size in sizes.items()
     ]

@@ -28,9 +28,7 @@ def problem(rows, width, vocab, seed, dtype=torch.float64):
 )
 def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, seed):
     hidden, weight, targets = problem(rows, 5, vocab, seed)
-    expected = F.cross_entropy(
-        soft_cap(hidden @ weight.t(), softcap), targets, ignore_index=UNSCORED, reduction="sum"
-    )
+    expected = F.cross_entropy(soft_cap(hidden @ weight.t(), softcap), targets, ignore_index=UNSCORED, reduction="sum")
     expected_gradients = torch.autograd.grad(expected * 0.7, (hidden, weight))
     loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, chunk_logits=chunk)
     gradients = torch.autograd.grad(loss * 0.7, (hidden, weight))

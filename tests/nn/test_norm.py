@@ -12,9 +12,7 @@ from bigtrain.nn.norm import make_norm, rms_norm
 def test_rms_norm_and_its_gradient_equal_the_formula(shape, weighted):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    weight = (
-        torch.randn(8, generator=generator, dtype=torch.float64, requires_grad=True) if weighted else None
-    )
+    weight = torch.randn(8, generator=generator, dtype=torch.float64, requires_grad=True) if weighted else None
     upstream = torch.randn(shape, generator=generator, dtype=torch.float64)
     formula = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * (weight if weighted else 1)
     inputs = (x, weight) if weighted else (x,)
@@ -42,8 +40,6 @@ def test_rms_norm_works_inside_in_fp32_and_keeps_bf16():
 def test_norms_by_name():
     assert make_norm("layernorm", 4, epsilon=1e-5, bias=True).bias is not None
     assert make_norm("layernorm", 4, epsilon=1e-5, bias=False).bias is None
-    assert [name for name, _ in make_norm("rmsnorm", 4, epsilon=1e-5, bias=True).named_parameters()] == [
-        "weight"
-    ]
+    assert [name for name, _ in make_norm("rmsnorm", 4, epsilon=1e-5, bias=True).named_parameters()] == ["weight"]
     with pytest.raises(ValueError, match="allowed"):
         make_norm("nonorm", 4, epsilon=1e-5, bias=True)

@@ -36,9 +36,7 @@ def test_rope_turns_each_pair_by_position_times_frequency():
     torch.testing.assert_close(turned, torch.cat((angles.cos(), angles.sin())), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "positions", [lambda: LearnedPositions(16, 6, std=1.0), lambda: SinusoidalPositions(16, 6)]
-)
+@pytest.mark.parametrize("positions", [lambda: LearnedPositions(16, 6, std=1.0), lambda: SinusoidalPositions(16, 6)])
 def test_added_positions_begin_at_start(positions):
     module, x = positions(), torch.randn(2, 10, 6)
     torch.testing.assert_close(module(x, 0)[:, 4:], module(x[:, 4:], 4), rtol=0, atol=0)

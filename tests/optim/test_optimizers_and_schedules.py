@@ -32,7 +32,12 @@ def test_constant_needs_no_end():
     assert [factor(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
-@given(warmup=st.integers(0, 50), total=st.integers(1, 200), final=st.floats(0, 1), make=st.sampled_from([linear, cosine]))
+@given(
+    warmup=st.integers(0, 50),
+    total=st.integers(1, 200),
+    final=st.floats(0, 1),
+    make=st.sampled_from([linear, cosine]),
+)
 def test_rates_rise_then_fall_and_stay_within_the_peak(warmup, total, final, make):
     config = (LinearConfig if make is linear else CosineConfig)(final_fraction=final)
     factors = [make(config, warmup, total)(step) for step in range(total)]
@@ -60,8 +65,14 @@ def test_norms_and_biases_are_not_decayed(module):
 @pytest.mark.parametrize(
     ("ours", "reference"),
     [
-        (lambda m: adamw(AdamWConfig(learning_rate=0.01), m), lambda g: torch.optim.AdamW(g, lr=0.01, betas=(0.9, 0.95))),
-        (lambda m: sgd(SGDConfig(learning_rate=0.01), m), lambda g: torch.optim.SGD(g, lr=0.01, momentum=0.9, nesterov=True)),
+        (
+            lambda m: adamw(AdamWConfig(learning_rate=0.01), m),
+            lambda g: torch.optim.AdamW(g, lr=0.01, betas=(0.9, 0.95)),
+        ),
+        (
+            lambda m: sgd(SGDConfig(learning_rate=0.01), m),
+            lambda g: torch.optim.SGD(g, lr=0.01, momentum=0.9, nesterov=True),
+        ),
     ],
 )
 def test_equal_to_plain_torch(module, ours, reference):

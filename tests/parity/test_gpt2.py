@@ -26,9 +26,7 @@ def gpt2_config(**changes):
 
 
 def build(config, vocab_size):
-    spec = DataSpec(
-        kind="text", fingerprint="", sizes={}, vocab_size=vocab_size, sequence_length=config.max_length
-    )
+    spec = DataSpec(kind="text", fingerprint="", sizes={}, vocab_size=vocab_size, sequence_length=config.max_length)
     task = LanguageModeling(LanguageModelingConfig(), spec)
     backbone = Transformer(config, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config))

@@ -40,9 +40,7 @@ def uncached(network, prompt, max_tokens, sampling, generator=None):
 def test_cached_equals_uncached_token_for_token(positional, num_kv_heads, sampling):
     network = network_for(positional=positional, num_kv_heads=num_kv_heads)
     expected = uncached(network, PROMPT, 13, sampling, torch.Generator().manual_seed(5))
-    actual = generate(
-        network, PROMPT, 13, sampling, generator=torch.Generator().manual_seed(5), max_length=16
-    )
+    actual = generate(network, PROMPT, 13, sampling, generator=torch.Generator().manual_seed(5), max_length=16)
     assert torch.equal(actual, expected)
 
 
@@ -50,9 +48,7 @@ def test_same_seed_same_text_and_another_seed_another():
     network = network_for()
 
     def text(seed):
-        return generate(
-            network, PROMPT, 12, Sampling(1.0), generator=torch.Generator().manual_seed(seed)
-        ).tolist()
+        return generate(network, PROMPT, 12, Sampling(1.0), generator=torch.Generator().manual_seed(seed)).tolist()
 
     assert text(1) == text(1) != text(2)
 
@@ -80,12 +76,8 @@ def test_a_prompt_over_the_window_is_read_from_its_end():
 
 def test_the_window_is_as_long_as_in_training_by_default():
     network = network_for(max_length=64)  # trained on 12 tokens
-    assert torch.equal(
-        generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=12)
-    )
-    assert not torch.equal(
-        generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=64)
-    )
+    assert torch.equal(generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=12))
+    assert not torch.equal(generate(network, PROMPT, 40, GREEDY), generate(network, PROMPT, 40, GREEDY, max_length=64))
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 3])
@@ -97,9 +89,7 @@ def test_stop_id_ends_each_row_and_then_the_stream():
     network = network_for()
     free = generate(network, PROMPT, 12, Sampling(1.0), generator=torch.Generator().manual_seed(0))
     stop = free[0, 2].item()
-    stopped = generate(
-        network, PROMPT, 12, Sampling(1.0), generator=torch.Generator().manual_seed(0), stop_id=stop
-    )
+    stopped = generate(network, PROMPT, 12, Sampling(1.0), generator=torch.Generator().manual_seed(0), stop_id=stop)
     first = free[0].tolist().index(stop)
     assert stopped[0, : first + 1].tolist() == free[0, : first + 1].tolist()
     assert (stopped[0, first:] == stop).all()

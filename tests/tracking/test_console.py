@@ -111,9 +111,7 @@ def test_what_was_resolved_and_why_stands_above_the_panel(terminal, facts, train
         assert word in start
 
 
-def test_time_left_is_shown_while_running_and_time_taken_at_the_end(
-    terminal, facts, train_row, val_row, monkeypatch
-):
+def test_time_left_is_shown_while_running_and_time_taken_at_the_end(terminal, facts, train_row, val_row, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     console = terminal(80, color_system=None)

@@ -28,9 +28,7 @@ def _same(left: dict, right: dict) -> bool:
     def key(value: float) -> str:
         return "nan" if isinstance(value, float) and math.isnan(value) else repr(value)
 
-    return {name: key(value) for name, value in left.items()} == {
-        name: key(value) for name, value in right.items()
-    }
+    return {name: key(value) for name, value in left.items()} == {name: key(value) for name, value in right.items()}
 
 
 @given(rows)

@@ -89,9 +89,7 @@ def test_any_encoding_prints():
 
 
 def test_markup_in_a_sample_is_text():
-    assert "[bold]not bold[/bold]" in _printed(
-        replace(RESULTS, sample="[bold]not bold[/bold]"), terminal=True
-    )
+    assert "[bold]not bold[/bold]" in _printed(replace(RESULTS, sample="[bold]not bold[/bold]"), terminal=True)
 
 
 def test_images_have_samples_per_second_and_no_prompt():

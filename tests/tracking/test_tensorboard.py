@@ -84,9 +84,7 @@ def test_config_samples_and_images_are_recorded_as_they_are(run_dir, facts):
 def test_final_metrics_are_no_false_last_point_of_a_curve(run_dir):
     accumulator = _read(run_dir / "tensorboard")
     assert [event.value for event in accumulator.Scalars("val/loss")] == [pytest.approx(1.9)]
-    assert [(event.step, event.value) for event in accumulator.Scalars("final/val/loss")] == [
-        (30, pytest.approx(1.8))
-    ]
+    assert [(event.step, event.value) for event in accumulator.Scalars("final/val/loss")] == [(30, pytest.approx(1.8))]
 
 
 def test_hyperparameters_lie_in_the_run_itself(run_dir):
@@ -264,9 +262,7 @@ def test_runs_with_equal_settings_and_equal_folder_names_stay_apart(tmp_path):
     server = Server(tmp_path, tmp_path / "server.log")
     try:
         server.wait_for_run(count=2)
-        groups = server.ask("plugin/hparams/session_groups", {**ALL_SESSIONS, "colParams": []})[
-            "sessionGroups"
-        ]
+        groups = server.ask("plugin/hparams/session_groups", {**ALL_SESSIONS, "colParams": []})["sessionGroups"]
     finally:
         server.stop()
     sessions = sorted([session["name"] for session in group["sessions"]] for group in groups)

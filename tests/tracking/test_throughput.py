@@ -24,9 +24,7 @@ class SmallDecoder(nn.Module):
         super().__init__()
         self.kv_width = WIDTH // HEADS * kv_heads
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.qkv = nn.ModuleList(
-            nn.Linear(WIDTH, WIDTH + 2 * self.kv_width, bias=False) for _ in range(LAYERS)
-        )
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, WIDTH + 2 * self.kv_width, bias=False) for _ in range(LAYERS))
         self.out = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
         self.up = nn.ModuleList(nn.Linear(WIDTH, 4 * WIDTH, bias=False) for _ in range(LAYERS))
         self.down = nn.ModuleList(nn.Linear(4 * WIDTH, WIDTH, bias=False) for _ in range(LAYERS))

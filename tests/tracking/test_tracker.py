@@ -71,9 +71,7 @@ def test_a_sink_that_fails_only_when_warned_ends_neither_the_run_nor_the_others(
     assert len(recorder.warnings()) == 2
 
 
-def test_a_failure_to_close_is_heard_by_the_console_and_closing_again_does_nothing(
-    facts, train_row, recorder
-):
+def test_a_failure_to_close_is_heard_by_the_console_and_closing_again_does_nothing(facts, train_row, recorder):
     tracker = Tracker([recorder, Broken("close")])
     _whole_run(tracker, facts, train_row)
     tracker.close()

@@ -164,7 +164,12 @@ def test_any_manifest_is_a_sentence(junk, tmp_path_factory):
         verify(path)
 
 
-@given(document=st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    document=st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 @settings(max_examples=200, deadline=None)
 def test_any_json_manifest_is_a_sentence(document, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz")

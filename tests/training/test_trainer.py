@@ -120,7 +120,10 @@ def test_rows_carry_what_a_reader_needs(make_trainer):
 
 
 def test_the_logged_loss_is_the_mean_over_the_interval(make_trainer):
-    every, fourth = make_trainer(with_trainer(tiny_config(), log_every=1), "1"), make_trainer(tiny_config(), "4")
+    every, fourth = (
+        make_trainer(with_trainer(tiny_config(), log_every=1), "1"),
+        make_trainer(tiny_config(), "4"),
+    )
     every.fit(), fourth.fit()
     single = [row["train/loss"] for row in every.recorder.rows if "train/loss" in row]
     means = [row["train/loss"] for row in fourth.recorder.rows if "train/loss" in row]
@@ -157,7 +160,10 @@ def test_probe_times_and_records(make_trainer):
     assert trainer.precision.reason.startswith("probe: ")
     trainer.fit()
     resumed = make_trainer(tiny_config(trainer={"precision": Precision.probe}), resume=True)
-    assert (resumed.precision.name, resumed.precision.reason) == (trainer.precision.name, "as the run began with")
+    assert (resumed.precision.name, resumed.precision.reason) == (
+        trainer.precision.name,
+        "as the run began with",
+    )
 
 
 def test_auto_precision_is_a_rule_of_shapes(make_trainer):
