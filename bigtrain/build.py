@@ -72,7 +72,7 @@ def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpe
 
 
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
-    """Backbone and heads, initialised from the run's seed (on the CPU, so that any device starts from the same), tied."""
+    """Backbone and heads, tied; initialised from the run's seed, on the CPU: any device starts from the same weights."""
     torch.manual_seed(mix(config.seed, _INITIALISATION))
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
@@ -226,7 +226,7 @@ def try_step(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision) ->
 
 
 def compile_blocks(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision, tracker: Tracker) -> str:
-    """Compiles each block of the backbone in place (`torch.compile(module)` would rename every key); says what was done.
+    """Compiles each block of the backbone in place (`torch.compile(module)` would rename every key); says what it did.
 
     A compiler that is missing or fails is one warning, and the run goes on without.
     """

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread of torch (two cores are shared by two workers), and a cache folder of the tests' own."""
+"""Shared by all tests: one thread of torch, as two workers share two cores."""
 
 import os
 

@@ -12,7 +12,7 @@ from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
 from bigtrain.data.randomness import mix
 from bigtrain.distributed.world import World, join_world
-from bigtrain.errors import ConfigError, ExitCode
+from bigtrain.errors import ConfigError, DataError, ExitCode
 from bigtrain.tasks.generation import Sampling, stream
 
 
@@ -91,5 +91,7 @@ def first_ids(loaded: Loaded) -> np.ndarray:
     assert tokenizer is not None
     if tokenizer.end_of_text is not None:
         return np.array([tokenizer.end_of_text])
-    newline = tokenizer.encode("\n")
-    return newline if len(newline) else np.array([0])
+    try:
+        return tokenizer.encode("\n")
+    except DataError:  # a vocabulary without line ends
+        return np.array([0])

@@ -1,4 +1,4 @@
-"""A checkpoint → live parts, for the verbs that read one. It stands alone: config, tokenizer and data facts are in it."""
+"""A checkpoint → live parts, for the verbs that read one. Config, tokenizer and data facts are all in it."""
 
 from __future__ import annotations
 

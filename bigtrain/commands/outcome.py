@@ -74,8 +74,8 @@ def _prompt(parts: Parts, sample: str) -> str | None:
     """The start of the sample, as a prompt to try; None where the model generates no text."""
     if not sample:
         return None
-    words = sample.split()
-    return (words[0] + " ") if words else "The "
+    word = next(iter(sample.split()), "The")
+    return f"{word[:16]} "
 
 
 def _flat(node: Any, path: str = "") -> dict[str, bool | int | float | str]:

@@ -111,15 +111,7 @@ def _train(
     config: RunConfig = composed.config
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
-    sinks: list[Sink] = [
-        console_for(),
-        LogFileSink(run_dir / "train.log"),
-        JsonlSink(run_dir / "metrics.jsonl"),
-    ]
-    if config.tracking.tensorboard:
-        purge_step = None if checkpoint is None else checkpoint.step + 1
-        sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))
-    tracker = Tracker(sinks)
+    tracker = _tracker(config, run_dir, checkpoint)
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         with StopRequest(limit) as stop:
@@ -133,6 +125,20 @@ def _train(
             return ExitCode.OK, conclude(composed, run_dir, parts, trainer)
     finally:
         tracker.close()
+
+
+def _tracker(config: RunConfig, run_dir: Path, checkpoint: Checkpoint | None) -> Tracker:
+    """Every sink, the console first: it shows what the others warn of."""
+    with durable.disk_errors(run_dir):
+        sinks: list[Sink] = [
+            console_for(),
+            LogFileSink(run_dir / "train.log"),
+            JsonlSink(run_dir / "metrics.jsonl"),
+        ]
+    if config.tracking.tensorboard:
+        purge_step = None if checkpoint is None else checkpoint.step + 1
+        sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))
+    return Tracker(sinks)
 
 
 def _preempted(run_dir: Path, trainer: Trainer, tracker: Tracker, reason: str) -> dict[str, Any]:

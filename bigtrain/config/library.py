@@ -117,6 +117,7 @@ def search_path(request: Request) -> ConfigSearchPath:
 
 
 def choice_problem(override: Override, library: Library, verb: str) -> Problem | None:
+    """What is wrong with a word that chooses from a group, if anything is."""
     group, value = override.key_or_group, override.value()
     cause = f'command line, "{override.input_line}"'
     if group not in library.groups and not override.is_add():
@@ -143,6 +144,7 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
 
 
 def choice_fix(group: str, choice: str, library: Library) -> str:
+    """The nearest choices of a group, and all of them."""
     options = library.choices(group)
     same = [name for name in options if name.split("/")[-1] == choice.split("/")[-1]]
     near = did_you_mean([f"{group}={name}" for name in same or nearest(choice, options)])
@@ -175,6 +177,7 @@ def file_problem(reason: str, library: Library) -> Problem:
 
 
 def file_of(loaded: ConfigResult, config_path: str) -> str:
+    """Where a loaded YAML lies, for people."""
     scheme, _, place = loaded.path.partition("://")
     folder = "configs" if scheme == "pkg" and place == "bigtrain.configs" else place
     return f"{folder}/{config_path}.yaml"

@@ -32,7 +32,7 @@ class World:
 
 
 def join_world(gpus: str) -> World:
-    """The world of this process. `gpus` as in `trainer.gpus`. Raises MachineError when the GPU asked for is not there."""
+    """The world of this process. `gpus` as in `trainer.gpus`. Raises MachineError when a GPU asked for is not there."""
     visible = torch.cuda.device_count() if gpus != "0" else 0
     if gpus not in ("auto", "0") and visible < int(gpus):
         raise MachineError.of(

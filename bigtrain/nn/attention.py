@@ -1,5 +1,6 @@
 """Causal self-attention with grouped key/value heads, and the cache it decodes with.
- Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the
+
+Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the
 cache.
 """
 

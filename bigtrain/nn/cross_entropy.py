@@ -1,5 +1,6 @@
 """Cross entropy over a vocabulary straight from hidden vectors, in chunks where the logits would be large.
- The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a
+
+The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a
 chunk and no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap,
 does its softmax in the low precision of autocast, and is missing from 2.11.)
 """
@@ -52,7 +53,9 @@ def vocabulary_cross_entropy(
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
     rows = max(1, chunk_logits // weight_VD.shape[0])
     with without_autocast(hidden_ND.device):
-        return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, softcap, rows)
+        # Inside `forward` gradients are off, and needs_input_grad is true under no_grad too: so it is asked here.
+        needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+        return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, softcap, rows, needs_gradient)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -60,9 +63,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None, rows: int
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        softcap: float | None,
+        rows: int,
+        needs_gradient: bool,
     ) -> Tensor:
-        needs_gradient = any(ctx.needs_input_grad[:2])
         total = _at_least_fp32(hidden_ND.new_zeros(()))
         if needs_gradient:
             hidden_gradient = torch.empty_like(hidden_ND)
@@ -85,6 +93,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (
             hidden_gradient * scale.to(hidden_gradient.dtype),
             weight_gradient * scale.to(weight_gradient.dtype),
+            None,
             None,
             None,
             None,

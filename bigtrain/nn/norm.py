@@ -1,5 +1,6 @@
 """Normalisation layers by name, and the RMS norm itself.
- Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low
+
+Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low
 precision.
 """
 

@@ -1,5 +1,6 @@
 """What a task is: stateless functions between samples, network and loss.
- The loss contract: `compute_loss` returns *sums* and never divides. The trainer sums `counts` over the
+
+The loss contract: `compute_loss` returns *sums* and never divides. The trainer sums `counts` over the
 micro-batches and ranks of a step before the first forward, and each micro-batch back-propagates `weight * sum
 / global count`. So how a batch is cut into micro-batches and ranks changes nothing but rounding, also when
 target counts differ.

@@ -1,5 +1,6 @@
 """Generation: one loop that continues a prompt, for every backbone that has `initial_state`.
- The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache
+
+The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache
 of keys and values, …). When the positions run out, the window slides: the last half of it is read again into
 a fresh state, so half a window of context is always there and the cost per token stays bounded.
 """

@@ -54,6 +54,7 @@ def results_table(results: Results) -> Table:
     for column in results.columns:
         table.add_column(f"{column.split}, {column.weights}\nstep {column.step:,}", justify="right")
     names = dict.fromkeys(name for column in results.columns for name in column.metrics)
+    names.pop("excess", None)  # said below the loss
     for name in names:
         values = [column.metrics.get(name) for column in results.columns]
         table.add_row(name.replace("_", " "), *("" if value is None else number(value) for value in values))
@@ -116,7 +117,7 @@ def next_commands(run_dir: Path, prompt: str | None = None, finished: bool = Tru
     checkpoint = override("checkpoint", path)
     commands = [("curves, samples, settings", shlex.join(["tensorboard", "--logdir", path]))]
     if prompt is not None:
-        commands.append(("let it write", f"bigtrain generate {checkpoint} {override('prompt', prompt)}"))
+        commands.append(("let it write", f"bigtrain generate {checkpoint} prompt={shlex.quote(prompt)}"))
     commands.append(("measure it on the test split", f"bigtrain eval {checkpoint}"))
     if not finished:
         commands.insert(0, ("go on", f"bigtrain {override('resume', path)}"))

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ class TensorBoardSink(Sink):
     """Scalars, texts, images, the config, and the hyper-parameters with the final metrics.
 
     `purge_step` on resume: TensorBoard forgets events of this directory from that step on (the step after the
-    checkpoint's). Raises OSError where the directory can't be written.
+    checkpoint's). Opens its file at the first call, so that a directory that can't be written is the tracker's to
+    warn of.
     """
 
     def __init__(self, directory: Path, purge_step: int | None = None):
         from torch.utils.tensorboard import summary
 
         self._summary = summary
-        self._events = EventFile(directory, purge_step)
+        self._directory, self._purge_step = directory, purge_step
         self._optimal_loss: float | None = None
         self._step = 0
+
+    @cached_property
+    def _events(self) -> EventFile:
+        return EventFile(self._directory, self._purge_step)
 
     def start(self, facts: RunFacts) -> None:
         """Writes the config, and the chart that draws training and validation loss and the optimum as one."""
@@ -80,8 +86,9 @@ class TensorBoardSink(Sink):
         self._events.flush()
 
     def close(self) -> None:
-        """Closes the event file."""
-        self._events.close()
+        """Closes the event file, if one was opened."""
+        if "_events" in vars(self):
+            self._events.close()
 
     def _add_scalars(self, values: Mapping[str, float]) -> None:
         for tag, value in values.items():

@@ -1,81 +1,16 @@
-"""How fast, and how near to what the machine can do: speed meter, measured peak, FLOPs of a module, memory.
-
-Time spent on evaluation and checkpoints is not training time: the loop pauses the meter around it.
-"""
+"""What the machine can do and what a module costs: measured peak, FLOPs, memory. Speed itself is the loop's."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from bigtrain.tracking.tracker import Row
-
-
-class Throughput:
-    """Speed since the last row, without the time between `pause` and `resume`.
-
-    `samples` and `tokens` are the run's totals so far, so that steps of any size count right. On a GPU the
-    caller reads the loss first: that waits for the work whose time is taken.
-    """
-
-    def __init__(
-        self,
-        flops_per_sample: float,
-        peak_flops: float | None,
-        samples: int = 0,
-        tokens: int | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        self._flops_per_sample = flops_per_sample
-        self._peak_flops = peak_flops
-        self._clock = clock
-        self._samples, self._tokens = samples, tokens
-        self._active_seconds = 0.0  # of the whole run so far, up to self._since
-        self._row_seconds = 0.0  # active_seconds at the last row
-        self._since: float | None = clock()
-
-    @property
-    def active_seconds(self) -> float:
-        """Training time since this meter was made, pauses left out."""
-        return self._active_seconds + (self._clock() - self._since if self._since is not None else 0.0)
-
-    def pause(self) -> None:
-        """Stops the clock. Pausing twice is pausing once."""
-        self._active_seconds, self._since = self.active_seconds, None
-
-    def resume(self) -> None:
-        """Starts the clock again."""
-        if self._since is None:
-            self._since = self._clock()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """`with meter.paused():` around an evaluation or a save."""
-        self.pause()
-        try:
-            yield
-        finally:
-            self.resume()
-
-    def row(self, samples: int, tokens: int | None = None) -> Row:
-        """The perf/ values of the interval since the last row: per second, and as a share of the peak."""
-        seconds = max(self.active_seconds - self._row_seconds, 1e-9)
-        samples_per_second = (samples - self._samples) / seconds
-        row: Row = {"perf/samples_per_second": samples_per_second}
-        if tokens is not None:
-            row["perf/tokens_per_second"] = (tokens - (self._tokens or 0)) / seconds
-        if self._peak_flops:
-            row["perf/share_of_peak"] = samples_per_second * self._flops_per_sample / self._peak_flops
-        self._samples, self._tokens, self._row_seconds = samples, tokens, self._row_seconds + seconds
-        return row
 
 
 def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:

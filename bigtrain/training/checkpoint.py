@@ -72,7 +72,7 @@ class CheckpointStore:
     def save(self, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
         """Writes the checkpoint of `step` durably; an existing one is left as it is. `facts` go into the manifest.
 
-        Raises MachineError when the disk is full or refuses; earlier checkpoints are then intact and nothing is left over.
+        Raises MachineError when the disk is full or refuses; earlier checkpoints are then intact, nothing is left over.
         """
         final = self.path_of(step)
         if final.is_dir():
@@ -139,7 +139,7 @@ class CheckpointStore:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Reads a step directory's manifest and checks every file against it. Raises CheckpointError that names what differs."""
+    """Checks every file of a step directory against its manifest. Raises CheckpointError that names what differs."""
     try:
         manifest = _read_manifest(path)
         for problem in _differences(path, manifest):

@@ -37,7 +37,7 @@ def replace(path: Path, content: str) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     write_new(temporary, content.encode())
-    os.replace(temporary, path)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 

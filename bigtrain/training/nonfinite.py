@@ -1,7 +1,7 @@
 """Non-finite losses: noticed on the device, masked at once, reported a step later, and never waited for.
 
-A step whose loss or gradient norm is not finite changes nothing: a device flag makes the fused optimizer skip it, and
-every step after it, until the host has read the flag. So when training stops, the weights are those before the bad step.
+A step whose loss or gradient norm is not finite changes nothing: a device flag makes the fused optimizer skip it,
+and every step after it, until the host has read the flag. So the weights are those before the bad step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class NonFiniteGuard:
 
     def __init__(self, module: nn.Module, device: torch.device):
         self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        # Running statistics (batch norm) change in the forward pass, before the loss is known: keep a copy to go back to.
+        # Running statistics (batch norm) change in the forward pass, before the loss is known: keep a copy.
         self._buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._pending: Tensor | None = None
@@ -27,7 +27,7 @@ class NonFiniteGuard:
             torch._foreach_copy_(self._kept, self._buffers)
 
     def mask(self, step: int, health: Tensor) -> Tensor:
-        """A float scalar, 1 where this step must not be applied. `health` (loss + gradient norm) is finite on a good step."""
+        """A float scalar, 1 where this step must not be applied. `health`: loss + gradient norm, finite on a good step."""
         bad_now = ~torch.isfinite(health)
         self._first_bad_step = torch.where(
             (self._first_bad_step < 0) & bad_now,

@@ -1,7 +1,7 @@
 """Number formats: which one, why, and how a step uses it.
 
-Weights, gradients and optimizer state stay fp32; the forward and backward pass run under autocast. `auto` is a fixed rule
-of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records.
+Weights, gradients and optimizer state stay fp32; the forward and backward pass run under autocast. `auto` is a fixed
+rule of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records.
 """
 
 from __future__ import annotations

@@ -77,8 +77,10 @@ def image_observer(
         predictions = task.predict(network, batch).argmax(dim=-1).cpu()  # type: ignore[attr-defined]
         network.train(was_training)
         labels, names = samples["labels"], list(data.spec.labels)
-        tracker.image("val/predictions", image_grid(samples["images"], labels, predictions, names), step)
-        tracker.image("val/confusion", confusion_matrix(evaluation.totals["confusion"], names), step)
+        tracker.image(
+            "val/predictions", image_grid(samples["images"].numpy(), labels.tolist(), predictions.tolist(), names), step
+        )
+        tracker.image("val/confusion", confusion_matrix(evaluation.totals["confusion"].numpy(), names), step)
 
     return show
 

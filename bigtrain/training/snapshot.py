@@ -1,8 +1,8 @@
 """What a checkpoint holds: live objects → files, and back into live objects by `copy_`.
 
 Tensors are stored under the names that modules give their parameters; a tied weight is stored once. Loading compares
-names, shapes and dtypes with the live objects before any tensor is read, and copies into existing storage: a weight that
-is a few bytes off alignment gives other bytes in a product.
+names, shapes and dtypes with the live objects before any tensor is read, and copies into existing storage: a weight
+that is a few bytes off alignment gives other bytes in a product.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class TrainState:
-    """`step` counts optimizer steps attempted; `updates` those applied (a masked one advances the data all the same)."""
+    """`step` counts optimizer steps attempted, `updates` those applied: a masked one advances the data all the same."""
 
     step: int = 0
     updates: int = 0

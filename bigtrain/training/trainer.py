@@ -1,8 +1,8 @@
 """The loop: read `fit`, then `train_step`, then `keep_cadences`.
 
-Two contracts hold it together. Losses are sums: what a step divides by is counted over all micro-batches and ranks before
-its first forward, so how the batch is cut changes only rounding. And step t is a function of (seed, t): data, dropout and
-learning rate follow from the step's number, so a run that was killed anywhere goes on to the same bytes.
+Two contracts hold it together. Losses are sums: what a step divides by is counted over all micro-batches and ranks
+before its first forward, so how the batch is cut changes only rounding. And step t is a function of (seed, t): data,
+dropout and learning rate follow from its number, so a run that was killed anywhere goes on to the same bytes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Trainer:
     def fit(self) -> str:
         """Trains to the end, or until a stop is asked for; returns why it stopped early, or "" at the end.
 
-        Raises NumericsError when a loss or gradient is not finite; weights, in memory and on disk, are then the last good ones.
+        Raises NumericsError when a loss or gradient is not finite; the weights, here and on disk, are the last good ones.
         """
         self.module.train()
         self.keep_cadences()  # what the step of a resumed checkpoint still owes

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.tracking.throughput import Throughput, flops_per_sample, measured_peak_flops
+from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops
 
 CPU = torch.device("cpu")
 BATCH, TIME, WIDTH, HEADS, VOCABULARY, LAYERS = 2, 16, 32, 4, 50, 3
@@ -87,38 +87,6 @@ def test_modes_come_back_also_when_the_count_fails():
     with pytest.raises(KeyError):
         flops_per_sample(module, {"no_tokens": torch.zeros(1)})
     assert all(part.training for part in module.modules())
-
-
-def test_speed_leaves_out_what_is_paused():
-    now = [0.0]
-    meter = Throughput(flops_per_sample=10.0, peak_flops=1000.0, clock=lambda: now[0])
-    now[0] += 2
-    with meter.paused():
-        now[0] += 100
-    now[0] += 2
-    assert meter.row(samples=80, tokens=800) == {
-        "perf/samples_per_second": 20.0,
-        "perf/tokens_per_second": 200.0,
-        "perf/share_of_peak": 0.2,
-    }
-    assert meter.active_seconds == 4
-    meter.pause()
-    meter.pause()
-    now[0] += 50
-    meter.resume()
-    now[0] += 1
-    meter.resume()  # already running: the second that has passed still counts
-    now[0] += 1
-    assert meter.row(samples=90, tokens=900)["perf/samples_per_second"] == 5.0
-    assert meter.active_seconds == 6
-
-
-def test_a_resumed_run_counts_from_its_own_start():
-    now = [0.0]
-    meter = Throughput(1.0, None, samples=1000, tokens=5000, clock=lambda: now[0])
-    now[0] += 10
-    assert meter.row(1100, 5500) == {"perf/samples_per_second": 10.0, "perf/tokens_per_second": 50.0}
-    assert Throughput(1.0, None, clock=lambda: 0.0).row(0) == {"perf/samples_per_second": 0.0}
 
 
 def test_the_peak_is_measured_quickly_and_no_product_beats_it_by_much():

@@ -32,7 +32,7 @@ def test_what_is_saved_is_verified_and_read_back(store):
 
 def test_files_are_private(store):
     path = store.save(1, FILES, {})
-    modes = [stat.S_IMODE(os.stat(entry).st_mode) for entry in [path, *path.iterdir()]]
+    modes = [stat.S_IMODE(entry.stat().st_mode) for entry in [path, *path.iterdir()]]
     assert modes[0] == 0o700
     assert set(modes[1:]) == {0o600}
 
