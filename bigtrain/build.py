@@ -72,7 +72,7 @@ def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpe
 
 
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
-    """Backbone and heads, tied; initialised from the run's seed, on the CPU: any device starts from the same weights."""
+    """Backbone and heads, tied; initialised from the seed, on the CPU: any device starts from the same weights."""
     torch.manual_seed(mix(config.seed, _INITIALISATION))
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))

@@ -86,7 +86,7 @@ class MarkovConfig(DataConfig):
 
     provides: ClassVar[str] = "text"
 
-    vocab_size: int = setting(16, "Symbols V.", at_least=2, at_most=4096)
+    vocab_size: int = setting(8, "Symbols V.", at_least=2, at_most=4096)
     order: int = setting(2, "Symbols of context k that decide the next one.", at_least=1, at_most=8)
     concentration: float = setting(
         0.5, "Dirichlet concentration of each row; small: nearly certain.", at_least=1e-3, at_most=1e6

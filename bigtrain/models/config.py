@@ -50,8 +50,8 @@ class TransformerConfig(ModelConfig):
     generates: ClassVar[bool] = True
 
     hidden_size: int = setting(128, "Width D of the residual stream.", at_least=1)
-    num_layers: int = setting(4, "Blocks.", at_least=1)
-    num_heads: int = setting(4, "Attention heads H.", at_least=1)
+    num_layers: int = setting(2, "Blocks.", at_least=1)
+    num_heads: int = setting(2, "Attention heads H.", at_least=1)
     num_kv_heads: int | None = setting(
         None, "Key and value heads (grouped queries, arXiv:2305.13245); default: num_heads.", at_least=1
     )

@@ -14,7 +14,7 @@ from bigtrain.registry import OPTIMIZERS, SCHEDULERS
 class AdamWConfig(OptimizerConfig):
     """AdamW (arXiv:1711.05101), fused. Norms and biases are never decayed."""
 
-    learning_rate: float = setting(1e-3, "Peak learning rate.", at_least=0)
+    learning_rate: float = setting(3e-3, "Peak learning rate; wide models want less (gpt2: 6e-4).", at_least=0)
     weight_decay: float = setting(0.1, "Decoupled decay, times the learning rate, per step.", at_least=0)
     betas: list[float] = setting([0.9, 0.95], "Decay of the running mean and of the running square, each in [0, 1).")
     epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)

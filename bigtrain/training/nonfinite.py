@@ -27,7 +27,7 @@ class NonFiniteGuard:
             torch._foreach_copy_(self._kept, self._buffers)
 
     def mask(self, step: int, health: Tensor) -> Tensor:
-        """A float scalar, 1 where this step must not be applied. `health`: loss + gradient norm, finite on a good step."""
+        """A float scalar, 1 where the step must not be applied. `health`: loss + gradient norm, finite if good."""
         bad_now = ~torch.isfinite(health)
         self._first_bad_step = torch.where(
             (self._first_bad_step < 0) & bad_now,

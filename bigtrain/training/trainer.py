@@ -89,7 +89,7 @@ class Trainer:
     def fit(self) -> str:
         """Trains to the end, or until a stop is asked for; returns why it stopped early, or "" at the end.
 
-        Raises NumericsError when a loss or gradient is not finite; the weights, here and on disk, are the last good ones.
+        Raises NumericsError when a loss or gradient is not finite; the weights are then the last good ones.
         """
         self.module.train()
         self.keep_cadences()  # what the step of a resumed checkpoint still owes

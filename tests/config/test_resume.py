@@ -62,7 +62,7 @@ def test_what_is_typed_again_unchanged_is_fine(saved):
 
 def test_what_changes_the_training_may_not(saved):
     text = refusal(saved("model=cnn"), "optimizer.learning_rate=0.5", "seed=3", "trainer.log_every=3")
-    assert "optimizer.learning_rate was 0.001 and can't become 0.5" in text
+    assert "optimizer.learning_rate was 0.003 and can't become 0.5" in text
     assert "seed was 0 and can't become 3" in text
     assert text.count("error[") == 2
 

@@ -19,8 +19,7 @@ from bigtrain.tasks.language_modeling import LanguageModeling
 def gpt2_config(**changes):
     """The shipped YAML's own values on top of the dataclass, as Hydra merges them."""
     path = f"{configs.__path__[0]}/model/gpt2.yaml"
-    values = OmegaConf.load(path)
-    del values["defaults"]
+    values = OmegaConf.load(path)["model"]
     merged = OmegaConf.merge(OmegaConf.structured(TransformerConfig), values, changes)
     return OmegaConf.to_object(merged)
 
