@@ -291,3 +291,15 @@ def test_test_with_words_runs_pytest_alone(machine: Machine) -> None:
     result = machine.run("test", "tests/test_house.py", "-k", "a b")
     assert result.stdout.splitlines()[0] == "pytest -m pytest tests/test_house.py -k a b"
     assert "ruff" not in result.stdout
+
+
+def test_check_gpu_walks_on_a_cpu_and_says_when_there_is_no_gpu():
+    """The walk itself; on a GPU it is run by hand."""
+    script = [sys.executable, str(ROOT / "scripts/check_gpu")]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(script, env=hidden, capture_output=True, text=True).returncode == 5
+    done = subprocess.run([*script, "--cpu"], capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ") and "| ok |" in line]
+    assert len(table) == 9
+    assert "the same bytes" in done.stdout

@@ -62,7 +62,9 @@ def test_scalars_are_served(served):
 
 
 def test_samples_and_config_are_served(served):
-    assert {"config/text_summary", "val/sample/text_summary"} <= of_run(served("text/tags"), "transformer-synthetic-markov")
+    assert {"config/text_summary", "val/sample/text_summary"} <= of_run(
+        served("text/tags"), "transformer-synthetic-markov"
+    )
 
 
 def test_images_with_predictions_are_served(served):
@@ -70,7 +72,12 @@ def test_images_with_predictions_are_served(served):
 
 
 def test_hparams_are_served_once(served):
-    body = {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "colParams": [], "sliceSize": 9}
+    body = {
+        "experimentName": "",
+        "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
+        "colParams": [],
+        "sliceSize": 9,
+    }
     groups = served("hparams/session_groups", body)["sessionGroups"]
     assert len(groups) == 2
     settings = groups[0]["hparams"]
@@ -103,7 +110,14 @@ def test_a_terminal_gets_a_live_view(shell):
     os.close(parent)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    for words in ("transformer on synthetic/markov", "20/20", "validation loss", "above optimum", "tok/s", "bigtrain eval"):
+    for words in (
+        "transformer on synthetic/markov",
+        "20/20",
+        "validation loss",
+        "above optimum",
+        "tok/s",
+        "bigtrain eval",
+    ):
         assert words in text, words
 
 
