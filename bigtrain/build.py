@@ -39,7 +39,7 @@ from bigtrain.training.evaluator import Evaluator
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.samples import observer_for
 from bigtrain.training.signals import StopRequest
-from bigtrain.training.snapshot import Snapshot, load_tensors, module_tensors
+from bigtrain.training.snapshot import Snapshot, load_tensors, module_tensors, read_state
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Limits, Trainer
 
@@ -91,7 +91,7 @@ def build_trainer(
     """Everything for a run, restored from `resume` where there is one."""
     config, world = parts.config, parts.world
     settings = config.trainer
-    state = TrainState() if resume is None else TrainState.from_json(resume.read_json("state.json"))
+    state = TrainState() if resume is None else read_state(resume)
     keep_threads(state, tracker)
     micro_batch_size = settings.micro_batch_size or settings.batch_size
     collate = lambda samples: parts.task.collate(samples, training=True)  # noqa: E731
@@ -100,7 +100,6 @@ def build_trainer(
 
     batch = to_device(collate(loader.dataset.gather(np.zeros(1, dtype=np.int64))), world.device)
     flops = flops_per_sample(parts.module, batch)
-    prepare_device(settings, world.device)
     precision = choose_precision(parts, loader, flops, state)
     state.resolved["compile"] = compile_blocks(parts, loader, precision, tracker)
 
@@ -113,7 +112,6 @@ def build_trainer(
     if resume is not None:
         snapshot.restore(resume)
     limits = build_limits(config, parts.data.spec, flops, peak_flops(world.device, precision))
-    evaluation_size = max(micro_batch_size, 256 if parts.data.spec.sequence_length is None else 32)
     return Trainer(
         module=parts.module,
         optimizer=optimizer,
@@ -121,7 +119,7 @@ def build_trainer(
         scaler=scaler,
         precision=precision,
         loader=loader,
-        evaluator=Evaluator(parts.module, parts.task, parts.data, precision, evaluation_size, world),
+        evaluator=Evaluator(parts.module, parts.task, parts.data, precision, evaluation_batch_size(settings), world),
         checkpoints=CheckpointStore(run_dir / "checkpoints", settings.keep_last),
         snapshot=snapshot,
         manifest_facts=manifest_facts(parts, state),
@@ -135,6 +133,11 @@ def build_trainer(
         state=state,
         stop=stop,
     )
+
+
+def evaluation_batch_size(settings: TrainerConfig) -> int:
+    """Samples per forward pass of an evaluation: what fits in training fits here too."""
+    return settings.micro_batch_size or settings.batch_size
 
 
 def load_weights(network: Network, checkpoint: Checkpoint) -> None:
@@ -187,13 +190,14 @@ def keep_threads(state: TrainState, tracker: Tracker) -> None:
 
 
 def prepare_device(settings: TrainerConfig, device: torch.device) -> None:
-    """Global switches of torch: TF32 products, deterministic kernels."""
+    """Global switches of torch: TF32, deterministic kernels. Before the first product: cuBLAS reads them once."""
     if device.type == "cuda":
         allow_tf32()
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
 
 
 def choose_precision(parts: Parts, loader: TrainLoader, flops: float, state: TrainState) -> ResolvedPrecision:
@@ -216,13 +220,15 @@ def try_step(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision) ->
     """A forward and backward pass that leaves no trace: gradients dropped, running statistics put back."""
     buffers = [(buffer, buffer.clone()) for buffer in parts.module.buffers()]
     batch = to_device(loader.micro_batches(0)[0], parts.world.device)
-    with precision.autocast(parts.world.device):
-        output = parts.module(batch)
-        loss = torch.stack([term.sum for term in output.terms.values()]).sum()
-    loss.backward()
-    parts.module.zero_grad()
-    for buffer, kept in buffers:
-        buffer.copy_(kept)
+    try:
+        with precision.autocast(parts.world.device):
+            output = parts.module(batch)
+            loss = torch.stack([term.sum for term in output.terms.values()]).sum()
+        loss.backward()
+    finally:
+        parts.module.zero_grad()
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
 
 
 def compile_blocks(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision, tracker: Tracker) -> str:
@@ -251,7 +257,11 @@ def peak_flops(device: torch.device, precision: ResolvedPrecision) -> float | No
     """The measured ceiling of this device in this precision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return measured_peak_flops(device, precision.dtype)
+        peak = measured_peak_flops(device, precision.dtype)
+    if device.type == "cuda":  # the matrices of the measurement are not the run's memory
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def manifest_facts(parts: Parts, state: TrainState) -> dict[str, Any]:

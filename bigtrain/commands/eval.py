@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bigtrain.build import build_data
+from bigtrain.build import build_data, evaluation_batch_size
 from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig, RunConfig
 from bigtrain.data.base import DataModule
 from bigtrain.distributed.world import join_world
 from bigtrain.errors import DataError, ExitCode
+from bigtrain.registry import TASKS
 from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import Tracker
@@ -30,10 +31,15 @@ def run(composed: Composed) -> int:
     loaded = load(config.checkpoint, world)
     data = build_data(_with_other_data(loaded.config, config), loaded.tokenizer)
     _require_same_kind(loaded, data)
-    precision = ResolvedPrecision(loaded.checkpoint.manifest["resolved"]["precision"], "as the run had it")
-    batch_size = config.batch_size or loaded.config.trainer.batch_size
-    module = TrainingModule(loaded.network, loaded.task)
-    evaluator = Evaluator(module, loaded.task, data, precision, batch_size, world)
+    _require_split(config.split, data)
+    precision = ResolvedPrecision(loaded.checkpoint.fact("resolved")["precision"], "as the run had it")
+    batch_size = config.batch_size or evaluation_batch_size(loaded.config.trainer)
+    # What belongs to the text that is scored, not to the model.
+    spec = dataclasses.replace(
+        loaded.spec, bytes_per_token=data.spec.bytes_per_token, optimal_loss=data.spec.optimal_loss
+    )
+    task = TASKS.entry_of(loaded.config.task).load()(loaded.config.task, spec)
+    evaluator = Evaluator(TrainingModule(loaded.network, task), task, data, precision, batch_size, world)
     evaluation = evaluator.evaluate(config.split)
     assert evaluation is not None
     report = {
@@ -76,6 +82,15 @@ def _require_same_kind(loaded: Loaded, data: DataModule) -> None:
             cause=f"it gives {other.kind}, vocabulary {other.vocab_size}, shape {other.input_shape}; the model takes "
             f"{spec.kind}, vocabulary {spec.vocab_size}, shape {spec.input_shape}",
             fix="evaluate on data of the kind that the model was trained on",
+        )
+
+
+def _require_split(split: str, data: DataModule) -> None:
+    if not data.spec.sizes.get(split):
+        raise DataError.of(
+            "EVAL-DATA",
+            f"this data has no {split} split",
+            fix=f"choose one of split={', split='.join(name for name, size in data.spec.sizes.items() if size)}",
         )
 
 

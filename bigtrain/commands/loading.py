@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigtrain.build import build_network, load_weights
+from bigtrain.build import build_network, load_weights, prepare_device
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
@@ -40,13 +40,14 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
         tokenizer = None
         if checkpoint.has("tokenizer.json"):
             tokenizer = tokenizer_from_json(checkpoint.read_json("tokenizer.json"))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError.of(
             "CHECKPOINT-BROKEN",
             f"{checkpoint.path} can't be understood: {error}",
             fix="it may be of another version of bigtrain",
         ) from error
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec)
+    prepare_device(config.trainer, world.device)
     network = build_network(config, task, spec, world.device)
     load_weights(network, checkpoint)
     return Loaded(checkpoint, config, spec, tokenizer, task, network)

@@ -10,6 +10,7 @@ from rich.console import Console
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
+from bigtrain.errors import CheckpointError
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands, print_results
 from bigtrain.training.checkpoint import verify
 from bigtrain.training.samples import sample_text
@@ -55,12 +56,15 @@ def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) 
 
 def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
-    best = trainer.checkpoints.best()
     weights, step = "last", trainer.state.step
-    if best is not None and trainer.state.best_step is not None:
-        weights, step = "best", trainer.state.best_step
-        if step != trainer.state.step:
-            trainer.snapshot.restore_weights(verify(best))
+    best = trainer.checkpoints.best()
+    if best is not None:
+        try:
+            checkpoint = verify(best)
+            trainer.snapshot.restore_weights(checkpoint)
+            weights, step = "best", checkpoint.step
+        except CheckpointError as error:
+            trainer.tracker.note(f"{error.problems[0].message}; evaluating the last weights", True)
     columns = []
     for split in ("val", "test"):
         if trainer.evaluator.has(split):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bigtrain.build import Parts, build_data, build_parts, build_trainer, device_name
+from bigtrain.build import Parts, build_data, build_parts, build_trainer, device_name, prepare_device
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.durations import parse_duration
+from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.distributed.world import join_world
-from bigtrain.errors import BigtrainError, DataError, ExitCode
+from bigtrain.errors import BigtrainError, DataError, ExitCode, MachineError
 from bigtrain.tracking.console import console_for
 from bigtrain.tracking.jsonl import JsonlSink, cut_back
 from bigtrain.tracking.log_file import LogFileSink
@@ -35,6 +38,10 @@ def run(composed: Composed) -> int:
     if composed.resumed is not None:
         with lock(composed.resumed.run_dir):
             return _resume(composed, composed.resumed.run_dir)
+    source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))) if config.init_from else None
+    if source is not None:  # by its full name: "latest" means another run later
+        config = replace(config, init_from=str(source.path.absolute()))
+        composed = replace(composed, config=config, document=composed.document | {"init_from": config.init_from})
     parts = _build(config)
     notes = _initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing leaves no directory behind.
@@ -54,16 +61,22 @@ def _resume(composed: Composed, run_dir: Path) -> int:
     parts = _build(composed.config)
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
-    checkpoint = store.newest()
-    if checkpoint is not None:
+    checkpoint = store.newest(set_aside=True)
+    if checkpoint is None:
+        notes = _initialise(composed.config, parts)
+    else:
+        notes = []
         _require_same_data(checkpoint, parts)
-    cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0)
-    notes = [f"changed on resume: {difference}" for difference in composed.resumed.differences]
+        refuse_other_training(checkpoint.read_json("config.json"), composed.document)
+    with durable.disk_errors(run_dir):
+        cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0)
+    notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
     return _recorded(composed, run_dir, parts, checkpoint, notes)
 
 
 def _build(config: RunConfig) -> Parts:
     world = join_world(config.trainer.gpus)
+    prepare_device(config.trainer, world.device)
     return build_parts(config, build_data(config), world)
 
 
@@ -71,15 +84,16 @@ def _initialise(config: RunConfig, parts: Parts) -> list[str]:
     """Weights of `init_from`, where it is given; returns what was done, in sentences."""
     if not config.init_from:
         return []
-    return load_matching(parts.network, find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))))
+    return load_matching(parts.network, find_checkpoint(config.init_from))
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
-    if checkpoint.manifest["data_fingerprint"] != parts.data.spec.fingerprint:
+    before = checkpoint.fact("data_fingerprint")
+    if before != parts.data.spec.fingerprint:
         raise DataError.of(
             "DATA-CHANGED",
             "the data is not what this run began with",
-            cause=f"its fingerprint was {checkpoint.manifest['data_fingerprint']}, now {parts.data.spec.fingerprint}",
+            cause=f"its fingerprint was {before}, now {parts.data.spec.fingerprint}",
             fix="put the old data back, or start a new run with init_from= to keep the weights",
         )
 
@@ -94,12 +108,13 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
-        (run_dir / "error.log").write_text(traceback.format_exc())
-        status.update(
-            state="interrupted" if interrupted else "failed",
-            exit_code=int(ExitCode.INTERRUPTED if interrupted else code),
-            reason=str(error) or type(error).__name__,
-        )
+        with contextlib.suppress(OSError, MachineError):  # a full disk must not hide what went wrong
+            durable.replace(run_dir / "error.log", traceback.format_exc())
+            status.update(
+                state="interrupted" if interrupted else "failed",
+                exit_code=int(ExitCode.INTERRUPTED if interrupted else code),
+                reason=str(error) or type(error).__name__,
+            )
         raise
     status.update(exit_code=int(code), **outcome)
     return code
@@ -111,7 +126,8 @@ def _train(
     config: RunConfig = composed.config
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
-    tracker = _tracker(config, run_dir, checkpoint)
+    first_step = checkpoint.step if checkpoint else 0
+    tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         with StopRequest(limit) as stop:
@@ -127,8 +143,8 @@ def _train(
         tracker.close()
 
 
-def _tracker(config: RunConfig, run_dir: Path, checkpoint: Checkpoint | None) -> Tracker:
-    """Every sink, the console first: it shows what the others warn of."""
+def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracker:
+    """Every sink, the console first: it shows what the others warn of. A resumed run purges from `purge_step` on."""
     with durable.disk_errors(run_dir):
         sinks: list[Sink] = [
             console_for(),
@@ -136,7 +152,6 @@ def _tracker(config: RunConfig, run_dir: Path, checkpoint: Checkpoint | None) ->
             JsonlSink(run_dir / "metrics.jsonl"),
         ]
     if config.tracking.tensorboard:
-        purge_step = None if checkpoint is None else checkpoint.step + 1
         sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))
     return Tracker(sinks)
 

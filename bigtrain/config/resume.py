@@ -66,6 +66,22 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
     return tree, choices, ResumeInfo(run_dir, texts)
 
 
+def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str, Any]) -> None:
+    """The run's config.yaml was edited by hand since its checkpoint: refused, unless only free settings changed."""
+    changed = [
+        Problem(
+            "RESUME-CHANGE",
+            f"{key} is {show(now)} in the run's config.yaml, but the run was trained with {show(before)}",
+            "config.yaml was changed since the checkpoint was written",
+            f"put {show(before)} back, or start a new run with init_from=",
+        )
+        for key, (before, now) in _differences(checkpoint_config, document).items()
+        if key not in (*FREE_KEYS, "trainer.max_duration", "init_from") and not key.startswith("tracking.")
+    ]
+    if changed:
+        raise ConfigError(*changed)
+
+
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     before, after = (flatten({key: value for key, value in tree.items() if key != MARK}) for tree in (saved, now))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]

@@ -53,7 +53,17 @@ class CNN(nn.Module):
         return Features(hidden=None, pooled=pooled_BD)
 
 
-def _stage(config: CNNConfig, in_channels: int, width: int, pool: tuple[int, int]) -> nn.Sequential:
+class Stage(nn.Sequential):
+    """Convolutions, norms, ReLUs and a pooling. A class of ours, as torch.compile skips what lies in torch.nn."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """One after the other."""
+        for layer in self:
+            x_BCHW = layer(x_BCHW)
+        return x_BCHW
+
+
+def _stage(config: CNNConfig, in_channels: int, width: int, pool: tuple[int, int]) -> Stage:
     layers: list[nn.Module] = []
     for index in range(config.convolutions_per_stage):
         channels = in_channels if index == 0 else width
@@ -62,4 +72,4 @@ def _stage(config: CNNConfig, in_channels: int, width: int, pool: tuple[int, int
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU())
-    return nn.Sequential(*layers, nn.MaxPool2d(pool))
+    return Stage(*layers, nn.MaxPool2d(pool))

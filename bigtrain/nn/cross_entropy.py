@@ -83,7 +83,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 hidden_gradient[chunk] = gradient_NV @ weight_VD
                 weight_gradient += gradient_NV.t() @ hidden_ND[chunk]
         if needs_gradient:
-            ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight_VD.dtype))
+            ctx.save_for_backward(hidden_gradient, weight_gradient)
+            ctx.weight_dtype = weight_VD.dtype
         return total
 
     @staticmethod
@@ -91,8 +92,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return (
-            hidden_gradient * scale.to(hidden_gradient.dtype),
-            weight_gradient * scale.to(weight_gradient.dtype),
+            # In fp32, and only then rounded: the unscaled sum over all targets is beyond fp16's range.
+            (hidden_gradient.to(scale.dtype) * scale).to(hidden_gradient.dtype),
+            (weight_gradient * scale).to(ctx.weight_dtype),
             None,
             None,
             None,

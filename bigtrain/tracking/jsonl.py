@@ -45,10 +45,11 @@ class JsonlSink(Sink):
 
 def encode_row(row: Row) -> str:
     """One row as one line of strict JSON."""
-    return json.dumps({key: _encode(value) for key, value in row.items()}, allow_nan=False)
+    return json.dumps({key: encode_number(value) for key, value in row.items()}, allow_nan=False)
 
 
-def _encode(value: float | int) -> float | int | str:
+def encode_number(value: float | int) -> float | int | str:
+    """The number, or "NaN", "Infinity", "-Infinity": strict JSON has no others."""
     if isinstance(value, int):
         return value
     value = float(value)  # NumPy's scalars too

@@ -10,6 +10,7 @@ safetensors or JSON. What the files mean is `snapshot.py`'s business.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -27,6 +28,7 @@ FORMAT_VERSION = 1
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 _MANIFEST = "manifest.json"
 _MANIFEST_BYTES = 1 << 20
+_JSON_BYTES = 64 << 20  # a tokenizer with a large vocabulary
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,23 @@ class Checkpoint:
     manifest: dict[str, Any]
 
     def read_json(self, name: str) -> Any:
-        """One of its JSON files."""
-        return json.loads((self.path / name).read_text())
+        """One of its JSON files. Raises CheckpointError when it is missing, large beyond reason, or no JSON."""
+        try:
+            if (self.path / name).stat().st_size > _JSON_BYTES:
+                raise ValueError(f"over {_JSON_BYTES} bytes")
+            return json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self.broken(f"{name}: {error}") from error
+
+    def fact(self, name: str) -> Any:
+        """A fact of its manifest. Raises CheckpointError when it is missing."""
+        if name not in self.manifest:
+            raise self.broken(f"{_MANIFEST} has no {name}")
+        return self.manifest[name]
+
+    def broken(self, problem: str) -> CheckpointError:
+        """The error for something in it that can't be used."""
+        return _broken(self.path, problem)
 
     def has(self, name: str) -> bool:
         """Whether it holds this file."""
@@ -57,12 +74,13 @@ class CheckpointStore:
         """Makes the folder, and removes what an interrupted save left. Call once, under the run's lock."""
         with durable.disk_errors(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.sync_folder(self.root.parent)
             for leftover in self.root.glob(".tmp-*"):
                 _remove(leftover)
 
     def steps(self) -> list[int]:
         """Steps that have a directory, newest first, by number and never by time."""
-        names = (_STEP_NAME.fullmatch(path.name) for path in self.root.glob("step-*") if path.is_dir())
+        names = (_STEP_NAME.fullmatch(path.name) for path in self.root.glob("step-*") if _is_folder(path))
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
     def path_of(self, step: int) -> Path:
@@ -75,12 +93,14 @@ class CheckpointStore:
         Raises MachineError when the disk is full or refuses; earlier checkpoints are then intact, nothing is left over.
         """
         final = self.path_of(step)
-        if final.is_dir():
+        if _is_folder(final):
             return final
         needed = int(1.2 * sum(len(content) for content in files.values()))
         temporary = self.root / f".tmp-{step}-{os.getpid()}"
         with durable.disk_errors(self.root, lambda: needed):
             durable.require_space(self.root, needed)
+            if final.is_symlink() or final.exists():
+                raise FileExistsError(errno.EEXIST, "something else is in the way", str(final))
             try:
                 temporary.mkdir(mode=0o700)
                 listing = {
@@ -109,8 +129,10 @@ class CheckpointStore:
         """The directory that `best` points at, unverified; None without one."""
         return _follow_hint(self.root / "best")
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; one that doesn't is set aside as `.bad-*` with a warning.
+    def newest(self, set_aside: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that verifies, with a warning for each that doesn't.
+
+        `set_aside`, for the run's own process alone, renames those to `.bad-*`.
 
         None when there are no checkpoints at all; CheckpointError when there are some and none verifies.
         """
@@ -119,9 +141,13 @@ class CheckpointStore:
             try:
                 return verify(self.path_of(step))
             except CheckpointError as error:
-                aside = self.root / f".bad-{self.path_of(step).name}-{os.getpid()}"
-                self.path_of(step).rename(aside)
-                print(f"warning: {error.problems[0].message}; set aside as {aside}", file=sys.stderr)
+                where = "an older one is used"
+                if set_aside:
+                    aside = self.root / f".bad-{self.path_of(step).name}-{os.getpid()}"
+                    with durable.disk_errors(self.root):
+                        self.path_of(step).rename(aside)
+                    where = f"set aside as {aside}"
+                print(f"warning: {error.problems[0].message}; {where}", file=sys.stderr)
         if steps or any(self.root.glob(".bad-*")):
             raise CheckpointError.of(
                 "CHECKPOINT-NONE",
@@ -165,7 +191,8 @@ def _differences(path: Path, manifest: dict[str, Any]) -> Iterator[str]:
     if path.name.startswith("step-") and path.name != f"step-{int(manifest['step']):08d}":
         yield f"it is named {path.name}, but its manifest is of step {manifest['step']}"
     listed = manifest["files"]
-    present = {entry.name for entry in path.iterdir()} - {_MANIFEST}
+    # Files whose names begin with a dot are a file manager's or a network file system's; nobody reads them.
+    present = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} - {_MANIFEST}
     for name in sorted(set(listed) ^ present):
         yield f"{name} is missing" if name in listed else f"{name} is not in the manifest"
     for name, facts in listed.items():
@@ -241,6 +268,11 @@ def _nothing_at(where: str, cause: str) -> CheckpointError:
         cause=cause,
         fix="give a run directory (outputs/<name>/<run>), one of its checkpoints/step-…, or latest",
     )
+
+
+def _is_folder(path: Path) -> bool:
+    """A real directory, not a link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtrain.errors import MachineError
+from bigtrain.tracking.jsonl import encode_number
 
 _CHUNK_BYTES = 1 << 20
 
@@ -42,8 +43,16 @@ def replace(path: Path, content: str) -> None:
 
 
 def replace_json(path: Path, document: Any) -> None:
-    """`replace` with JSON."""
-    replace(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    """`replace` with strict JSON; numbers that are not finite become the words that metrics.jsonl uses for them."""
+    replace(path, json.dumps(_encoded(document), indent=2, allow_nan=False) + "\n")
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _encoded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    return encode_number(value) if isinstance(value, float) else value
 
 
 def sync_folder(folder: Path) -> None:

@@ -27,6 +27,8 @@ def create_run_directory(output_dir: Path, name: str) -> Path:
             path = output_dir / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
             try:
                 path.mkdir(parents=True)
+                for folder in (path.parent, output_dir, output_dir.absolute().parent):
+                    durable.sync_folder(folder)
             except FileExistsError:
                 if not path.is_dir():
                     raise

@@ -8,7 +8,8 @@ that is a few bytes off alignment gives other bytes in a product.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +68,26 @@ def load_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
 
     Raises CheckpointError, before anything is copied, when the file holds other tensors.
     """
+    with _opened(path) as file, torch.no_grad():
+        problems = _mismatches(file, into)
+        if problems:
+            raise CheckpointError.of(
+                "CHECKPOINT-SHAPE",
+                f"{path} does not fit this model: " + "; ".join(problems[:4]),
+                cause=f"{len(problems)} tensors differ",
+                fix="use the settings that the checkpoint was made with",
+            )
+        for name, target in into.items():
+            target.copy_(file.get_tensor(name))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, open; what can't be read is a CheckpointError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            problems = _mismatches(file, into)
-            if problems:
-                raise CheckpointError.of(
-                    "CHECKPOINT-SHAPE",
-                    f"{path} does not fit this model: " + "; ".join(problems[:4]),
-                    cause=f"{len(problems)} tensors differ",
-                    fix="use the settings that the checkpoint was made with",
-                )
-            with torch.no_grad():
-                for name, target in into.items():
-                    target.copy_(file.get_tensor(name))
-    except safetensors.SafetensorError as error:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError.of("CHECKPOINT-BROKEN", f"{path} can't be read: {error}") from error
 
 
@@ -95,6 +102,14 @@ def _mismatches(file: Any, into: Mapping[str, Tensor]) -> list[str]:
             if shape != tuple(target.shape) or _DTYPES.get(dtype) != target.dtype:
                 problems.append(f"{name} is {dtype} {shape}, expected {target.dtype} {tuple(target.shape)}")
     return problems
+
+
+def read_state(checkpoint: Checkpoint) -> TrainState:
+    """The state of a checkpoint. Raises CheckpointError when it is none."""
+    try:
+        return TrainState.from_json(checkpoint.read_json("state.json"))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise checkpoint.broken(f"state.json: {error}") from error
 
 
 class Snapshot:
@@ -125,18 +140,16 @@ class Snapshot:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Puts the run back where the checkpoint was written. Raises CheckpointError when it does not fit."""
+        """Weights, optimizer and loss scale as the checkpoint has them; the state came first (`read_state`).
+
+        Raises CheckpointError when they do not fit.
+        """
         load_tensors(checkpoint.path / "model.safetensors", module_tensors(self._network))
         load_tensors(checkpoint.path / "optimizer.safetensors", optimizer_tensors(self._optimizer, self._network))
-        restored = TrainState.from_json(checkpoint.read_json("state.json"))
-        vars(self._state).update(vars(restored))
         if self._scaler.is_enabled():
-            self._scaler.load_state_dict(
-                {
-                    key: int(value) if key.startswith(("growth_i", "_growth")) else value
-                    for key, value in restored.scaler.items()
-                }
-            )
+            counts = ("growth_interval", "_growth_tracker")
+            scaler = {key: int(value) if key in counts else value for key, value in self._state.scaler.items()}
+            self._scaler.load_state_dict(scaler)
 
     def restore_weights(self, checkpoint: Checkpoint) -> None:
         """The weights alone, to evaluate them."""
@@ -151,7 +164,7 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     targets = module_tensors(network)
     path = checkpoint.path / "model.safetensors"
     loaded, fresh = [], []
-    with safetensors.safe_open(path, framework="pt") as file, torch.no_grad():
+    with _opened(path) as file, torch.no_grad():
         names = set(file.keys())
         for name, target in targets.items():
             if name in names and tuple(file.get_slice(name).get_shape()) == tuple(target.shape):

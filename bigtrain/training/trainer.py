@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,7 +72,6 @@ class Trainer:
     seed: int
     state: TrainState
     stop: StopRequest
-    last_metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -92,12 +91,13 @@ class Trainer:
         Raises NumericsError when a loss or gradient is not finite; the weights are then the last good ones.
         """
         self.module.train()
+        self.mark_best()
         self.keep_cadences()  # what the step of a resumed checkpoint still owes
         while not self.finished and not self.stop.reason:
             started = time.perf_counter()
             self.train_step()
+            self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
             self.state.train_seconds += time.perf_counter() - started
-            self.check_finite()
             self.keep_cadences()
         if self.finished and not self.owes("evaluate"):
             return ""
@@ -162,7 +162,11 @@ class Trainer:
         if self.limits.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.limits.clip_norm, self.grad_norm)
         # Under fp16 an infinite gradient is a scale that was too high: the update is skipped, the scale halved.
-        masked = self.guard.mask(step, step_loss if overflow is not None else step_loss + self.grad_norm)
+        # At a scale of 1 or less the scale is not the reason any more.
+        health = step_loss + self.grad_norm
+        if overflow is not None:
+            health = torch.where((overflow > 0) & (self.scaler._scale > 1), step_loss, health)  # type: ignore[operator]
+        masked = self.guard.mask(step, health)
         if overflow is not None:
             masked = ((masked + overflow) > 0).float()
         self.optimizer.found_inf = masked  # type: ignore[attr-defined]
@@ -192,7 +196,7 @@ class Trainer:
 
     def keep_cadences(self) -> None:
         """Log, evaluate, save, in this order: what this step owes and has not done yet."""
-        owed = [name for name in ("log", "evaluate", "save") if self.owes(name)]
+        owed = self.owed()
         if owed:
             self.check_finite(wait=True)
         if "log" in owed:
@@ -201,6 +205,10 @@ class Trainer:
             self.evaluate()
         if "save" in owed and not self.stop_left_evaluation():
             self.save()
+
+    def owed(self) -> list[str]:
+        """The cadences that are due at this step and not done, in their order."""
+        return [name for name in ("log", "evaluate", "save") if self.owes(name)]
 
     def owes(self, name: str) -> bool:
         """Whether a cadence is due at this step and not done."""
@@ -277,14 +285,20 @@ class Trainer:
         evaluation = self.evaluator.evaluate("val", stop=lambda: bool(self.stop.reason))
         if evaluation is None:
             return None
-        self.last_metrics = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        self.tracker.scalars(self.row() | self.last_metrics)
+        tags: Row = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        self.tracker.scalars(self.row() | tags)
         self.show_samples(evaluation, self.state.step)
         self.done("evaluate")
         if self.is_best(evaluation.metrics[self.module.task.primary_metric]):
             self.save()
-            self.checkpoints.mark_best(self.state.step)
+            self.mark_best()
         return None
+
+    def mark_best(self) -> None:
+        """Points `best` at the best evaluation's checkpoint; again on resume, as a kill may have come before this."""
+        best = self.state.best_step
+        if best is not None and self.checkpoints.path_of(best).is_dir():
+            self.checkpoints.mark_best(best)
 
     def is_best(self, metric: float) -> bool:
         """Whether this is the best evaluation so far; remembers it then."""

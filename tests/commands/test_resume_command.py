@@ -116,6 +116,27 @@ def test_resuming_takes_cadences_but_no_other_training(shell):
     assert shell.status(run)["state"] == "finished"
 
 
+def test_a_config_edited_by_hand_is_refused(shell):
+    process = shell.start(*TINY, "trainer.max_duration=300step", "name=killed", "trainer.log_every=1")
+    kill_after_rows(shell, process, 5, signal.SIGTERM)
+    (run,) = shell.runs()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("learning_rate: 0.003", "learning_rate: 0.3"))
+    refused = shell.run("resume=latest", code=2)
+    assert "optimizer.learning_rate is 0.3 in the run's config.yaml" in refused.stderr
+
+
+def test_a_finetune_killed_before_its_first_checkpoint_still_starts_from_the_weights(shell):
+    shell.run(*TINY, "name=first")
+    words = [*TINY, f"init_from={shell.runs()[0]}", "trainer.log_every=1", "trainer.save_every=null", "trainer.eval_every=null"]
+    shell.run(*words, "name=whole")
+    process = shell.start(*words, "name=killed", "trainer.max_duration=20step")
+    assert kill_after_rows(shell, process, 2, signal.SIGKILL) in (-signal.SIGKILL, 0)
+    shell.run("resume=latest")
+    whole, killed = (next(run for run in shell.runs() if run.parent.name == name) for name in ("whole", "killed"))
+    assert final_bytes(killed, 20) == final_bytes(whole, 20)
+
+
 def test_resuming_with_other_data_is_refused(shell):
     corpus = shell.folder / "corpus.txt"
     corpus.write_text("To be, or not to be, that is the question.\n" * 200)

@@ -82,6 +82,8 @@ def test_missing_added_and_swapped_files_are_detected_and_survived(store, harm, 
     store.save(1, FILES, {})
     harm(store.save(2, FILES, {}))
     assert store.newest().step == 1
+    assert not list(store.root.glob(".bad-*"))  # a reader leaves the run as it is
+    assert store.newest(set_aside=True).step == 1
     assert "set aside" in capsys.readouterr().err
     assert [path.name for path in store.root.glob(".bad-*")]
 
@@ -99,6 +101,20 @@ def test_the_newest_is_found_by_step_and_not_by_time(store):
         store.save(step, FILES, {})
     os.utime(store.path_of(9))
     assert store.newest().step == 100_000_000
+
+
+def test_a_link_in_the_place_of_a_step_is_refused(store, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    store.path_of(5).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MachineError, match="in the way"):
+        store.save(5, FILES, {})
+    assert store.steps() == []
+
+
+def test_a_file_managers_leftovers_do_no_harm(store):
+    path = store.save(1, FILES, {})
+    (path / ".DS_Store").write_bytes(b"x")
+    assert store.newest().step == 1
 
 
 def test_pruning_keeps_the_last_and_the_best(store):

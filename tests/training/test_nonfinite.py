@@ -1,4 +1,4 @@
-"""The guard's flag sticks: on a GPU the host learns of a bad step one step late, and nothing may be applied meanwhile."""
+"""The flag sticks: on a GPU the host learns of a bad step one step late, and nothing may be applied meanwhile."""
 
 import torch
 from torch import nn

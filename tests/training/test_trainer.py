@@ -108,6 +108,24 @@ def test_fp16_overflow_skips_the_update_halves_the_scale_and_moves_on(make_train
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
 
 
+def test_fp16_gradients_that_stay_infinite_end_the_run(make_trainer):
+    """Halving the scale can't mend them; skipping forever would be silence."""
+    trainer = make_trainer(tiny_config(trainer={"precision": Precision.fp16, "max_duration": "100step"}), "fp16")
+    trainer.parameters[0].register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NumericsError):
+        trainer.fit()
+
+
+def test_a_kill_between_saving_and_marking_the_best_is_mended_on_resume(make_trainer):
+    trainer = make_trainer(tiny_config())
+    trainer.fit()
+    best = trainer.checkpoints.best()
+    (trainer.checkpoints.root / "best").write_text("step-00000010\n")
+    resumed = make_trainer(tiny_config(), resume=True)
+    resumed.fit()
+    assert resumed.checkpoints.best() == best
+
+
 def test_rows_carry_what_a_reader_needs(make_trainer):
     trainer = make_trainer(tiny_config())
     trainer.fit()
