@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,22 +28,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; the entry point of the installed command."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    # A warning is a sentence for the user, without the line of code that raised it.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     words = [word for word in words if word != "--debug"]
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, where a failure can still be said
     except BigtrainError as error:
         code = _report(error, error.exit_code, debug)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone: bigtrain --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.ENVIRONMENT
+    except BrokenPipeError:  # whoever read our output has gone: bigtrain | head. What was to be done is done
+        _drop_output()
+        code = ExitCode.OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+            code = _report(_bug(error), ExitCode.BUG, debug)
+        else:
+            _drop_output()
+            problem = Problem("OUTPUT", "can't write the output", error.strerror or str(error), "look at where it goes")
+            code = _report(problem, ExitCode.ENVIRONMENT, debug)
     except Exception as error:
-        fix = "run it again with --debug for the traceback, and report it"
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        code = _report(Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix), ExitCode.BUG, debug)
+        code = _report(_bug(error), ExitCode.BUG, debug)
     return int(code)
+
+
+def _bug(error: Exception) -> Problem:
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    fix = "run it again with --debug for the traceback (a run keeps it in its error.log), and report it"
+    return Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix)
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go; Python would complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: BigtrainError | Problem, code: int, debug: bool) -> int:

@@ -31,7 +31,7 @@ def run(composed: Composed) -> int:
     loaded = load(config.checkpoint, world)
     data = build_data(_with_other_data(loaded.config, config), loaded.tokenizer)
     _require_same_kind(loaded, data)
-    _require_split(config.split, data)
+    config = dataclasses.replace(config, split=_split(config.split, data))
     precision = ResolvedPrecision(loaded.checkpoint.fact("resolved")["precision"], "as the run had it")
     batch_size = config.batch_size or evaluation_batch_size(loaded.config.trainer)
     # What belongs to the text that is scored, not to the model.
@@ -47,6 +47,8 @@ def run(composed: Composed) -> int:
         "step": loaded.checkpoint.step,
         "split": config.split,
         "samples": data.spec.sizes[config.split],
+        "data_path": config.data.path,
+        "data_fingerprint": data.spec.fingerprint,
         "metrics": evaluation.metrics,
     }
     _record(loaded, config, report)
@@ -85,13 +87,16 @@ def _require_same_kind(loaded: Loaded, data: DataModule) -> None:
         )
 
 
-def _require_split(split: str, data: DataModule) -> None:
+def _split(split: str, data: DataModule) -> str:
+    if split == "auto":
+        split = "test" if data.spec.sizes.get("test") else "val"
     if not data.spec.sizes.get(split):
         raise DataError.of(
             "EVAL-DATA",
             f"this data has no {split} split",
             fix=f"choose one of split={', split='.join(name for name, size in data.spec.sizes.items() if size)}",
         )
+    return split
 
 
 def _record(loaded: Loaded, config: EvalConfig, report: dict) -> None:
@@ -102,7 +107,8 @@ def _record(loaded: Loaded, config: EvalConfig, report: dict) -> None:
     with durable.disk_errors(run_dir):
         durable.replace_json(run_dir / "eval.json", report)
     if config.tracking.tensorboard:
-        tracker = Tracker([TensorBoardSink(run_dir / "tensorboard")])
+        # A folder of its own, purged by each evaluation: no second point on the run's curves.
+        tracker = Tracker([TensorBoardSink(run_dir / "tensorboard" / f"eval-{config.split}", purge_step=0)])
         tags = {f"{config.split}/{name}": value for name, value in report["metrics"].items()}
         tracker.scalars({"step": loaded.checkpoint.step, **tags})
         tracker.close()

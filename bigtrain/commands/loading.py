@@ -11,7 +11,7 @@ from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizer import Tokenizer, tokenizer_from_json
 from bigtrain.distributed.world import World
-from bigtrain.errors import CheckpointError
+from bigtrain.errors import CheckpointError, ConfigError, DataError
 from bigtrain.models.network import Network
 from bigtrain.registry import TASKS
 from bigtrain.tasks.base import Task
@@ -40,7 +40,7 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
         tokenizer = None
         if checkpoint.has("tokenizer.json"):
             tokenizer = tokenizer_from_json(checkpoint.read_json("tokenizer.json"))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ConfigError, DataError) as error:
         raise CheckpointError.of(
             "CHECKPOINT-BROKEN",
             f"{checkpoint.path} can't be understood: {error}",

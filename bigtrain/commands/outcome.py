@@ -1,17 +1,15 @@
-"""The end of a run that finished: the best weights on the test split, the table, a sample, and what to do next."""
+"""The end of a run that finished: the best weights on the test split, a sample, and what to do next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
-from bigtrain.errors import CheckpointError
-from bigtrain.tracking.results import Results, SplitMetrics, next_commands, print_results
+from bigtrain.errors import CheckpointError, DataError
+from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.training.checkpoint import verify
 from bigtrain.training.samples import sample_text
 from bigtrain.training.trainer import Trainer
@@ -19,8 +17,8 @@ from bigtrain.training.trainer import Trainer
 _FINAL_SAMPLE = 0xF1A1  # the seed domain of the sample shown at the end
 
 
-def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> dict[str, Any]:
-    """Evaluates the best weights, records the outcome everywhere, prints the results; returns facts for status.json."""
+def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> tuple[dict[str, Any], Results]:
+    """Evaluates the best weights and records the outcome; returns facts for status.json, and what to print after."""
     columns = _evaluate_best(trainer)
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
     sample = ""
@@ -49,9 +47,9 @@ def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) 
         sample=sample,
         commands=next_commands(run_dir, _prompt(parts, sample)),
     )
-    print_results(Console(), results)
     best = {"metric": state.best_metric, "step": state.best_step}
-    return {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
+    facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
+    return facts, results
 
 
 def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
@@ -78,8 +76,13 @@ def _prompt(parts: Parts, sample: str) -> str | None:
     """The start of the sample, as a prompt to try; None where the model generates no text."""
     if not sample:
         return None
-    word = next(iter(sample.split()), "The")
-    return f"{word[:16]} "
+    assert parts.data.tokenizer is not None
+    word = next(iter(sample.split()), "The")[:16]
+    try:
+        parts.data.tokenizer.encode(f"{word} ")
+    except DataError:  # a vocabulary without the space
+        return word
+    return f"{word} "
 
 
 def _flat(node: Any, path: str = "") -> dict[str, bool | int | float | str]:

@@ -19,9 +19,10 @@ from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.distributed.world import join_world
 from bigtrain.errors import BigtrainError, DataError, ExitCode, MachineError
-from bigtrain.tracking.console import console_for
+from bigtrain.tracking.console import SteadyConsole, console_for
 from bigtrain.tracking.jsonl import JsonlSink, cut_back
 from bigtrain.tracking.log_file import LogFileSink
+from bigtrain.tracking.results import Results, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
 from bigtrain.training import durable
@@ -104,7 +105,7 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
     facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=facts)
     try:
-        code, outcome = _train(composed, run_dir, parts, checkpoint, notes)
+        code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
@@ -117,12 +118,14 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
             )
         raise
     status.update(exit_code=int(code), **outcome)
+    if results is not None:
+        print_results(SteadyConsole(), results)
     return code
 
 
 def _train(
     composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
-) -> tuple[ExitCode, dict[str, Any]]:
+) -> tuple[ExitCode, dict[str, Any], Results | None]:
     config: RunConfig = composed.config
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
@@ -137,8 +140,8 @@ def _train(
             tracker.start(_facts(composed, run_dir, parts, trainer))
             reason = trainer.fit()
             if reason:
-                return ExitCode.PREEMPTED, _preempted(run_dir, trainer, tracker, reason)
-            return ExitCode.OK, conclude(composed, run_dir, parts, trainer)
+                return ExitCode.PREEMPTED, _preempted(run_dir, trainer, tracker, reason), None
+            return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
     finally:
         tracker.close()
 

@@ -92,9 +92,9 @@ class RunConfig:
     name: str = setting("", "Folder under output_dir; default: <model>-<data>, or the experiment's name.")
     seed: int = setting(0, "Seed of initialisation, data order and dropout.", at_least=0)
     tags: list[str] = setting([], "Words to find the run by; written to status.json.")
-    output_dir: str = setting("outputs", "Where runs go.")
-    init_from: str | None = setting(None, "Run or checkpoint whose weights a new run starts from.")
-    resume: str | None = setting(None, "Run directory to go on with, or latest.")
+    output_dir: str = setting("outputs", "Where runs go.", path=True)
+    init_from: str | None = setting(None, "Run or checkpoint whose weights a new run starts from.", path=True)
+    resume: str | None = setting(None, "Run directory to go on with, or latest.", path=True)
     extra: dict[str, Any] = setting({}, "Anything you want kept with the run: +extra.note=...")
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
@@ -109,16 +109,18 @@ class RunConfig:
 class EvalDataConfig:
     """Other data of the same kind for `eval`."""
 
-    path: str | None = setting(None, "Data to evaluate on instead of the run's own.")
-    cache_dir: str | None = setting(None, "Where prepared data is cached.")
+    path: str | None = setting(None, "Data to evaluate on instead of the run's own.", path=True)
+    cache_dir: str | None = setting(None, "Where prepared data is cached.", path=True)
 
 
 @dataclass
 class EvalConfig:
     """`bigtrain eval`."""
 
-    checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.")
-    split: str = setting("test", "Split to evaluate.", choices=("train", "val", "test"))
+    checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.", path=True)
+    split: str = setting(
+        "auto", "Split to evaluate; auto: test, or val of data without one.", choices=("auto", "train", "val", "test")
+    )
     batch_size: int = setting(0, "Samples per forward pass; 0: the run's own.", at_least=0)
     gpus: str = setting("auto", "GPUs to use: auto, 0 or 1.", choices=("auto", "0", "1"))
     tracking: TrackingConfig = setting(TrackingConfig, "What is recorded.")
@@ -129,7 +131,7 @@ class EvalConfig:
 class GenerateConfig:
     """`bigtrain generate`."""
 
-    checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.")
+    checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.", path=True)
     prompt: str | None = setting(None, "Text to continue; without it, an interactive prompt.", verbatim=True)
     max_tokens: int = setting(300, "Tokens to generate.", at_least=1)
     temperature: float = setting(0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0)

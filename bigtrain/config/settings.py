@@ -29,6 +29,7 @@ def setting(
     duration: bool = False,
     choices: tuple[str, ...] | None = None,
     verbatim: bool = False,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
@@ -44,6 +45,7 @@ def setting(
         "duration": duration,
         "choices": choices,
         "verbatim": verbatim,
+        "path": path,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
         factory = default if isinstance(default, type) else lambda: default.copy()

@@ -1,14 +1,15 @@
 """The words of the command line → Hydra overrides, or sentences about what is wrong with them.
 
 Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
-text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, and a text may hold
-commas.
+text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
+unless it refers to something (`${oc.env:HOME}/x`), and a text may hold commas.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import Field, fields
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -88,11 +89,23 @@ def is_hydra(override: Override) -> bool:
 def _verbatim(verb: str, word: str) -> Override | None:
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
-    found = field_at(ROOTS[verb], key) if equals else None
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if found is None or not found[0].metadata.get("verbatim") or quoted or value == "null":
+    if not equals or quoted or value == "null" or not _is_verbatim(verb, key, value):
         return None
     return _text_override(key, escape(value), word)
+
+
+def _is_verbatim(verb: str, key: str, value: str) -> bool:
+    found = field_at(ROOTS[verb], key)
+    if found is not None:
+        return _takes(found[0], value)
+    kind, _, name = key.partition(".")  # a group: whichever of its parts is chosen
+    parts = REGISTRIES[kind] if kind in REGISTRIES and verb == "train" else ()
+    return any(field.name == name and _takes(field, value) for part in parts for field in fields(part.config_class))
+
+
+def _takes(field: Field, value: str) -> bool:
+    return bool(field.metadata.get("verbatim") or (field.metadata.get("path") and "${" not in value))
 
 
 def _text_override(key: str, value: str, word: str) -> Override:

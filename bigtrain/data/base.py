@@ -41,9 +41,23 @@ class DataSpec:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> DataSpec:
-        """Inverse of `to_json`. Raises TypeError for unknown or missing keys."""
+        """Inverse of `to_json`. Raises TypeError or ValueError for what no DataSpec has."""
+        if not isinstance(document, dict):
+            raise TypeError("the data's facts are not a JSON object")
         tuples = {key: tuple(document[key]) for key in ("input_shape", "labels") if document.get(key) is not None}
-        return cls(**{**document, **tuples})
+        spec = cls(**{**document, **tuples})
+        counts = [
+            spec.vocab_size,
+            spec.sequence_length,
+            spec.num_classes,
+            *(spec.input_shape or ()),
+            *spec.sizes.values(),
+        ]
+        if any(type(count) is not int or not 0 <= count < 2**40 for count in counts if count is not None):
+            raise ValueError("sizes and shapes must be whole numbers from 0 to 2**40")
+        if max(spec.vocab_size or 0, spec.num_classes or 0) > 2**24:
+            raise ValueError("over 16,777,216 tokens or classes")
+        return spec
 
 
 class Dataset(Protocol):

@@ -29,9 +29,9 @@ class TextConfig(DataConfig):
     split: str = setting(
         "0.9,0.05,0.05",
         "Fractions train,val,test, cut between documents (inside, if there is one only); "
-        "or nanogpt: the last 10 % of the stream is validation, and test too.",
+        "or nanogpt: the last 10 % of the stream is validation, and there is no test split.",
     )
-    cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.")
+    cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.", path=True)
 
     def problems(self) -> list[str]:
         """Rules across fields."""
@@ -59,10 +59,10 @@ class PythonDocsConfig(TextConfig):
 class TextCorpusConfig(TextConfig):
     """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz."""
 
-    path: str | None = setting(None, "File, glob or directory to split into train, val and test.")
-    train_path: str | None = setting(None, "Own training files, instead of path.")
-    val_path: str | None = setting(None, "Own validation files.")
-    test_path: str | None = setting(None, "Own test files; default: the validation files.")
+    path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
+    train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
+    val_path: str | None = setting(None, "Own validation files.", path=True)
+    test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
     text_key: str = setting("text", "Key of the text in each line of a .jsonl file.")
     document_separator: str = setting(
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
@@ -121,7 +121,7 @@ class IDXConfig(DataConfig):
 
     provides: ClassVar[str] = "images"
 
-    path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.")
+    path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.", path=True)
     val_fraction: float = setting(
         1 / 6,
         "Part of the training images held out for validation, drawn by a fixed seed.",
@@ -142,7 +142,7 @@ class GlyphsConfig(DataConfig):
     train_images: int = setting(50_000, "Training images.", at_least=1)
     val_images: int = setting(10_000, "Validation images.", at_least=1)
     test_images: int = setting(10_000, "Test images.", at_least=1)
-    cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.")
+    cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 
 
 DATA.register("python_docs", PythonDocsConfig, factory="bigtrain.data.python_docs:PythonDocs")

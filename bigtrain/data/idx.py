@@ -140,6 +140,11 @@ def _read_pair(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarr
     labels = read_idx(files[f"{split}-labels"], (1,))
     if len(images) != len(labels):
         raise _mismatch(files[f"{split}-labels"], f"it has {len(labels):,} labels for {len(images):,} images")
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        raise _mismatch(
+            files[f"{split}-images"],
+            f"its images are {images.shape[1:]}; channels come first: (channels, height, width)",
+        )
     return images.reshape(len(images), -1, *images.shape[-2:]), labels
 
 

@@ -88,7 +88,8 @@ def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]]) -> dict
     if "path" in documents:
         return divide(documents["path"], config.split)
     val = documents["val_path"]
-    return {"train": documents["train_path"], "val": val, "test": documents.get("test_path", val)}
+    test = {"test": documents["test_path"]} if "test_path" in documents else {}
+    return {"train": documents["train_path"], "val": val, **test}
 
 
 def _read(config: TextCorpusConfig, files: list[Path], source: str) -> Documents:

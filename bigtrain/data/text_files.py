@@ -137,10 +137,11 @@ def _decode(data: bytes, path: Path, line: int | None = None) -> str:
         return data.decode("utf-8-sig" if line in (None, 1) else "utf-8")
     except UnicodeDecodeError as error:
         line = line or data.count(b"\n", 0, error.start) + 1
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise _broken(
             path,
             f"byte 0x{data[error.start]:02X} is not UTF-8",
-            "convert it, for instance: iconv -f latin1 -t utf-8 OLD > NEW",
+            f"convert it, for instance: iconv -f {encoding} -t utf-8 OLD > NEW",
             line,
         ) from None
 

@@ -29,7 +29,7 @@ from bigtrain.errors import DataError
 
 Documents = list[str]
 NANOGPT_FRACTION = 0.9
-_VERSION = 1  # of what this file and the readers make of a source; part of every cache key
+_VERSION = 2  # of what this file and the readers make of a source; part of every cache key
 
 
 class TextSplits:
@@ -49,7 +49,7 @@ class TextSplits:
     ):
         prepared = _find_or_prepare(config, source, read, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
-        streams = {split: prepared.arrays[name] for split, name in prepared.meta["stream_of"].items()}
+        streams = prepared.arrays
         self._windows = {
             split: TokenWindows(stream, config.sequence_length, split) for split, stream in streams.items()
         }
@@ -107,15 +107,12 @@ def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokeni
     if tokenizer is None:
         tokenizer = _fit_tokenizer(config.tokenizer, splits)
     known = getattr(tokenizer, "characters", None) if getattr(tokenizer, "unknown", None) is not None else None
-    # A test split that is the validation split (nanogpt) is stored once.
-    stream_of = {split: next(s for s in splits if splits[s] is documents) for split, documents in splits.items()}
-    streams = {split: join_documents(splits[split], tokenizer) for split in dict.fromkeys(stream_of.values())}
+    streams = {split: join_documents(documents, tokenizer) for split, documents in splits.items()}
     meta = {
         "tokenizer": tokenizer.to_json(),
-        "stream_of": stream_of,
         "scored_bytes": {split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()},
         "unknown_characters": _unknown_characters(known, splits) if known else {},
-        "fingerprint": fingerprint_of(tokenizer.to_json(), stream_of, *streams.values()),
+        "fingerprint": fingerprint_of(tokenizer.to_json(), list(streams), *streams.values()),
     }
     return Prepared(meta, streams)
 
@@ -137,8 +134,8 @@ def _unknown_characters(known: str, splits: dict[str, Documents]) -> dict[str, s
 def divide(documents: Documents, split: str) -> dict[str, Documents]:
     """Documents (none of them empty) → those of train, val and, where its part is not 0, test.
 
-    `nanogpt`: all but the last 10 % of the characters, as karpathy/nanoGPT's data/shakespeare_char does; test
-    is val. Fractions of the characters: a single document is cut between characters; several are never cut.
+    `nanogpt`: all but the last 10 % of the characters, as karpathy/nanoGPT's data/shakespeare_char does; there
+    is no test split. Fractions of the characters: a single document is cut between characters; several are never cut.
     Which split a document joins depends on the hash of its text, so splits are representative whatever the
     order of the files, and copies of a document join the same split (but for the one at the border). Raises
     DataError for a split that would be empty.
@@ -146,7 +143,7 @@ def divide(documents: Documents, split: str) -> dict[str, Documents]:
     total = sum(map(len, documents))
     if split == "nanogpt":
         train, rest = _cut(documents, int(total * NANOGPT_FRACTION))
-        parts = {"train": train, "val": rest, "test": rest}
+        parts = {"train": train, "val": rest}
     else:
         train_part, val_part, test_part = (float(part) for part in split.split(","))
         borders = [train_part * total, (train_part + val_part) * total]

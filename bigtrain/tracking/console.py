@@ -5,6 +5,7 @@ Both are driven by the loop's own calls; there is no drawing thread that would t
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -22,11 +23,19 @@ from bigtrain.tracking.tracker import Row, RunFacts, Sink
 _SECONDS_BETWEEN_DRAWINGS = 0.5  # a drawing costs about 3 ms: 0.6 % of the thread that also trains
 
 
+class SteadyConsole(Console):
+    """rich's console, but a reader that has gone is an OSError like any other: rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich while the BrokenPipeError is handled."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
+
+
 def console_for(stream: TextIO | None = None) -> Sink:
     """A live view where `stream` (default: standard output) is a terminal with a cursor, else lines."""
     stream = stream or sys.stdout
     if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown"):
-        return LiveConsole(Console(file=stream))
+        return LiveConsole(SteadyConsole(file=stream))
     return PlainConsole(stream)
 
 

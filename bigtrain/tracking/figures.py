@@ -28,6 +28,8 @@ def image_grid(
     for no image.
     """
     pixels = np.asarray(images).transpose(0, 2, 3, 1)
+    if pixels.shape[3] not in (1, 3):  # no colours to draw: their mean, as grey
+        pixels = pixels.mean(axis=3, keepdims=True)
     count = len(pixels)
     if count == 0:
         raise ValueError("image_grid needs at least one image")

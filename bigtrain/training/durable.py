@@ -97,7 +97,14 @@ def disk_errors(folder: Path, needed_bytes: Callable[[], int] = lambda: 0) -> It
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.EFBIG:
+            raise MachineError.of(
+                "DISK-LIMIT",
+                f"a file under {folder} is larger than this process may write",
+                cause=error.strerror or str(error),
+                fix="raise the limit (ulimit -f), or choose another output_dir",
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(folder, needed_bytes()) from error
         raise MachineError.of(
             "DISK-WRITE",

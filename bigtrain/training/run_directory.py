@@ -91,9 +91,10 @@ class Status:
     def __init__(self, run_dir: Path):
         self.path = run_dir / "status.json"
         try:
-            self._facts: dict[str, Any] = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            self._facts = {"started": _now()}
+            facts = json.loads(self.path.read_text())
+        except (OSError, ValueError, RecursionError):
+            facts = None
+        self._facts: dict[str, Any] = facts if isinstance(facts, dict) else {"started": _now()}
 
     def get(self, key: str) -> Any:
         """A fact written earlier, or None."""

@@ -102,7 +102,24 @@ def observer_for(
     if not config.samples:
         return no_observer
     if data.tokenizer is not None and "language_model" in network.heads:
-        return text_observer(network, data, config, seed, tracker, device)
+        return harmless(text_observer(network, data, config, seed, tracker, device), tracker)
     if data.spec.kind == "images" and hasattr(task, "predict"):
-        return image_observer(network, data, task, tracker, device)
+        return harmless(image_observer(network, data, task, tracker, device), tracker)
     return no_observer
+
+
+def harmless(show: ShowSamples, tracker: Tracker) -> ShowSamples:
+    """The same observer; when it fails, training goes on with one warning and without it."""
+    failed = False
+
+    def show_or_warn(evaluation: Evaluation, step: int) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            show(evaluation, step)
+        except Exception as error:  # a picture must never end a training run
+            failed = True
+            tracker.note(f"samples are switched off, training goes on: {type(error).__name__}: {error}", True)
+
+    return show_or_warn

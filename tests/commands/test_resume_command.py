@@ -128,7 +128,13 @@ def test_a_config_edited_by_hand_is_refused(shell):
 
 def test_a_finetune_killed_before_its_first_checkpoint_still_starts_from_the_weights(shell):
     shell.run(*TINY, "name=first")
-    words = [*TINY, f"init_from={shell.runs()[0]}", "trainer.log_every=1", "trainer.save_every=null", "trainer.eval_every=null"]
+    words = [
+        *TINY,
+        f"init_from={shell.runs()[0]}",
+        "trainer.log_every=1",
+        "trainer.save_every=null",
+        "trainer.eval_every=null",
+    ]
     shell.run(*words, "name=whole")
     process = shell.start(*words, "name=killed", "trainer.max_duration=20step")
     assert kill_after_rows(shell, process, 2, signal.SIGKILL) in (-signal.SIGKILL, 0)

@@ -38,7 +38,7 @@ def test_help_of_each_part_shows_its_settings(capsys, kind):
 
 
 def test_help_of_other_verbs(capsys):
-    assert "split=test" in output(capsys, "eval", "--help")
+    assert "split=auto" in output(capsys, "eval", "--help")
     text = output(capsys, "generate", "-h")
     assert "temperature=0.8" in text
     assert "model." not in text
@@ -50,7 +50,7 @@ def test_cfg_prints_what_would_run(capsys):
     assert output(capsys, "--cfg", "job", "--resolve", "-p", "seed", "seed=${trainer.log_every}") == "10\n"
     assert "${trainer.log_every}" in output(capsys, "--cfg", "job", "seed=${trainer.log_every}")
     assert "run:" in output(capsys, "-c", "hydra", "+extra.note=x", "name=a,b")
-    assert "split: test" in output(capsys, "eval", "--cfg", "job")
+    assert "split: auto" in output(capsys, "eval", "--cfg", "job")
 
 
 def test_info_shows_how_the_config_is_put_together(capsys, tmp_path):

@@ -170,13 +170,13 @@ def test_other_verbs_are_strict_too():
     assert "did you mean checkpoint=x ?" in refusal("checkpont=x", verb="eval")
     assert "it comes with the checkpoint" in refusal("model=cnn", "checkpoint=x", verb="eval")
     assert "data.path=" in refusal("data=mnist", "checkpoint=x", verb="eval")
-    assert "allowed: train, val, test" in refusal("checkpoint=x", "split=tset", verb="eval")
+    assert "allowed: auto, train, val, test" in refusal("checkpoint=x", "split=tset", verb="eval")
     assert "did you mean temperature=1 ?" in refusal("checkpoint=x", "temprature=1", verb="generate")
     assert "did you mean checkpoint=outputs/x ?" in refusal("outputs/x", verb="eval")
     assert "the optimizer and its settings come with the checkpoint" in refusal("optimizer.betas=1", verb="eval")
     assert "the data and its settings come with the checkpoint" in refusal("data.split=a", verb="generate")
     assert "needs a checkpoint" in refusal(verb="generate")
-    assert composed("checkpoint=x", verb="eval").config.split == "test"
+    assert composed("checkpoint=x", verb="eval").config.split == "auto"
 
 
 KEYS = st.sampled_from(
