@@ -38,19 +38,24 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 @functools.cache
 def register_schemas() -> None:
-    """Imports every torch-free `<package>/config.py` and stores the settings classes for YAML to name.
+    """Stores every settings class for YAML to name.
 
     They are stored under `schema/…`, not beside the YAML files, where they would show up as choices.
     """
-    for package in pkgutil.iter_modules(bigtrain.__path__):
-        if package.ispkg and importlib.util.find_spec(f"bigtrain.{package.name}.config"):
-            importlib.import_module(f"bigtrain.{package.name}.config")
+    register_parts()
     store = ConfigStore.instance()
     for verb, root in ROOTS.items():
         store.store(group="schema", name=_SCHEMA_NAMES[verb], node=root, package="_global_")
     for kind, registry in REGISTRIES.items():
         for entry in registry:
             store.store(group=f"schema/{kind}", name=entry.name, node=entry.config_class)
+
+
+def register_parts() -> None:
+    """Imports every torch-free `<package>/config.py`, which fills the registries. Again costs nothing."""
+    for package in pkgutil.iter_modules(bigtrain.__path__):
+        if package.ispkg and importlib.util.find_spec(f"bigtrain.{package.name}.config"):
+            importlib.import_module(f"bigtrain.{package.name}.config")
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 
 from bigtrain.config.hints import did_you_mean
-from bigtrain.config.schema import ROOTS, field_at, field_types, without_none
+from bigtrain.config.schema import ROOTS, field_at, field_types, register_parts, without_none
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
@@ -28,6 +28,7 @@ _UNESCAPED = re.compile(r"(\\*)\$\{")
 
 def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[Problem]]:
     """Reads every word, and collects what can't be read."""
+    register_parts()
     parser = OverridesParser.create()
     overrides, problems = [], []
     for word in words:

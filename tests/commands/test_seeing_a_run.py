@@ -3,7 +3,9 @@
 import json
 import os
 import pty
+import shlex
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -128,3 +130,77 @@ def test_a_pipe_gets_plain_lines(shell):
     assert any(line.startswith("step 10/20") and "train/loss" in line for line in lines)
     (run,) = shell.runs()
     assert f"tensorboard --logdir {run.relative_to(shell.folder)}" in lines
+
+
+def test_a_reader_that_goes_away_does_no_harm(shell):
+    """bigtrain | head -1: the run finishes, and says so in status.json."""
+    words = " ".join(f"'{word}'" for word in TINY)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{COMMAND} {words} | head -1"],
+        cwd=shell.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = shell.runs()
+    assert shell.status(run)["state"] == "finished"
+
+
+def test_output_that_cannot_be_written_is_a_sentence_and_the_run_is_finished(shell):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run([str(COMMAND), *TINY], cwd=shell.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5
+    assert "can't write the output" in done.stderr
+    (run,) = shell.runs()
+    assert shell.status(run)["state"] == "finished"
+
+
+def test_every_command_that_a_run_recommends_works(shell):
+    done = shell.run(*TINY)
+    commands = [line for line in done.stdout.splitlines() if line.startswith("bigtrain ")]
+    assert len(commands) == 2
+    for command in commands:
+        shell.run(*shlex.split(command)[1:])
+
+
+def test_evaluating_twice_adds_no_points(shell):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shell.run(*TINY)
+    (run,) = shell.runs()
+    for _ in range(2):
+        shell.run("eval", f"checkpoint={run}")
+    for folder in (run / "tensorboard", run / "tensorboard/eval-test"):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        assert len(events.Scalars("test/loss")) == 1
+
+
+def test_images_of_many_channels_train_and_are_drawn(shell):
+    """Two channels have no colours; the grid shows their mean."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 60), ("t10k", 20)):
+        images = generator.integers(0, 256, (count, 2, 9, 7), dtype=np.uint8)
+        header = struct.pack(">4B4I", 0, 0, 8, 4, *images.shape)
+        (shell.folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = (np.arange(count) % 3).astype(np.uint8)
+        header = struct.pack(">4BI", 0, 0, 8, 1, count)
+        (shell.folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    done = shell.run("model=cnn", "data=idx", "data.path=.", "trainer.gpus=0", "trainer.max_duration=3step")
+    assert "switched off" not in done.stdout
+
+
+def test_paths_are_taken_as_typed(shell):
+    """`~`, brackets, commas and spaces, which Hydra's grammar would refuse or read as something else."""
+    odd = shell.folder / "my texts, [new]"
+    odd.mkdir()
+    (odd / "one.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    words = ["model.hidden_size=16", "trainer.gpus=0", "trainer.max_duration=2step", "data=text_corpus"]
+    shell.run(*words, f"data.path={odd}/one.txt")
+    environment = {**os.environ, "HOME": str(odd), "XDG_CACHE_HOME": str(shell.folder / "cache")}
+    done = subprocess.run(
+        [str(COMMAND), *words, "data.path=~/one.txt"], cwd=shell.folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
