@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
 from bigtrain.build import build_data, evaluation_batch_size
@@ -17,6 +16,8 @@ from bigtrain.distributed.world import join_world
 from bigtrain.errors import DataError, ExitCode
 from bigtrain.registry import TASKS
 from bigtrain.tasks.base import TrainingModule
+from bigtrain.tracking.console import SteadyConsole
+from bigtrain.tracking.formatting import number
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training import durable
@@ -115,11 +116,12 @@ def _record(loaded: Loaded, config: EvalConfig, report: dict) -> None:
 
 
 def _show(report: dict) -> None:
-    console = Console()
-    table = Table(title=f"{report['split']} split, {report['samples']:,} samples, step {report['step']}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    console = SteadyConsole()
+    console.print(f"{report['split']} split, {report['samples']:,} samples, weights of step {report['step']:,}")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("")
+    table.add_column(report["split"], justify="right")
     for name, value in report["metrics"].items():
-        table.add_row(name, f"{value:.4f}")
+        table.add_row(name.replace("_", " "), number(value))
     console.print(table)
-    console.print(f"checkpoint {Path(report['checkpoint'])}", soft_wrap=True, highlight=False)
+    console.print(f"checkpoint: {report['checkpoint']}", soft_wrap=True, highlight=False)
