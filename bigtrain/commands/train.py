@@ -135,6 +135,8 @@ def _train(
     try:
         with StopRequest(limit) as stop:
             trainer = build_trainer(parts, run_dir, tracker, stop, composed.document, checkpoint)
+            # Before hours of training, not after: there must be room for a first checkpoint.
+            durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
             for sentence in notes:
                 tracker.note(sentence)
             tracker.start(_facts(composed, run_dir, parts, trainer))

@@ -149,12 +149,13 @@ def _read_pair(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarr
 
 
 def _class_names(config: IDXConfig, files: dict[str, Path], labels: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """The names given, if every label has one; else the numbers up to the largest label."""
+    """The names given, or the numbers up to train's largest label: what train never saw can't be learnt."""
     largest = {split: int(values.max()) for split, values in labels.items()}
-    names = tuple(config.labels) or tuple(map(str, range(max(largest.values()) + 1)))
+    names = tuple(config.labels) or tuple(map(str, range(largest["train"] + 1)))
     for split, label in largest.items():
         if label >= len(names):
-            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; data.labels names 0 to {len(names) - 1}")
+            known = "data.labels names" if config.labels else "the training labels are"
+            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; {known} 0 to {len(names) - 1}")
     return names
 
 

@@ -129,6 +129,11 @@ class Snapshot:
         self._state = state
         self._documents = {name: serialize_json(document) for name, document in documents.items()}
 
+    def size_bytes(self) -> int:
+        """About what one checkpoint takes on disk: its tensors."""
+        tensors = {**module_tensors(self._network), **optimizer_tensors(self._optimizer, self._network)}
+        return sum(tensor.nbytes for tensor in tensors.values())
+
     def files(self) -> dict[str, bytes]:
         """Name → content, as `CheckpointStore.save` takes it."""
         self._state.scaler = {key: float(value) for key, value in self._scaler.state_dict().items()}

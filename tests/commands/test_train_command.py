@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import stat
+import subprocess
 import time
 
 import pytest
@@ -133,3 +134,19 @@ def test_a_checkpoint_of_another_shape_is_refused(shell):
     shell.run(*TINY, "trainer.max_duration=2step")
     done = shell.run(*TINY, "init_from=best", "model.hidden_size=32", code=4)
     assert "is of another model" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_without_room_for_a_checkpoint_ends_the_run_before_it_trains(shell):
+    small = shell.folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        done = shell.run(*TINY, "model.hidden_size=64", f"output_dir={small}", code=5)
+        assert "no space" in done.stderr
+        assert "step 10" not in done.stdout
+        assert not list(small.rglob("*.safetensors"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

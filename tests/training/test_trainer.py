@@ -206,3 +206,11 @@ def test_evaluation_leaves_training_alone(make_trainer):
     never = make_trainer(with_trainer(tiny_config(), eval_every=None), "never")
     often.fit(), never.fit()
     assert all(torch.equal(value, weights(never)[name]) for name, value in weights(often).items())
+
+
+def test_the_size_of_a_checkpoint_is_known_before_it_is_written(make_trainer):
+    trainer = make_trainer(tiny_config())
+    trainer.fit()
+    folder = trainer.checkpoints.path_of(24)
+    written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert 0.8 * written < trainer.snapshot.size_bytes() <= written
