@@ -29,7 +29,7 @@ from bigtrain.training import durable
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, find_checkpoint
 from bigtrain.training.run_directory import Status, create_run_directory, environment, find_latest_run, lock
 from bigtrain.training.signals import StopRequest
-from bigtrain.training.snapshot import load_matching
+from bigtrain.training.snapshot import load_matching, read_state
 from bigtrain.training.trainer import Trainer
 
 
@@ -63,6 +63,7 @@ def _resume(composed: Composed, run_dir: Path) -> int:
     store = CheckpointStore(run_dir / "checkpoints")
     store.prepare()
     checkpoint = store.newest(set_aside=True)
+    evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
     if checkpoint is None:
         notes = _initialise(composed.config, parts)
     else:
@@ -70,7 +71,7 @@ def _resume(composed: Composed, run_dir: Path) -> int:
         _require_same_data(checkpoint, parts)
         refuse_other_training(checkpoint.read_json("config.json"), composed.document)
     with durable.disk_errors(run_dir):
-        cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0)
+        cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, None if evaluated else "val/")
     notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
     return _recorded(composed, run_dir, parts, checkpoint, notes)
 

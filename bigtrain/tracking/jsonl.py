@@ -77,15 +77,20 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def cut_back(path: Path, step: int) -> None:
+def cut_back(path: Path, step: int, redone: str | None = None) -> None:
     """Drops the rows after `step` and every torn line: a resumed run goes on where its checkpoint is.
+
+    Rows of `step` itself go too where they have a tag that begins with `redone` ("val/"): they will come again.
 
     Atomic: whenever this is interrupted, either the old file or the new one is there. A missing file stays
     missing.
     """
     if not path.exists():
         return
-    kept = [encode_row(row) + "\n" for row in read_rows(path) if row["step"] <= step]
+    rows = [row for row in read_rows(path) if row["step"] <= step]
+    if redone is not None:
+        rows = [row for row in rows if row["step"] < step or not any(tag.startswith(redone) for tag in row)]
+    kept = [encode_row(row) + "\n" for row in rows]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:

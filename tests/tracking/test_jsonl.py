@@ -140,3 +140,13 @@ def test_the_log_has_the_time_before_each_line_and_goes_on_after_a_resume(tmp_pa
     text = "\n".join(lines)
     assert "step 1/2,000" in text and "step 2/2,000" in text and text.count("warning: the disk is slow") == 2
     assert "precision: bf16 (auto: the CPU has AMX)" in text
+
+
+def test_a_row_that_will_come_again_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 5, "val/loss": 2.0}, {"step": 10, "train/loss": 1.5}, {"step": 10, "val/loss": 1.0}]
+    path.write_text("".join(encode_row(row) + "\n" for row in rows))
+    cut_back(path, 10)
+    assert read_rows(path) == rows
+    cut_back(path, 10, redone="val/")
+    assert read_rows(path) == rows[:2]
