@@ -95,3 +95,16 @@ def test_softcap_bounds_and_keeps_order(x, cap):
 def test_softcap_leaves_small_logits_alone():
     small = torch.tensor([0.01, -0.02], dtype=torch.float64)
     torch.testing.assert_close(soft_cap(small, 30.0), small, rtol=1e-6, atol=0)
+
+
+def test_the_chunked_weight_gradient_is_scaled_before_it_is_rounded_to_fp16():
+    """Summed over 200,000 targets of one token it is beyond fp16's 65,504; the mean over them is not."""
+    torch.manual_seed(0)
+    hidden = torch.ones(200_000, 4, dtype=torch.float16)
+    weight = torch.zeros(8, 4, dtype=torch.float16, requires_grad=True)
+    targets = torch.full((200_000,), 3)
+    total = vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=2**16)
+    (total / len(targets)).backward()
+    expected = torch.full((8, 4), 1 / 8)
+    expected[3] -= 1
+    assert torch.allclose(weight.grad.float(), expected, atol=1e-3)

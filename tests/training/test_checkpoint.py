@@ -222,3 +222,12 @@ def test_a_checkpoint_named_explicitly_never_falls_back(store):
     with pytest.raises(CheckpointError, match="not intact"):
         find_checkpoint(str(store.root / "latest"))
     assert store.path_of(2).is_dir()
+
+
+def test_a_number_that_is_not_finite_is_written_as_strict_json(tmp_path):
+    durable.replace_json(
+        tmp_path / "status.json", {"metrics": {"val/perplexity": float("inf"), "x": [float("nan"), 1]}}
+    )
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "metrics": {"val/perplexity": "Infinity", "x": ["NaN", 1]}
+    }
