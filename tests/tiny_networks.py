@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bigtrain.data.base import DataSpec
-from bigtrain.models.config import CNNConfig, TransformerConfig
+from bigtrain.models.config import CNNConfig, MLPConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
 from bigtrain.registry import MODELS
 from bigtrain.tasks.classification import Classification
@@ -23,10 +23,20 @@ IMAGES = DataSpec(
     normalization={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
 )
 
+VECTORS = DataSpec(
+    kind="vectors",
+    fingerprint="",
+    sizes={"train": 8},
+    input_shape=(5,),
+    num_classes=4,
+    normalization={"mean": [0.5, -1.0, 0.0, 3.0, 0.1], "std": [0.2, 3.0, 1.0, 0.5, 2.0]},
+)
+
 # A model registered later needs a line here, and the tests over the registry ask for it.
 TINY = {
     TransformerConfig: {"hidden_size": 24, "num_layers": 2, "num_heads": 4, "max_length": 16},
     CNNConfig: {"widths": [4, 6], "hidden_size": 16},
+    MLPConfig: {"widths": [24, 16]},
 }
 
 
@@ -70,6 +80,9 @@ def samples(spec, count, seed=0):
         tokens = rng.integers(spec.vocab_size, size=(count, spec.sequence_length + 1))
         tokens[:, 0] = np.arange(count) % spec.vocab_size  # tells samples apart: they can be learnt by heart
         return {"tokens": torch.from_numpy(tokens)}
+    if spec.kind == "vectors":
+        vectors = torch.from_numpy(rng.normal(size=(count, *spec.input_shape)).astype(np.float32))
+        return {"vectors": vectors, "labels": torch.from_numpy(rng.integers(spec.num_classes, size=count))}
     images = rng.integers(256, size=(count, *spec.input_shape), dtype=np.uint8)
     labels = rng.integers(spec.num_classes, size=count)
     return {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}

@@ -22,18 +22,22 @@ SPLITS = ("train", "val", "test")
 class DataSpec:
     """Facts about the data that models, tasks and later readers of a checkpoint need. JSON in and out."""
 
-    kind: str  # what DataConfig.provides said: "text", "images"
+    kind: str  # what DataConfig.provides said: "text", "images", "vectors"
     fingerprint: str  # of the source bytes and every setting that shapes the samples
     sizes: dict[str, int]  # samples per split
     vocab_size: int | None = None
     sequence_length: int | None = None  # tokens T per sample
     special_tokens: dict[str, int] = field(default_factory=dict)  # "end_of_text": id
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # per split; UTF-8 bytes of text per scored token
-    input_shape: tuple[int, ...] | None = None  # (channels, height, width)
+    input_shape: tuple[int, ...] | None = None  # (channels, height, width) of images, (features,) of vectors
     num_classes: int | None = None
     labels: tuple[str, ...] = ()  # class names, in order
-    normalization: dict[str, list[float]] = field(default_factory=dict)  # "mean", "std" per channel, of x / 255
+    # "mean" and "std" of the training split: per channel, of x / 255; or per feature of vectors.
+    normalization: dict[str, list[float]] = field(default_factory=dict)
     optimal_loss: float | None = None  # nats per scored target that no model can beat on average
+    optimal_loss_error: float | None = None  # its standard error; None: it is exact, or unknown
+    optimal_accuracy: float | None = None  # share of right answers that no model can beat on average
+    optimal_accuracy_error: float | None = None  # its standard error; None: it is exact, or unknown
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -65,7 +69,8 @@ class Dataset(Protocol):
 
     `gather` returns, for text, `tokens` (B, T+1) int64 and, where not every position counts as a target,
     `scored` (B, T) bool: whether tokens[:, t+1] is one. For images, `images` (B, C, H, W) uint8 and
-    `labels` (B,) int64. A value that can't be read raises DataError naming file and sample id.
+    `labels` (B,) int64; for vectors, `vectors` (B, F) fp32 and `labels`. A value that
+    can't be read raises DataError naming file and sample id.
     """
 
     def __len__(self) -> int: ...

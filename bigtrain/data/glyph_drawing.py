@@ -2,7 +2,8 @@
 once.
 
 Pixels are drawn at twice the size and averaged, so that edges are smooth. All randomness comes from the
-generator that is passed in. The elastic distortion is that of Simard, Steinkraus and Platt (2003).
+generator that is passed in. The elastic distortion is a smooth field of random displacements after Simard,
+Steinkraus and Platt (2003); here it is smooth as it is interpolated between 5 x 5 random knots.
 """
 
 from __future__ import annotations

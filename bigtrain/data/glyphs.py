@@ -1,5 +1,8 @@
 """MNIST-shaped digits made from the fonts that matplotlib ships: real shapes, no download. The data module
 and its cache; how a digit is drawn is `data/glyph_drawing.py`'s business.
+
+As in MNIST there are 60,000 images to train on, of which a part is held out for validation, and 10,000 to
+test on. Drawing them takes 12 s on one core, once.
 """
 
 from __future__ import annotations
@@ -8,13 +11,13 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.config import GlyphsConfig
-from bigtrain.data.images import ImageSamples, normalization
+from bigtrain.data.images import ImageSamples, hold_out, normalization, split_of
 from bigtrain.data.tokenizer import Tokenizer
 
-_VERSION = 1  # of the drawing; part of the cache key
+_VERSION = 2  # of the drawing; part of the cache key
 _SEED = 28  # fixed: the run's seed leaves the data alone
 
 
@@ -24,28 +27,30 @@ class Glyphs:
     tokenizer: Tokenizer | None = None
 
     def __init__(self, config: GlyphsConfig, tokenizer: Tokenizer | None = None):
-        sizes = dict(zip(SPLITS, (config.train_images, config.val_images, config.test_images), strict=True))
+        counts = {"train": config.train_images, "test": config.test_images}
         makers = [version(package) for package in ("matplotlib", "numpy", "torch")]
-        key = fingerprint_of("glyphs", _VERSION, _SEED, sizes, makers)
-        prepared = load_or_build(cache_root(config.cache_dir), "glyphs", key, lambda: _draw_splits(sizes))
+        key = fingerprint_of("glyphs", _VERSION, _SEED, counts, makers)
+        prepared = load_or_build(cache_root(config.cache_dir), "glyphs", key, lambda: _draw(counts))
         arrays = prepared.arrays
-        self._samples = {split: ImageSamples(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in sizes}
+        self._samples = hold_out(arrays["train_images"], arrays["train_labels"], config.val_fraction)
+        self._samples["test"] = ImageSamples(arrays["test_images"], arrays["test_labels"])
+        sizes = {split: len(samples) for split, samples in self._samples.items()}
         self.spec = DataSpec(
             kind="images",
-            fingerprint=prepared.meta["fingerprint"],
+            fingerprint=fingerprint_of(prepared.meta["fingerprint"], sizes),
             sizes=sizes,
             input_shape=tuple(arrays["train_images"].shape[1:]),
             num_classes=10,
             labels=tuple("0123456789"),
-            normalization=prepared.meta["normalization"],
+            normalization=normalization(self._samples["train"]),
         )
 
     def dataset(self, split: str) -> ImageSamples:
         """See `data/base.py`."""
-        return self._samples[split]
+        return split_of(self._samples, split)
 
 
-def _draw_splits(sizes: dict[str, int]) -> Prepared:
+def _draw(counts: dict[str, int]) -> Prepared:
     from bigtrain.data.glyph_drawing import (
         draw_digits,
         render_masters,
@@ -54,9 +59,9 @@ def _draw_splits(sizes: dict[str, int]) -> Prepared:
 
     masters = render_masters()
     arrays: dict[str, np.ndarray] = {}
-    done, total = 0, sum(sizes.values())
+    done, total = 0, sum(counts.values())
     with status_line("Drawing digits") as report:
-        for number, (split, size) in enumerate(sizes.items()):
+        for number, (split, size) in enumerate(counts.items()):
             generator = np.random.default_rng([_SEED, number])
             labels = generator.permutation(np.arange(size) % 10).astype(np.uint8)
             images = np.empty((size, 1, 28, 28), dtype=np.uint8)
@@ -65,6 +70,4 @@ def _draw_splits(sizes: dict[str, int]) -> Prepared:
                 report((done + start + len(drawn)) / total)
             done += size
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
-    train = ImageSamples(arrays["train_images"], arrays["train_labels"])
-    meta = {"fingerprint": fingerprint_of(*arrays.values()), "normalization": normalization(train)}
-    return Prepared(meta, arrays)
+    return Prepared({"fingerprint": fingerprint_of(*arrays.values())}, arrays)

@@ -13,8 +13,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.config import IDXConfig
 from bigtrain.data.idx_file import read_idx
-from bigtrain.data.images import ImageSamples, normalization
-from bigtrain.data.order import permute
+from bigtrain.data.images import ImageSamples, hold_out, normalization, split_of
 from bigtrain.data.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -26,7 +25,6 @@ _NAMES = (
     "t10k-labels-idx1-ubyte",
 )
 _PATTERN = re.compile(r"(.*?)(train|t10k|test)-(?:(images)[.-]idx[34]|(labels)[.-]idx1)-ubyte(?:\.gz)?")
-_SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the same images
 
 
 class IDXImages:
@@ -39,26 +37,17 @@ class IDXImages:
 
     def __init__(self, config: IDXConfig, tokenizer: Tokenizer | None = None):
         files = find_idx_files(config)
-        train_images, train_labels = _read_pair(files, "train")
-        test_images, test_labels = _read_pair(files, "test")
+        train_images, train_labels = _read_pair(config, files, "train")
+        test_images, test_labels = _read_pair(config, files, "test")
         if train_images.shape[1:] != test_images.shape[1:]:
             raise _mismatch(
                 files["test-images"],
                 f"its images are {test_images.shape[1:]}, those of train {train_images.shape[1:]}",
             )
         names = _class_names(config, files, {"train": train_labels, "test": test_labels})
-        shuffled = permute(_SPLIT_SEED, 0, np.arange(len(train_images)), len(train_images))
-        held_out = round(config.val_fraction * len(train_images))
-        if held_out == len(train_images):
-            raise _mismatch(
-                files["train-images"], f"data.val_fraction={config.val_fraction} leaves nothing to train on"
-            )
-        self._samples = {
-            "train": ImageSamples(train_images, train_labels, np.sort(shuffled[held_out:])),
-            "val": ImageSamples(train_images, train_labels, np.sort(shuffled[:held_out])),
-            "test": ImageSamples(test_images, test_labels),
-        }
-        self._samples = {split: samples for split, samples in self._samples.items() if len(samples)}
+        self._samples = hold_out(train_images, train_labels, config.val_fraction)
+        held_out = len(train_images) - len(self._samples["train"])
+        self._samples["test"] = ImageSamples(test_images, test_labels)
         self.spec = DataSpec(
             kind="images",
             fingerprint=fingerprint_of(train_images, train_labels, test_images, test_labels, held_out, names),
@@ -71,9 +60,7 @@ class IDXImages:
 
     def dataset(self, split: str) -> ImageSamples:
         """See `data/base.py`."""
-        if split not in self._samples:
-            raise DataError.of("DATA-SPLIT", f"there is no {split} split", fix="raise data.val_fraction")
-        return self._samples[split]
+        return split_of(self._samples, split)
 
 
 def find_idx_files(config: IDXConfig) -> dict[str, Path]:
@@ -82,10 +69,11 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
 
     Raises DataError that names the four files where none, not all, or more than one set of them is there.
     """
-    folders = [Path(config.path).expanduser()] if config.path else [Path(place) for place in config.usual_places]
+    folders = [_folder(config.path)] if config.path else [Path(place) for place in config.usual_places]
     missing = "no directory to look in was given"
     for folder in folders:
-        sets = _sets_in(folder)
+        there = _sets_in(folder)
+        sets = {config.prefix: there.get(config.prefix, {})} if config.prefix else there
         complete = {prefix: found for prefix, found in sets.items() if len(found) == len(_PARTS)}
         if len(complete) == 1 or "" in complete:
             return complete.get("") or next(iter(complete.values()))
@@ -94,15 +82,17 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
                 "DATA-AMBIGUOUS",
                 f"{folder} holds more than one data set",
                 cause=f"their names begin with {', '.join(sorted(complete))}",
-                fix="put the four files of one into a directory of their own, and give that as data.path",
+                fix=f"choose one, for instance data.prefix={min(complete)}",
             )
         missing = "; ".join(_absent(folder, prefix, found) for prefix, found in (sets or {"": {}}).items())
+        if others := sorted(set(there) - set(sets)):
+            missing += f"; what is there begins with {', '.join(other or 'train and t10k' for other in others)}"
     raise DataError.of(
         "DATA-MISSING",
         "the image files are not there",
         cause=missing,
-        fix=f"put {', '.join(_NAMES)} (each may end in .gz) into a directory, and give data.path=DIRECTORY"
-        + (f"; or, {config.hint}" if config.hint else ""),
+        fix=f"put {', '.join(config.prefix + name for name in _NAMES)} (each may end in .gz) into a directory, "
+        "and give data.path=DIRECTORY" + (f"; or, {config.hint}" if config.hint else ""),
     )
 
 
@@ -134,8 +124,8 @@ def _absent(folder: Path, prefix: str, found: dict[str, Path]) -> str:
     return f"{folder} lacks {', '.join(absent)}"
 
 
-def _read_pair(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, C, H, W) and labels (N,)."""
+def _read_pair(config: IDXConfig, files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, C, H, W), upright, and labels (N,) that count from 0."""
     images = read_idx(files[f"{split}-images"], (3, 4))
     labels = read_idx(files[f"{split}-labels"], (1,))
     if len(images) != len(labels):
@@ -145,19 +135,37 @@ def _read_pair(files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarr
             files[f"{split}-images"],
             f"its images are {images.shape[1:]}; channels come first: (channels, height, width)",
         )
-    return images.reshape(len(images), -1, *images.shape[-2:]), labels
+    if labels.min() < config.first_label:
+        raise _mismatch(
+            files[f"{split}-labels"], f"it has label {labels.min()}; data.first_label is {config.first_label}"
+        )
+    images = images.reshape(len(images), -1, *images.shape[-2:])
+    if config.transpose:
+        images = np.ascontiguousarray(images.swapaxes(2, 3))
+    return images, labels - np.uint8(config.first_label)
 
 
 def _class_names(config: IDXConfig, files: dict[str, Path], labels: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """The names given, or the numbers up to train's largest label: what train never saw can't be learnt."""
-    largest = {split: int(values.max()) for split, values in labels.items()}
-    names = tuple(config.labels) or tuple(map(str, range(largest["train"] + 1)))
+    """The names given, or the numbers up to train's largest label: what train never saw can't be learnt.
+
+    Names given must be as many as train's classes: those of another set of EMNIST would name the wrong ones.
+    """
+    first = config.first_label
+    largest = {split: first + int(values.max()) for split, values in labels.items()}
+    names = tuple(config.labels) or tuple(map(str, range(first, largest["train"] + 1)))
+    last = first + len(names) - 1
     for split, label in largest.items():
-        if label >= len(names):
+        if label > last:
             known = "data.labels names" if config.labels else "the training labels are"
-            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; {known} 0 to {len(names) - 1}")
+            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; {known} {first} to {last}")
+    if largest["train"] < last:
+        raise _mismatch(
+            files["train-labels"],
+            f"its labels end at {largest['train']}; data.labels names {len(names)} classes, {first} to {last}",
+            fix="name exactly the classes that it has; data.labels=[] takes the numbers",
+        )
     return names
 
 
-def _mismatch(path: Path, cause: str) -> DataError:
-    return DataError.of("DATA-IDX", f"{path} does not fit", cause=cause, fix="use files that belong together")
+def _mismatch(path: Path, cause: str, fix: str = "use files that belong together") -> DataError:
+    return DataError.of("DATA-IDX", f"{path} does not fit", cause=cause, fix=fix)

@@ -1,5 +1,5 @@
 """Labelled images of one split, held as one array, and the facts about them. Where they come from is the
-business of `data/idx.py` and `data/glyphs.py`.
+business of `data/idx.py`, `data/glyphs.py` and `data/random_labels.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.data.order import permute
+from bigtrain.errors import DataError
+
+_SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the same images
 _BLOCK = 4096  # images counted at once: 3 MB of MNIST
 
 
@@ -26,6 +30,29 @@ class ImageSamples:
         """See `data/base.py`."""
         images = np.take(self.images, self.chosen[ids], axis=0)
         return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.labels[ids])}
+
+
+def hold_out(images: np.ndarray, labels: np.ndarray, val_fraction: float) -> dict[str, ImageSamples]:
+    """Samples of train and, where the fraction comes to any, of val. Raises DataError where train would be empty."""
+    shuffled = permute(_SPLIT_SEED, 0, np.arange(len(images)), len(images))
+    held_out = round(val_fraction * len(images))
+    if held_out == len(images):
+        raise DataError.of(
+            "DATA-SPLIT",
+            f"data.val_fraction={val_fraction} of {len(images):,} images leaves nothing to train on",
+            fix="lower data.val_fraction",
+        )
+    samples = {"train": ImageSamples(images, labels, np.sort(shuffled[held_out:]))}
+    if held_out:
+        samples["val"] = ImageSamples(images, labels, np.sort(shuffled[:held_out]))
+    return samples
+
+
+def split_of(samples: dict[str, ImageSamples], split: str) -> ImageSamples:
+    """The samples of a split. Raises DataError where there is none."""
+    if split not in samples:
+        raise DataError.of("DATA-SPLIT", f"there is no {split} split", fix="raise data.val_fraction")
+    return samples[split]
 
 
 def normalization(samples: ImageSamples) -> dict[str, list[float]]:

@@ -1,23 +1,40 @@
-"""This rank: its number, how many there are, its device; and the two reductions that training needs."""
+"""This rank: its number, how many there are, its device; and the few things that ranks do together.
+
+Sums of tensors travel over the device's own backend. Numbers that the host needs (target counts, whether to stop) go
+over a second group on the CPU, so that agreeing on them never waits for a GPU.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from bigtrain.errors import MachineError
+from bigtrain.config.durations import parse_duration
+from bigtrain.config.run import TrainerConfig
+from bigtrain.distributed.environment import RankEnvironment, rank_environment
+from bigtrain.errors import ConfigError, MachineError
+
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size`, on `device`."""
+    """`rank` of `size`, on `device`. Alone, everything here returns what it was given."""
 
     rank: int
     size: int
     device: torch.device
+    host_group: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -25,14 +42,111 @@ class World:
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, in place; nothing happens alone."""
+        """The sum over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
+    def gather(self, values: Sequence[float]) -> np.ndarray:
+        """The values of every rank, (size, len(values)) float64, on every rank's host."""
+        everyone = torch.zeros(self.size, len(values), dtype=torch.float64, device="cpu")
+        everyone[self.rank] = torch.tensor(values, dtype=torch.float64, device="cpu")
+        if self.size > 1:
+            dist.all_reduce(everyone, group=self.host_group)
+        return everyone.numpy()
 
-def join_world(gpus: str) -> World:
-    """The world of this process. `gpus` as in `trainer.gpus`. Raises MachineError when a GPU asked for is not there."""
+    def share(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        if self.size == 1:
+            return text
+        encoded = text.encode()
+        length = torch.tensor(len(encoded), device="cpu")
+        dist.broadcast(length, 0, group=self.host_group)
+        content = torch.zeros(int(length), dtype=torch.uint8, device="cpu")
+        if self.is_main:
+            content = torch.tensor(list(encoded), dtype=torch.uint8, device="cpu")
+        dist.broadcast(content, 0, group=self.host_group)
+        return bytes(content.tolist()).decode()
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Rank 0's buffers (running statistics), on every rank: they are what a checkpoint keeps."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    @contextmanager
+    def main_first(self, what: str) -> Iterator[None]:
+        """Rank 0 does it before the others, however long it takes: what it prepares, they find."""
+        if self.size == 1:
+            yield
+            return
+        store, key = dist.distributed_c10d._get_default_store(), f"bigtrain/{what}"
+        while not self.is_main and not store.check([key]):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        yield
+        if self.is_main:
+            store.set(key, "done")
+
+
+def ranks_to_start(settings: TrainerConfig) -> int:
+    """How many ranks this process should start; 1 where it is to train itself, alone or as one of a launcher's ranks.
+
+    Raises ConfigError where the settings contradict a launcher, MachineError where GPUs are missing.
+    """
+    environment = rank_environment(os.environ)
+    if environment is not None:
+        _refuse_contradiction(settings, environment)
+        return 1
+    if settings.processes > 1:
+        return settings.processes
+    visible = visible_gpus(settings.gpus)
+    if settings.gpus != "auto":
+        return max(1, int(settings.gpus))
+    micro_batch_size = settings.micro_batch_size or 1
+    fitting = [count for count in range(1, visible + 1) if settings.batch_size % (count * micro_batch_size) == 0]
+    return max(fitting, default=1)
+
+
+@contextmanager
+def join_world(settings: TrainerConfig) -> Iterator[World]:
+    """The world of this training process: alone, or one of a launcher's ranks, whom it meets here.
+
+    Raises MachineError when a GPU asked for is not there, or when the ranks can't meet within `trainer.rank_timeout`.
+    """
+    environment = rank_environment(os.environ)
+    gpus = "0" if settings.processes > 1 else settings.gpus
+    if environment is None:
+        yield lone_world(gpus)
+        return
+    device = _device_of(environment, gpus)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    timeout = timedelta(seconds=parse_duration(settings.rank_timeout).seconds or 600)
+    with lost_ranks():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"tcp://{environment.address}:{environment.port}" if "SLURM" in environment.launcher else None,
+            rank=environment.rank,
+            world_size=environment.size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        world = World(environment.rank, environment.size, device, dist.new_group(backend="gloo", timeout=timeout))
+    try:
+        with lost_ranks():
+            yield world
+            world.gather([0.0])  # nobody leaves, and is taken for dead, while rank 0 still writes
+    finally:
+        dist.destroy_process_group()  # without it, gloo's threads abort the process at its end
+
+
+def lone_world(gpus: str) -> World:
+    """A world of one. `gpus` as in `trainer.gpus`. Raises MachineError when a GPU asked for is not there."""
+    return World(0, 1, torch.device("cuda", 0) if visible_gpus(gpus) else torch.device("cpu"))
+
+
+def visible_gpus(gpus: str) -> int:
+    """GPUs that may be used under `trainer.gpus`. Raises MachineError when more are asked for than there are."""
     visible = torch.cuda.device_count() if gpus != "0" else 0
     if gpus not in ("auto", "0") and visible < int(gpus):
         raise MachineError.of(
@@ -41,7 +155,61 @@ def join_world(gpus: str) -> World:
             cause=_why_no_gpu(),
             fix="run on the CPU with trainer.gpus=0 (or leave it at auto)",
         )
-    return World(rank=0, size=1, device=torch.device("cuda", 0) if visible else torch.device("cpu"))
+    return visible
+
+
+@contextmanager
+def lost_ranks() -> Iterator[None]:
+    """A collective that fails is a rank that is gone: a sentence instead of the backend's own words."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        if not isinstance(error, dist.DistError) and not any(sign in words for sign in _BACKEND_SIGNS):
+            raise
+        raise RankLostError.of(
+            "RANK-LOST",
+            "another rank is gone, or has not answered within trainer.rank_timeout",
+            cause=words.splitlines()[0].partition(". This is typically")[0][:300],
+            fix="look at what that rank has said; then go on with resume=",
+        ) from error
+
+
+_BACKEND_SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+
+
+class RankLostError(MachineError):
+    """Another rank is gone. The launcher gives its own exit code way to that of the rank that failed first."""
+
+
+def _refuse_contradiction(settings: TrainerConfig, environment: RankEnvironment) -> None:
+    asked = {"trainer.processes": settings.processes if settings.processes > 1 else None}
+    asked["trainer.gpus"] = int(settings.gpus) if settings.gpus not in ("auto", "0") else None
+    for key, count in asked.items():
+        if count is not None and count != environment.local_size:
+            raise ConfigError.of(
+                "RANK-CONTRADICTION",
+                f"{key} is {count}, but the launcher has started {environment.local_size} ranks on this machine, "
+                f"{environment.size} in all",
+                cause=f"the environment: {environment.launcher}={environment.size}",
+                fix=f"leave {key} out, or start bigtrain without the launcher",
+            )
+
+
+def _device_of(environment: RankEnvironment, gpus: str) -> torch.device:
+    visible = torch.cuda.device_count() if gpus != "0" else 0
+    if not visible:
+        return torch.device("cpu")
+    if visible >= environment.local_size:
+        return torch.device("cuda", environment.local_rank)
+    if visible == 1 and environment.launcher.startswith("SLURM"):  # each task sees only its own
+        return torch.device("cuda", 0)
+    raise MachineError.of(
+        "DEVICE-GPU",
+        f"{environment.local_size} ranks on this machine, but {visible} GPUs",
+        cause="the launcher has started a rank for each GPU that it thought was there",
+        fix=f"start {visible} ranks, or train on the CPU with trainer.gpus=0",
+    )
 
 
 def _why_no_gpu() -> str:

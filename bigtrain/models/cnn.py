@@ -25,7 +25,7 @@ class CNN(nn.Module):
 
     def __init__(self, config: CNNConfig, data_spec: DataSpec):
         super().__init__()
-        if data_spec.input_shape is None:
+        if data_spec.kind != "images" or data_spec.input_shape is None:
             raise ConfigError.of(
                 "MODEL-DATA",
                 f"model=cnn reads images, but this data gives {data_spec.kind}",

@@ -35,6 +35,14 @@ class Activation(Enum):
     swiglu = "swiglu"
 
 
+class MLPActivation(Enum):
+    """Nonlinearity between the layers of an MLP."""
+
+    relu = "relu"
+    gelu = "gelu"
+    tanh = "tanh"
+
+
 class ProjectionInit(Enum):
     """Initialisation of the projections that write to the residual stream."""
 
@@ -118,5 +126,26 @@ class CNNConfig(ModelConfig):
         return found
 
 
+@dataclass
+class MLPConfig(ModelConfig):
+    """Multilayer perceptron: [linear, norm, activation, dropout] per width, on flattened images or on vectors."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors")
+
+    widths: list[int] = setting([256, 256], "Width of each hidden layer; [] makes a linear model.")
+    activation: MLPActivation = setting(MLPActivation.relu, "Nonlinearity after each hidden layer.")
+    batch_norm: bool = setting(
+        False, "Batch normalisation after each linear layer (statistics per rank and micro-batch)."
+    )
+    dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        if any(width < 1 for width in self.widths):
+            return [f"widths is {list(self.widths)}; each must be at least 1"]
+        return []
+
+
 MODELS.register("transformer", TransformerConfig, factory="bigtrain.models.transformer:Transformer")
 MODELS.register("cnn", CNNConfig, factory="bigtrain.models.cnn:CNN")
+MODELS.register("mlp", MLPConfig, factory="bigtrain.models.mlp:MLP")

@@ -37,17 +37,21 @@ def vocabulary_cross_entropy(
     targets_N: Tensor,
     softcap: float | None = None,
     chunk_logits: int = CHUNK_LOGITS,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ))[target], in nats; a scalar, at least
     fp32.
 
-    `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and one row at
-    least) are alive at once. Gradients once only: there is no second derivative when the sum is done in
-    chunks.
+    With `label_smoothing` ε each target is a distribution, 1 - ε + ε/V on the token and ε/V on every other
+    (arXiv:1512.00567). `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and
+    one row at least) are alive at once. Gradients once only: there is no second derivative when the sum is done
+    in chunks.
     """
     if targets_N.numel() * weight_VD.shape[0] <= chunk_logits:
         logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
-        return F.cross_entropy(logits_NV, targets_N, ignore_index=UNSCORED, reduction="sum")
+        return F.cross_entropy(
+            logits_NV, targets_N, ignore_index=UNSCORED, reduction="sum", label_smoothing=label_smoothing
+        )
     dtype = autocast_dtype(hidden_ND.device)
     if dtype is not None and hidden_ND.dtype != torch.float64:  # autocast leaves float64 alone, too
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
@@ -55,7 +59,9 @@ def vocabulary_cross_entropy(
     with without_autocast(hidden_ND.device):
         # Inside `forward` gradients are off, and needs_input_grad is true under no_grad too: so it is asked here.
         needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-        return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, softcap, rows, needs_gradient)
+        return _ChunkedCrossEntropy.apply(
+            hidden_ND, weight_VD, targets_N, softcap, label_smoothing, rows, needs_gradient
+        )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -68,6 +74,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         targets_N: Tensor,
         softcap: float | None,
+        label_smoothing: float,
         rows: int,
         needs_gradient: bool,
     ) -> Tensor:
@@ -77,7 +84,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             weight_gradient = torch.zeros_like(weight_VD, dtype=total.dtype)
         for first in range(0, len(targets_N), rows):
             chunk = slice(first, first + rows)
-            loss, gradient_NV = _chunk(hidden_ND[chunk], weight_VD, targets_N[chunk], softcap, needs_gradient)
+            loss, gradient_NV = _chunk(
+                hidden_ND[chunk], weight_VD, targets_N[chunk], softcap, label_smoothing, needs_gradient
+            )
             total += loss
             if gradient_NV is not None:
                 hidden_gradient[chunk] = gradient_NV @ weight_VD
@@ -99,22 +108,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 def _chunk(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None, needs_gradient: bool
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    softcap: float | None,
+    label_smoothing: float,
+    needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Loss sum of a chunk and, if wanted, its gradient with respect to the products hidden · weightᵀ."""
     logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
     scored_N1 = (targets_N != UNSCORED).unsqueeze(1)
     targets_N1 = targets_N.clamp_min(0).unsqueeze(1)
     log_total_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
-    loss = ((log_total_N1 - logits_NV.gather(1, targets_N1)) * scored_N1).sum()
+    expected_N1 = logits_NV.gather(1, targets_N1)
+    if label_smoothing:
+        expected_N1 = expected_N1.lerp(logits_NV.mean(dim=1, keepdim=True), label_smoothing)
+    loss = ((log_total_N1 - expected_N1) * scored_N1).sum()
     if not needs_gradient:
         return loss, None
     gradient_NV = (logits_NV - log_total_N1).exp_()
-    gradient_NV.scatter_(1, targets_N1, gradient_NV.gather(1, targets_N1) - 1)
+    gradient_NV.scatter_(1, targets_N1, gradient_NV.gather(1, targets_N1) - (1 - label_smoothing))
+    if label_smoothing:
+        gradient_NV -= label_smoothing / gradient_NV.shape[1]
     gradient_NV *= scored_N1
     if softcap is not None:
         gradient_NV *= 1 - (logits_NV / softcap).square()

@@ -26,10 +26,11 @@ class VocabularyProjection(NamedTuple):
         """(B, V) of the last position: all that generation needs."""
         return vocabulary_logits(self.hidden_BTD[:, -1], self.weight_VD, self.softcap)
 
-    def cross_entropy(self, targets_BT: Tensor) -> Tensor:
+    def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over scored targets, in nats; see `vocabulary_cross_entropy`."""
+        hidden_ND, targets_N = self.hidden_BTD.flatten(0, 1), targets_BT.flatten()
         return vocabulary_cross_entropy(
-            self.hidden_BTD.flatten(0, 1), self.weight_VD, targets_BT.flatten(), self.softcap
+            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing=label_smoothing
         )
 
 

@@ -1,4 +1,4 @@
-"""Classification of images: loss, accuracy, top-5 accuracy, macro F1, and predictions to show."""
+"""Classification of images and of vectors: loss, accuracy, top-5 accuracy, macro F1, and predictions to show."""
 
 from __future__ import annotations
 
@@ -35,37 +35,44 @@ class Classification:
             )
         self.data_spec = data_spec
         self.num_classes = data_spec.num_classes
-        # (x / 255 - mean) / std as one product and one sum.
+        self._label_smoothing = config.label_smoothing
+        # (x / unit - mean) / std as one product and one sum.
         mean = torch.tensor(data_spec.normalization.get("mean", [0.0]), dtype=torch.float64, device="cpu")
         std = torch.tensor(data_spec.normalization.get("std", [1.0]), dtype=torch.float64, device="cpu")
-        self._scale = (1 / (255 * std)).float().view(-1, 1, 1)
-        self._shift = (-mean / std).float().view(-1, 1, 1)
+        unit, shape = (1, (-1,)) if data_spec.kind == "vectors" else (255, (-1, 1, 1))
+        self._scale = (1 / (unit * std)).float().view(shape)
+        self._shift = (-mean / std).float().view(shape)
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
         """One linear layer on the pooled vector."""
         return {"classification": ClassificationHead(hidden_size, self.num_classes)}
 
     def collate(self, samples: Batch, training: bool) -> Batch:
-        """`images` (B, C, H, W) uint8 → `inputs` fp32, normalised per channel; `labels` (B,) unchanged."""
-        images = samples["images"]
-        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
-        return {"inputs": images.float().mul_(scale).add_(shift), "labels": samples["labels"]}
+        """`images` (B, C, H, W) uint8 or `vectors` (B, F) → `inputs` fp32 of that shape, normalised per channel or
+        feature; `labels` (B,) unchanged.
+        """
+        x = samples["images"] if "images" in samples else samples["vectors"]
+        scale, shift = self._scale.to(x.device), self._shift.to(x.device)
+        return {"inputs": (x.float() * scale).add_(shift), "labels": samples["labels"]}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled samples."""
         return {"loss": torch.count_nonzero(batch["labels"] != UNSCORED).double()}
 
     def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
-        """Sum of the cross entropy over samples; statistics in eval mode."""
+        """Sum of the cross entropy over samples, with smoothed targets in training mode; statistics in eval mode."""
         labels_B = batch["labels"]
         logits_BC = _logits(network, batch)
-        loss = F.cross_entropy(logits_BC, labels_B, ignore_index=UNSCORED, reduction="sum")
+        smoothing = self._label_smoothing if network.training else 0.0
+        loss = F.cross_entropy(logits_BC, labels_B, ignore_index=UNSCORED, reduction="sum", label_smoothing=smoothing)
         term = LossTerm(loss, torch.count_nonzero(labels_B != UNSCORED))
         statistics = {} if network.training else self._statistics(logits_BC.detach(), labels_B)
         return LossOutput({"loss": term}, statistics)
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
-        """`loss` (nats per sample), `accuracy`, `macro_f1`, and `top5_accuracy` where C > 5."""
+        """`loss` (nats per sample), `accuracy`, `macro_f1`, `top5_accuracy` where C > 5, and where known `excess`
+        of the loss over the best possible.
+        """
         confusion_CC, count = totals["confusion"], totals["loss.count"]
         metrics = {
             "loss": float(totals["loss.sum"] / count),
@@ -74,6 +81,8 @@ class Classification:
         }
         if "top5" in totals:
             metrics["top5_accuracy"] = float(totals["top5"] / count)
+        if self.data_spec.optimal_loss is not None:
+            metrics["excess"] = metrics["loss"] - self.data_spec.optimal_loss
         return metrics
 
     @torch.inference_mode()

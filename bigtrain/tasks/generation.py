@@ -8,11 +8,16 @@ a fresh state, so half a window of context is always there and the cost per toke
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bigtrain.data.tokenizer import Tokenizer
+
+_BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differently at the start of a text
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,27 @@ def generate(
     steps = stream(network, prompt, max_tokens, sampling, generator=generator, stop_id=stop_id, max_length=max_length)
     ids = list(steps)
     return torch.stack(ids, dim=1) if ids else _prompt_ids(prompt)[:, :0]
+
+
+def text_pieces(tokenizer: Tokenizer, context: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+    """The text of `ids`, which continue `context`, in pieces: each as soon as all bytes of its characters are there.
+
+    Joined, they are what the ids add to the decoded context; each time only the newest few are decoded.
+    """
+    before, waiting = list(context)[-_BEFORE_TOKENS:], []
+    for number in ids:
+        waiting.append(number)
+        text = _added_text(tokenizer, before, waiting)
+        if not text.endswith("\ufffd"):
+            yield text
+            before, waiting = (before + waiting)[-_BEFORE_TOKENS:], []
+    if waiting:  # the last character stays broken
+        yield _added_text(tokenizer, before, waiting)
+
+
+def _added_text(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
+    known = tokenizer.decode(np.array(before, dtype=np.int64))
+    return tokenizer.decode(np.array(before + ids, dtype=np.int64))[len(known) :]
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:

@@ -30,6 +30,7 @@ class LanguageModeling:
             )
         self.data_spec = data_spec
         self._vocab_size = data_spec.vocab_size
+        self._label_smoothing = config.label_smoothing
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
         """One output layer; `model.logit_softcap` and `model.init_std` apply where the model has them."""
@@ -52,9 +53,10 @@ class LanguageModeling:
         return {"loss": _num_scored(batch["targets"]).double()}
 
     def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
-        """Sum of the cross entropy over scored tokens."""
+        """Sum of the cross entropy over scored tokens, with smoothed targets in training mode."""
         projection = network(batch["inputs"]).predictions["language_model"]
-        loss = projection.cross_entropy(batch["targets"])
+        smoothing = self._label_smoothing if network.training else 0.0
+        loss = projection.cross_entropy(batch["targets"], smoothing)
         return LossOutput({"loss": LossTerm(loss, _num_scored(batch["targets"]))})
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:

@@ -47,21 +47,33 @@ class Evaluator:
         """Whether the split holds any sample."""
         return self.data.spec.sizes.get(split, 0) > 0
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """The split's batches on the device."""
+    def batches(self, split: str) -> Iterator[tuple[Batch, bool]]:
+        """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
         dataset = self.data.dataset(split)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
-        for batch in evaluation_batches(dataset, collate, self._batch_size, self._world):
-            yield to_device(batch, self._world.device)
+        for batch, counts in evaluation_batches(dataset, collate, self._batch_size, self._world):
+            yield to_device(batch, self._world.device), counts
+
+    def sample_metrics(self, split: str) -> dict[str, float]:
+        """The metrics of one batch: which there are."""
+        with evaluating(self.module), self._precision.autocast(self._world.device):
+            batch, _ = next(self.batches(split))
+            totals = evaluation_totals(self.module(batch))
+        return self.task.metrics({name: value.cpu() for name, value in totals.items()}, split)
 
     def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
-        """Metrics over the whole split; None when `stop` asked for an end before it was done."""
+        """Metrics over the whole split; None when `stop` asked for an end before it was done.
+
+        `stop` is asked before every batch, equally often on all ranks, and must answer all of them alike.
+        """
         totals: dict[str, Tensor] = {}
+        self._world.share_buffers(self.module)
         with evaluating(self.module), self._precision.autocast(self._world.device):
-            for batch in self.batches(split):
+            for batch, counts in self.batches(split):
                 if stop():
                     return None
                 for name, value in evaluation_totals(self.module(batch)).items():
+                    value = value if counts else torch.zeros_like(value)
                     totals[name] = totals[name] + value if name in totals else value
         totals = {name: self._world.sum(value).cpu() for name, value in totals.items()}
         return Evaluation(self.task.metrics(totals, split), totals)

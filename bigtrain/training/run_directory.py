@@ -19,10 +19,21 @@ from typing import Any
 from bigtrain.errors import CheckpointError, MachineError
 from bigtrain.training import durable
 
+RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
+"""In the environment: the directory that a run is to have. A sweep names those of its jobs."""
+
 
 def create_run_directory(output_dir: Path, name: str) -> Path:
     """A new directory that no other run has. Raises MachineError when it can't be made."""
+    chosen = os.environ.pop(RUN_DIR_VARIABLE, "")  # for this run alone, not for what it starts
     with durable.disk_errors(output_dir):
+        if chosen:
+            path = Path(chosen)
+            path.mkdir(parents=True, exist_ok=True)
+            if is_run_directory(path):
+                fix = f"go on with it: bigtrain resume={path}"
+                raise MachineError.of("RUN-EXISTS", f"{path} has a run already", cause=RUN_DIR_VARIABLE, fix=fix)
+            return path
         while True:
             path = output_dir / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
             try:

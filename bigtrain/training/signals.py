@@ -11,6 +11,7 @@ import time
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_REASONS = ("", "trainer.time_limit", *(number.name for number in _SIGNALS))
 
 
 class StopRequest:
@@ -31,6 +32,11 @@ class StopRequest:
             return "trainer.time_limit"
         return ""
 
+    @property
+    def code(self) -> int:
+        """The reason as a number, for ranks to agree on by taking the largest; 0 to go on."""
+        return _REASONS.index(self.reason)
+
     def __enter__(self) -> StopRequest:
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
@@ -45,3 +51,8 @@ class StopRequest:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
+
+
+def reason_of(code: int) -> str:
+    """The reason of a `StopRequest.code`."""
+    return _REASONS[code]

@@ -17,12 +17,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 
 from bigtrain.errors import CheckpointError
+from bigtrain.optim.base import Optimizer
 from bigtrain.training.checkpoint import Checkpoint
+from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
 
+MODEL_FILE = "model.safetensors"
+AVERAGE_FILE = "ema.safetensors"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -32,15 +35,20 @@ _DTYPES = {
 }
 
 
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, each storage once."""
+def live_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each storage once: the module's own tensors."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) not in seen:
             seen.add(id(value))
-            tensors[name] = value.detach()
+            tensors[name] = value
     return tensors
+
+
+def module_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """`live_tensors` for reading and writing values: detached, sharing storage."""
+    return {name: value.detach() for name, value in live_tensors(module).items()}
 
 
 def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
@@ -119,46 +127,64 @@ class Snapshot:
         self,
         network: nn.Module,
         optimizer: Optimizer,
+        average: MovingAverage | None,
         scaler: GradScaler,
         state: TrainState,
         documents: Mapping[str, Any],
     ):
         self._network = network
         self._optimizer = optimizer
+        self._average = average
         self._scaler = scaler
         self._state = state
         self._documents = {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
         """About what one checkpoint takes on disk: its tensors."""
-        tensors = {**module_tensors(self._network), **optimizer_tensors(self._optimizer, self._network)}
-        return sum(tensor.nbytes for tensor in tensors.values())
+        return sum(tensor.nbytes for tensors in self._tensors().values() for tensor in tensors.values())
 
     def files(self) -> dict[str, bytes]:
         """Name → content, as `CheckpointStore.save` takes it."""
         self._state.scaler = {key: float(value) for key, value in self._scaler.state_dict().items()}
         return {
-            "model.safetensors": serialize_tensors(module_tensors(self._network)),
-            "optimizer.safetensors": serialize_tensors(optimizer_tensors(self._optimizer, self._network)),
+            **{name: serialize_tensors(tensors) for name, tensors in self._tensors().items()},
             "state.json": serialize_json(self._state.to_json()),
             **self._documents,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Weights, optimizer and loss scale as the checkpoint has them; the state came first (`read_state`).
+        """Weights, average, optimizer and loss scale as the checkpoint has them; the state came first (`read_state`).
 
         Raises CheckpointError when they do not fit.
         """
-        load_tensors(checkpoint.path / "model.safetensors", module_tensors(self._network))
-        load_tensors(checkpoint.path / "optimizer.safetensors", optimizer_tensors(self._optimizer, self._network))
+        for name, tensors in self._tensors().items():
+            load_tensors(checkpoint.path / name, tensors)
         if self._scaler.is_enabled():
             counts = ("growth_interval", "_growth_tracker")
             scaler = {key: int(value) if key in counts else value for key, value in self._state.scaler.items()}
             self._scaler.load_state_dict(scaler)
 
-    def restore_weights(self, checkpoint: Checkpoint) -> None:
-        """The weights alone, to evaluate them."""
-        load_tensors(checkpoint.path / "model.safetensors", module_tensors(self._network))
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """File → what it holds."""
+        files = {
+            MODEL_FILE: module_tensors(self._network),
+            "optimizer.safetensors": optimizer_tensors(self._optimizer, self._network),
+        }
+        return files if self._average is None else files | {AVERAGE_FILE: self._average.tensors}
+
+
+def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copies what a checkpoint's run evaluates: the moving average where it keeps one, else the weights."""
+    targets = module_tensors(network)
+    if checkpoint.has(AVERAGE_FILE):  # floating tensors only; the rest as in the model
+        load_tensors(checkpoint.path / MODEL_FILE, targets)
+        targets = {name: value for name, value in targets.items() if value.is_floating_point()}
+    load_tensors(evaluated_weights(checkpoint), targets)
+
+
+def evaluated_weights(checkpoint: Checkpoint) -> Path:
+    """The file of the weights that a run evaluates."""
+    return checkpoint.path / (AVERAGE_FILE if checkpoint.has(AVERAGE_FILE) else MODEL_FILE)
 
 
 def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
@@ -167,7 +193,7 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     Raises CheckpointError when a tensor of the backbone is missing or has another shape: then it is another model.
     """
     targets = module_tensors(network)
-    path = checkpoint.path / "model.safetensors"
+    path = evaluated_weights(checkpoint)
     loaded, fresh = [], []
     with _opened(path) as file, torch.no_grad():
         names = set(file.keys())

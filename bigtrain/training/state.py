@@ -19,6 +19,8 @@ class TrainState:
     train_seconds: float = 0.0  # in training steps, over all sessions of the run
     best_metric: float | None = None
     best_step: int | None = None
+    patience_metric: float | None = None  # the last evaluation that was better by more than min_delta
+    evaluations_without_better: int = 0
     cadences_done: list[str] = field(default_factory=list)  # of `step`: "log", "evaluate", "save"
     cadence_seconds: dict[str, float] = field(default_factory=dict)  # train_seconds when each last came
     interval: dict[str, float] = field(default_factory=dict)  # loss sums and counts since the last logged row

@@ -3,24 +3,29 @@
 Two contracts hold it together. Losses are sums: what a step divides by is counted over all micro-batches and ranks
 before its first forward, so how the batch is cut changes only rounding. And step t is a function of (seed, t): data,
 dropout and learning rate follow from its number, so a run that was killed anywhere goes on to the same bytes.
+
+All ranks walk through here together. What one alone could see (a signal, the clock) they agree on in `plan_step`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
 
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.data.randomness import mix
+from bigtrain.distributed.replica import gradients_travel
 from bigtrain.distributed.world import World
 from bigtrain.errors import NumericsError
+from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.tasks.base import Batch, LossOutput, TrainingModule
 from bigtrain.tracking.throughput import memory_bytes
@@ -28,9 +33,11 @@ from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import Cadence
 from bigtrain.training.checkpoint import CheckpointStore
 from bigtrain.training.evaluator import Evaluation, Evaluator
+from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard
 from bigtrain.training.precision import ResolvedPrecision, overflowed
-from bigtrain.training.signals import StopRequest
+from bigtrain.training.selection import Selection
+from bigtrain.training.signals import StopRequest, reason_of
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.state import TrainState
 
@@ -51,22 +58,34 @@ class Limits:
     peak_flops: float | None
 
 
+@dataclass(frozen=True)
+class StepPlan:
+    """This rank's micro-batches of a step, and the targets per loss term that all ranks together have in it."""
+
+    micro_batches: list[Batch]
+    counts: dict[str, float]
+
+
 @dataclass
 class Trainer:
     """One run. Everything it needs is built elsewhere (`build.py`) and handed in."""
 
     module: TrainingModule
+    replica: nn.Module  # the module itself, or what averages its gradients over the ranks
     optimizer: Optimizer
     schedule: Schedule
+    average: MovingAverage | None
     scaler: GradScaler
     precision: ResolvedPrecision
     loader: TrainLoader
     evaluator: Evaluator
+    selection: Selection
     checkpoints: CheckpointStore
     snapshot: Snapshot
     manifest_facts: dict[str, Any]
     tracker: Tracker
     show_samples: Callable[[Evaluation, int], None]
+    watch_step: Callable[[int], AbstractContextManager[None]]
     limits: Limits
     world: World
     seed: int
@@ -79,11 +98,13 @@ class Trainer:
         self.guard = NonFiniteGuard(self.module, self.world.device)
         self.updates = torch.full((), self.state.updates, dtype=torch.int64, device=self.world.device)
         self.interval = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.world.device)
+            name: torch.tensor(value if self.world.is_main else 0.0, dtype=torch.float64, device=self.world.device)
             for name, value in self.state.interval.items()
         }
+        self.one = torch.ones((), device=self.world.device)
         self.grad_norm = torch.zeros((), device=self.world.device)
         self.last_logged = (self.state.step, self.state.train_seconds)
+        self.stop_reason = ""  # as the ranks agreed
 
     def fit(self) -> str:
         """Trains to the end, or until a stop is asked for; returns why it stopped early, or "" at the end.
@@ -92,61 +113,68 @@ class Trainer:
         """
         self.module.train()
         self.mark_best()
-        self.keep_cadences()  # what the step of a resumed checkpoint still owes
-        while not self.finished and not self.stop.reason:
-            started = time.perf_counter()
-            self.train_step()
-            self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
-            self.state.train_seconds += time.perf_counter() - started
-            self.keep_cadences()
+        while True:
+            with self.clock():
+                plan = self.plan_step()
+            self.keep_cadences()  # of the step before; of a resumed checkpoint, what its step still owes
+            if self.finished or self.stop_reason:
+                break
+            with self.clock(), self.watch_step(self.state.step):
+                self.train_step(plan)
+                self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
         if self.finished and not self.owes("evaluate"):
             return ""
         self.check_finite(wait=True)
         self.save()
-        return self.stop.reason
+        return self.stop_reason
 
     @property
     def finished(self) -> bool:
-        """Whether max_duration is reached."""
+        """Whether max_duration is reached, or patience exhausted."""
+        if self.selection.exhausted:
+            return True
         if self.limits.total_steps is not None:
             return self.state.step >= self.limits.total_steps
         return self.state.train_seconds >= (self.limits.total_seconds or 0.0)
 
-    def train_step(self) -> None:
+    def plan_step(self) -> StepPlan:
+        """The next step's micro-batches. Here the ranks agree: on its target counts, on stopping, on the clock."""
+        micro_batches = self.loader.micro_batches(self.state.step)
+        counts: dict[str, float] = {}
+        for batch in micro_batches:
+            for name, count in self.module.task.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + float(count)
+        told = self.world.gather([*counts.values(), self.stop.code, self.state.train_seconds])
+        self.stop_reason = reason_of(int(told[:, -2].max()))
+        self.state.train_seconds = float(told[0, -1])
+        return StepPlan(micro_batches, dict(zip(counts, told[:, :-2].sum(axis=0).tolist(), strict=True)))
+
+    def train_step(self, plan: StepPlan) -> None:
         """One optimizer step: forward and backward over the micro-batches, then one update."""
         step = self.state.step
-        micro_batches = self.loader.micro_batches(step)
-        counts = self.global_counts(micro_batches)
         self.set_learning_rate(step)
         self.guard.before_forward()
         step_loss = torch.zeros((), device=self.world.device)
-        for index, batch in enumerate(micro_batches):
+        for index, batch in enumerate(plan.micro_batches):
             seed_generators(self.world.device, self.seed, step, self.world.rank, index)
-            with self.precision.autocast(self.world.device):
-                output = self.module(to_device(batch, self.world.device))
-                loss = self.objective(output, counts)
-            self.scaler.scale(loss).backward()
+            with gradients_travel(self.replica, now=index == len(plan.micro_batches) - 1):
+                with self.precision.autocast(self.world.device):
+                    output = self.replica(to_device(batch, self.world.device))
+                    loss = self.objective(output, plan.counts)
+                self.scaler.scale(loss).backward()
             step_loss += loss.detach()
             self.add_to_interval(output)
-        self.update(step, step_loss)
+        self.update(step, self.world.sum(step_loss))
         self.state.step += 1
         self.state.cadences_done = []
         self.tracker.step(self.state.step)
 
-    def global_counts(self, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """Targets per loss term over all micro-batches and ranks of the step, known before its first forward."""
-        counts: dict[str, Tensor] = {}
-        for batch in micro_batches:
-            for name, count in self.module.task.counts(batch).items():
-                counts[name] = counts[name] + count if name in counts else count
-        if self.world.size > 1:
-            counts = {name: self.world.sum(count.to(self.world.device)) for name, count in counts.items()}
-        return counts
-
-    def objective(self, output: LossOutput, counts: dict[str, Tensor]) -> Tensor:
-        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as DDP averages gradients."""
-        terms = [term.weight * term.sum / max(float(counts[name]), 1.0) for name, term in output.terms.items()]
-        return torch.stack(terms).sum() * self.world.size
+    def objective(self, output: LossOutput, counts: dict[str, float]) -> Tensor:
+        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as their gradients are averaged."""
+        terms = [
+            term.sum * (term.weight * self.world.size / max(counts[name], 1.0)) for name, term in output.terms.items()
+        ]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
     def set_learning_rate(self, step: int) -> None:
         """The schedule's factor of each group's peak rate."""
@@ -158,9 +186,10 @@ class Trainer:
         """Clips and applies the gradients, unless they are not finite: then the step is masked on the device."""
         overflow = overflowed(self.scaler, self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.grad_norm = nn.utils.get_total_norm(gradients)
+        self.grad_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        divisor = self.one
         if self.limits.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.limits.clip_norm, self.grad_norm)
+            divisor = torch.clamp((self.grad_norm / self.limits.clip_norm).float(), min=1.0)
         # Under fp16 an infinite gradient is a scale that was too high: the update is skipped, the scale halved.
         # At a scale of 1 or less the scale is not the reason any more.
         health = step_loss + self.grad_norm
@@ -169,10 +198,11 @@ class Trainer:
         masked = self.guard.mask(step, health)
         if overflow is not None:
             masked = ((masked + overflow) > 0).float()
-        self.optimizer.found_inf = masked  # type: ignore[attr-defined]
-        self.optimizer.step()
+        self.optimizer.step(masked, divisor)
         self.optimizer.zero_grad()
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(step, masked)
         self.updates += 1 - masked.long()
 
     def check_finite(self, wait: bool = False) -> None:
@@ -182,8 +212,8 @@ class Trainer:
             return
         self.state.step = bad_step
         self.state.cadences_done = ["log", "evaluate", "save"]
-        self.interval.clear()
-        path = self.save()
+        path = self.write_checkpoint({})
+        self.world.gather([0.0])  # a rank that ends first would have rank 0 killed while it writes
         ids = self.loader.ids(bad_step).tolist()
         shown = ", ".join(map(str, ids[:64])) + (f", … ({len(ids)} in all)" if len(ids) > 64 else "")
         raise NumericsError.of(
@@ -191,23 +221,22 @@ class Trainer:
             f"the loss or its gradient is not finite at step {bad_step}",
             cause=f"training samples {shown}",
             fix=f"the weights before that step are in {path}; try a lower optimizer.learning_rate, "
-            "trainer.clip_norm, or trainer.precision=fp32, and look at those samples",
+            "trainer.clip_norm, or trainer.precision=fp32, and look at those samples (debug=nan finds the module)",
         )
 
     def keep_cadences(self) -> None:
         """Log, evaluate, save, in this order: what this step owes and has not done yet."""
-        owed = self.owed()
-        if owed:
+        if self.owed():
             self.check_finite(wait=True)
-        if "log" in owed:
+        if self.owes("log"):
             self.log()
-        if "evaluate" in owed:
+        if self.owes("evaluate"):
             self.evaluate()
-        if "save" in owed and not self.stop_left_evaluation():
-            self.save()
+        if self.owes("save") and not (self.stop_reason and self.owes("evaluate")):
+            self.save()  # after a stop inside an evaluation `fit` saves, and a resumed run evaluates again
 
     def owed(self) -> list[str]:
-        """The cadences that are due at this step and not done, in their order."""
+        """The cadences that are due at this step and not done."""
         return [name for name in ("log", "evaluate", "save") if self.owes(name)]
 
     def owes(self, name: str) -> bool:
@@ -223,10 +252,6 @@ class Trainer:
         self.state.cadences_done.append(name)
         self.state.cadence_seconds[name] = self.state.train_seconds
 
-    def stop_left_evaluation(self) -> bool:
-        """Whether a stop request ended this step's evaluation; `fit` then saves, and a resumed run evaluates again."""
-        return bool(self.stop.reason) and self.owes("evaluate")
-
     def add_to_interval(self, output: LossOutput) -> None:
         """Adds a micro-batch to the sums behind the next logged loss; nothing is read back here."""
         for name, term in output.terms.items():
@@ -237,9 +262,14 @@ class Trainer:
                 value = value.to(self.world.device, torch.float64)
                 self.interval[key] = self.interval[key] + value if key in self.interval else value
 
+    def pooled_interval(self) -> dict[str, float]:
+        """The interval's sums over all ranks."""
+        sums = self.world.gather([float(value) for value in self.interval.values()]).sum(axis=0)
+        return dict(zip(self.interval, sums.tolist(), strict=True))
+
     def log(self) -> None:
         """One row: the mean loss since the last row, rates and speed. The only place that waits for the device."""
-        sums = {key: float(self.world.sum(value)) for key, value in self.interval.items()}
+        sums = self.pooled_interval()
         self.interval.clear()
         terms = [key.removesuffix(".sum") for key in sums if key.endswith(".sum")]
         losses = {name: sums[f"{name}.sum"] / max(sums[f"{name}.count"], 1.0) for name in terms}
@@ -250,7 +280,7 @@ class Trainer:
             "optim/learning_rate": self.optimizer.param_groups[0]["lr"],
             "optim/grad_norm": float(self.grad_norm),
             "optim/updates": int(self.updates),
-            "system/memory_bytes": memory_bytes(self.world.device),
+            "system/memory_bytes": int(self.world.gather([memory_bytes(self.world.device)]).max()),
         }
         self.tracker.scalars(row | self.speed())
         self.done("log")
@@ -282,39 +312,59 @@ class Trainer:
         """The validation split; the best checkpoint so far is kept."""
         if not self.evaluator.has("val"):
             return self.done("evaluate")
-        evaluation = self.evaluator.evaluate("val", stop=lambda: bool(self.stop.reason))
-        if evaluation is None:
-            return None
-        tags: Row = {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        self.tracker.scalars(self.row() | tags)
-        self.show_samples(evaluation, self.state.step)
+        with self.evaluated_weights():
+            evaluation = self.evaluator.evaluate("val", stop=self.agree_to_stop)
+            if evaluation is None:
+                return None
+            tags: Row = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+            self.tracker.scalars(self.row() | tags)
+            self.show_samples(evaluation, self.state.step)
         self.done("evaluate")
-        if self.is_best(evaluation.metrics[self.module.task.primary_metric]):
+        if self.selection.observe(evaluation.metrics, self.state.step):
             self.save()
             self.mark_best()
+        if self.selection.exhausted:
+            self.tracker.note(f"stopped early: val/{self.selection.metric} has not become better for a while")
         return None
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """The network with the weights that are evaluated: their moving average, where one is kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def agree_to_stop(self) -> bool:
+        """Whether any rank has been asked to stop."""
+        self.stop_reason = reason_of(int(self.world.gather([self.stop.code]).max()))
+        return bool(self.stop_reason)
 
     def mark_best(self) -> None:
         """Points `best` at the best evaluation's checkpoint; again on resume, as a kill may have come before this."""
         best = self.state.best_step
-        if best is not None and self.checkpoints.path_of(best).is_dir():
+        if best is not None and self.world.is_main and self.checkpoints.path_of(best).is_dir():
             self.checkpoints.mark_best(best)
 
-    def is_best(self, metric: float) -> bool:
-        """Whether this is the best evaluation so far; remembers it then."""
-        best, sign = self.state.best_metric, 1 if self.module.task.higher_is_better else -1
-        if metric != metric or (best is not None and sign * metric <= sign * best):
-            return False
-        self.state.best_metric, self.state.best_step = metric, self.state.step
-        return True
-
-    def save(self) -> Any:
-        """Writes a checkpoint of this step (an existing one stays); returns where."""
+    def save(self) -> None:
+        """Writes a checkpoint of this step, unless there is one."""
         if "save" not in self.state.cadences_done:
             self.done("save")
+        pooled = self.pooled_interval()
+        for name, value in self.interval.items():  # as a resumed run has them: all on rank 0
+            value.fill_(pooled[name] if self.world.is_main else 0.0)
+        self.write_checkpoint(pooled)
+
+    def write_checkpoint(self, interval: dict[str, float]) -> Path:
+        """What rank 0 does of saving; returns where the checkpoint lies. `interval`: sums of all ranks."""
         self.state.updates = int(self.updates)
-        self.state.interval = {key: float(value) for key, value in self.interval.items()}
+        self.state.interval = interval
+        if not self.world.is_main:
+            return self.checkpoints.path_of(self.state.step)
         return self.checkpoints.save(self.state.step, self.snapshot.files(), self.manifest_facts)
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Counts as time of training."""
+        started = time.perf_counter()
+        yield
+        self.state.train_seconds += time.perf_counter() - started
 
 
 def seed_generators(device: torch.device, *where: int) -> None:

@@ -19,7 +19,10 @@ SMALL = {
     "text_corpus": {"path": "corpus"},
     "markov": {"train_tokens": 5000, "eval_tokens": 1000},
     "idx": {"path": "images"},
-    "glyphs": {"train_images": 100, "val_images": 20, "test_images": 20},
+    "glyphs": {"train_images": 100, "test_images": 20},
+    "copy": {"train_samples": 50, "eval_samples": 20},
+    "gaussian_mixture": {"train_samples": 50, "eval_samples": 20, "classes": 3, "features": 3},
+    "random_labels": {"train_samples": 50, "eval_samples": 20},
 }
 
 
@@ -62,8 +65,9 @@ def test_samples_and_spec_agree(build):
             assert tokens.min() >= 0 and tokens.max() < data.spec.vocab_size == data.tokenizer.vocab_size
             assert data.spec.bytes_per_token[split] > 0
         else:
-            images, labels = samples["images"], samples["labels"]
-            assert images.shape == (3, *data.spec.input_shape) and images.dtype is torch.uint8
+            inputs, labels = samples[data.spec.kind], samples["labels"]
+            assert inputs.shape == (3, *data.spec.input_shape)
+            assert inputs.dtype is {"images": torch.uint8, "vectors": torch.float32}[data.spec.kind]
             assert labels.shape == (3,) and labels.dtype is torch.int64
             assert labels.max() < data.spec.num_classes == len(data.spec.labels)
             assert len(data.spec.normalization["std"]) == data.spec.input_shape[0]

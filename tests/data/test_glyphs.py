@@ -16,7 +16,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def glyphs(cache):
-    return Glyphs(GlyphsConfig(train_images=2500, val_images=500, test_images=500, cache_dir=cache))
+    return Glyphs(GlyphsConfig(train_images=3000, test_images=500, cache_dir=cache))
 
 
 def everything(glyphs, split):
@@ -28,26 +28,36 @@ def test_shape_balance_and_normalisation(glyphs):
     for split, size in {"train": 2500, "val": 500, "test": 500}.items():
         samples = everything(glyphs, split)
         assert samples["images"].shape == (size, 1, 28, 28) and samples["images"].dtype is torch.uint8
-        assert torch.bincount(samples["labels"]).tolist() == [size // 10] * 10
+    labels = torch.cat([everything(glyphs, split)["labels"] for split in ("train", "val")])
+    assert torch.bincount(labels).tolist() == [300] * 10
+    assert torch.bincount(everything(glyphs, "test")["labels"]).tolist() == [50] * 10
     scaled = everything(glyphs, "train")["images"].double() / 255
     assert glyphs.spec.normalization["mean"] == pytest.approx([scaled.mean().item()])
     assert glyphs.spec.normalization["std"] == pytest.approx([scaled.std(correction=0).item()])
 
 
 def test_drawn_the_same_anywhere_and_found_in_the_cache(glyphs, cache, tmp_path, monkeypatch):
-    config = GlyphsConfig(train_images=2500, val_images=500, test_images=500, cache_dir=str(tmp_path))
+    config = GlyphsConfig(train_images=3000, test_images=500, cache_dir=str(tmp_path))
     assert Glyphs(config).spec == glyphs.spec
-    monkeypatch.setattr("bigtrain.data.glyphs._draw_splits", lambda sizes: pytest.fail("drawn again"))
+    monkeypatch.setattr("bigtrain.data.glyphs._draw", lambda counts: pytest.fail("drawn again"))
     config.cache_dir = cache
     assert Glyphs(config).spec == glyphs.spec
+    config.val_fraction = 0.0  # is no reason to draw again
+    assert Glyphs(config).spec.sizes == {"train": 3000, "test": 500}
 
 
 def test_splits_are_different_draws_and_do_not_depend_on_each_others_size(glyphs, tmp_path):
     images = {split: everything(glyphs, split)["images"].flatten(1) for split in ("train", "val", "test")}
     both = torch.cat(list(images.values()))
     assert len(torch.unique(both, dim=0)) == len(both)
-    other = Glyphs(GlyphsConfig(train_images=10, val_images=500, test_images=10, cache_dir=str(tmp_path)))
-    assert (everything(other, "val")["images"].flatten(1) == images["val"]).all()
+    other = Glyphs(GlyphsConfig(train_images=10, test_images=500, cache_dir=str(tmp_path)))
+    assert (everything(other, "test")["images"].flatten(1) == images["test"]).all()
+
+
+def test_as_many_images_as_mnist_has():
+    config = GlyphsConfig()
+    assert (config.train_images, config.test_images) == (60_000, 10_000)
+    assert round(config.val_fraction * config.train_images) == 10_000
 
 
 def test_every_font_has_ten_different_digits():

@@ -14,6 +14,7 @@ from bigtrain.data.config import IDXConfig
 from bigtrain.data.idx import IDXImages
 from bigtrain.data.idx_file import read_idx
 from bigtrain.errors import DataError
+from tests.config.composing import composed
 
 NAMES = (
     "train-images-idx3-ubyte",
@@ -85,10 +86,76 @@ def test_files_with_a_prefix_are_found_if_there_is_one_set(tmp_path, prefix, wri
     config = IDXConfig(path=str(tmp_path))
     assert IDXImages(config).spec.sizes["test"] == 20
     write_idx_set(tmp_path, prefix="another-", train=30)
-    with pytest.raises(DataError, match="more than one data set"):
+    with pytest.raises(DataError, match=r"(?s)more than one data set.*data\.prefix=another-"):
         IDXImages(config)
+    assert IDXImages(IDXConfig(path=str(tmp_path), prefix=prefix)).spec.sizes["train"] == 50
+    assert IDXImages(IDXConfig(path=str(tmp_path), prefix="another-")).spec.sizes["train"] == 25
     write_idx_set(tmp_path, train=36)  # without a prefix: no doubt
     assert IDXImages(config).spec.sizes["train"] == 30
+
+
+@pytest.fixture
+def emnist(tmp_path, write_idx_set):
+    """A folder as EMNIST is unpacked: several sets, those of letters counted from 1; with their arrays."""
+    sets = {"balanced": range(47), "letters": range(1, 27), "digits": range(10)}
+    how = {"folder": tmp_path, "packed": True, "train": 188}
+    return tmp_path, {
+        name: write_idx_set(prefix=f"emnist-{name}-", labels=labels, seed=len(labels), **how)
+        for name, labels in sets.items()
+    }
+
+
+def data_of(choice, *words):
+    return IDXImages(composed("model=cnn", f"data={choice}", *words).config.data)
+
+
+def test_emnist_balanced_is_chosen_upright_and_named(emnist):
+    folder, arrays = emnist
+    data = data_of("emnist", f"data.path={folder}", "data.val_fraction=0")
+    assert data.spec.num_classes == 47 and data.spec.input_shape == (1, 4, 5)
+    assert "".join(data.spec.labels) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
+    train = data.dataset("train").gather(np.arange(188))
+    np.testing.assert_array_equal(train["images"][:, 0], arrays["balanced"][NAMES[0]].transpose(0, 2, 1))
+    assert train["labels"].tolist() == arrays["balanced"][NAMES[1]].tolist()
+    lying = data_of("emnist", f"data.path={folder}", "data.val_fraction=0", "data.transpose=false")
+    assert lying.spec.input_shape == (1, 5, 4) and lying.spec.fingerprint != data.spec.fingerprint
+
+
+def test_emnist_letters_count_from_one(emnist):
+    folder, arrays = emnist
+    data = data_of("emnist_letters", f"data.path={folder}")
+    assert "".join(data.spec.labels) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ" and data.spec.num_classes == 26
+    test = data.dataset("test").gather(np.arange(20))
+    assert test["labels"].tolist() == (arrays["letters"][NAMES[3]] - 1).tolist()
+    assert [data.spec.labels[label] for label in test["labels"][:3]] == ["A", "B", "C"]
+    numbered = data_of("emnist_letters", f"data.path={folder}", "data.labels=[]").spec.labels
+    assert numbered == tuple(map(str, range(1, 27)))
+    with pytest.raises(DataError, match=r"it has label 1; data\.first_label is 2"):
+        data_of("emnist_letters", f"data.path={folder}", "data.first_label=2")
+
+
+def test_another_set_needs_names_of_its_own(emnist):
+    folder, _ = emnist
+    with pytest.raises(DataError, match=r"its labels end at 9; data\.labels names 47 classes, 0 to 46"):
+        data_of("emnist", f"data.path={folder}", "data.prefix=emnist-digits-")
+    digits = data_of("emnist", f"data.path={folder}", "data.prefix=emnist-digits-", "data.labels=[]")
+    assert digits.spec.labels == tuple("0123456789")
+
+
+def test_a_set_that_is_not_there_is_named_with_those_that_are(emnist):
+    folder, _ = emnist
+    with pytest.raises(DataError) as caught:
+        data_of("emnist", f"data.path={folder}", "data.prefix=emnist-mnist-")
+    assert "lacks emnist-mnist-train-images-idx3-ubyte" in str(caught.value)
+    assert "begins with emnist-balanced-, emnist-digits-, emnist-letters-" in str(caught.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_kmnist(tmp_path, packed, write_idx_set):
+    write_idx_set(tmp_path, packed=packed)
+    data = data_of("kmnist", f"data.path={tmp_path}")
+    assert data.spec.labels == ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    assert data.spec.input_shape == (1, 5, 4)
 
 
 def test_other_spellings_and_the_plain_file_wins(tmp_path, write_idx_set):

@@ -14,7 +14,8 @@ from bigtrain.data.markov import (
     stationary_distribution,
     transition_probabilities,
 )
-from bigtrain.data.tokenizer import CharTokenizer, tokenizer_from_json
+from bigtrain.data.tokenizer import CharTokenizer
+from bigtrain.data.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT
+from tiny_networks import IMAGES, TEXT, VECTORS
 
 from bigtrain.errors import ConfigError
 from bigtrain.models.cnn import CNN
@@ -48,6 +48,7 @@ def test_memory_format_of_the_images_changes_nothing():
     torch.testing.assert_close(backbone(images).pooled, backbone(last).pooled, rtol=1e-12, atol=1e-12)
 
 
-def test_text_is_refused_with_a_sentence():
+@pytest.mark.parametrize("spec", [TEXT, VECTORS], ids=lambda spec: spec.kind)
+def test_what_is_no_image_is_refused_with_a_sentence(spec):
     with pytest.raises(ConfigError, match="reads images"):
-        CNN(CNNConfig(), TEXT)
+        CNN(CNNConfig(), spec)

@@ -24,19 +24,31 @@ def problem(rows, width, vocab, seed, dtype=torch.float64):
     vocab=st.integers(2, 11),
     chunk=st.integers(1, 200),
     softcap=st.sampled_from([None, 2.0]),
+    smoothing=st.sampled_from([0.0, 0.1, 0.9]),
     seed=st.integers(0, 99),
 )
-def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, seed):
+def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, smoothing, seed):
     hidden, weight, targets = problem(rows, 5, vocab, seed)
-    expected = F.cross_entropy(soft_cap(hidden @ weight.t(), softcap), targets, ignore_index=UNSCORED, reduction="sum")
+    logits = soft_cap(hidden @ weight.t(), softcap)
+    expected = F.cross_entropy(logits, targets, ignore_index=UNSCORED, reduction="sum", label_smoothing=smoothing)
     expected_gradients = torch.autograd.grad(expected * 0.7, (hidden, weight))
-    loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, chunk_logits=chunk)
+    loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, chunk_logits=chunk, label_smoothing=smoothing)
     gradients = torch.autograd.grad(loss * 0.7, (hidden, weight))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-11, atol=1e-12)
 
 
-def test_no_tensor_of_all_logits_is_made():
+@pytest.mark.parametrize("chunk_logits", [9, 10**9])
+def test_smoothed_targets_by_hand(chunk_logits):
+    """Three tokens, ε = 0.3: the target has 0.8 of the probability, the others 0.1 each."""
+    hidden, weight = torch.tensor([[1.0]]).double(), torch.tensor([[0.0], [1.0], [2.0]]).double()
+    loss = vocabulary_cross_entropy(hidden, weight, torch.tensor([2]), chunk_logits=chunk_logits, label_smoothing=0.3)
+    log_p = torch.tensor([0.0, 1.0, 2.0]).double().log_softmax(0)
+    assert loss.item() == pytest.approx(-(0.8 * log_p[2] + 0.1 * log_p[1] + 0.1 * log_p[0]).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_no_tensor_of_all_logits_is_made(smoothing):
     hidden, weight, targets = problem(64, 4, 50, seed=0)
     largest = 0
 
@@ -49,7 +61,7 @@ def test_no_tensor_of_all_logits_is_made():
             return result
 
     with Watch():
-        vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=500).backward()
+        vocabulary_cross_entropy(hidden, weight, targets, chunk_logits=500, label_smoothing=smoothing).backward()
     assert largest <= 500
 
 

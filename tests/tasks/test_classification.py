@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
+from tiny_networks import IMAGES, TEXT, VECTORS, perturb, samples, tiny_config, tiny_network
 from torch import nn
 
 from bigtrain.errors import ConfigError
@@ -44,6 +45,41 @@ def test_images_are_normalised_per_channel():
     assert gathered["images"].dtype == torch.uint8 and batch["inputs"].dtype == torch.float32
     plain = Classification(ClassificationConfig(), dataclasses.replace(IMAGES, normalization={}))
     torch.testing.assert_close(plain.collate(gathered, training=True)["inputs"], gathered["images"] / 255)
+
+
+def test_vectors_are_standardised_per_feature():
+    task = Classification(ClassificationConfig(), VECTORS)
+    gathered = samples(VECTORS, 3)
+    before = gathered["vectors"].clone()
+    batch = task.collate(gathered, training=True)
+    mean, std = (torch.tensor(VECTORS.normalization[name]) for name in ("mean", "std"))
+    torch.testing.assert_close(batch["inputs"], (before - mean) / std)
+    assert (gathered["vectors"] == before).all() and batch["inputs"].dtype == torch.float32
+
+
+def test_smoothed_targets_in_training_only():
+    """By hand: ε = 0.4 over four classes puts 0.7 on the label and 0.1 on each other; UNSCORED counts for nothing."""
+    task, plain = (Classification(ClassificationConfig(label_smoothing=share), IMAGES) for share in (0.4, 0.0))
+    logits, labels = torch.randn(3, 4), torch.tensor([2, 0, -100])
+    batch = {"inputs": labels, "labels": labels}
+    log_p = logits.log_softmax(-1)
+    targets = torch.full((2, 4), 0.1)
+    targets[0, 2] = targets[1, 0] = 0.7
+    network = FixedLogits(logits)
+    torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum, -(targets * log_p[:2]).sum())
+    network.eval()
+    unsmoothed = F.cross_entropy(logits, labels, reduction="sum")
+    assert task.compute_loss(network, batch).terms["loss"].sum == unsmoothed
+    network.train()
+    assert plain.compute_loss(network, batch).terms["loss"].sum == unsmoothed
+
+
+def test_excess_over_a_known_optimum():
+    task = Classification(ClassificationConfig(), dataclasses.replace(IMAGES, optimal_loss=0.25))
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    totals = evaluation_totals(task.compute_loss(FixedLogits(logits).eval(), {"inputs": labels, "labels": labels}))
+    metrics = task.metrics(totals, "val")
+    assert metrics["excess"] == pytest.approx(metrics["loss"] - 0.25)
 
 
 def test_metrics_by_hand():

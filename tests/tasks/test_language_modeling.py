@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
 
 from bigtrain.errors import ConfigError
@@ -48,6 +49,19 @@ def test_loss_is_the_sum_over_scored_targets():
     term = task.compute_loss(network, batch).terms["loss"]
     torch.testing.assert_close(term.sum, each[scored].sum(), rtol=1e-5, atol=1e-5)
     assert term.count == scored.sum() == task.counts(batch)["loss"]
+
+
+def test_smoothed_targets_in_training_only():
+    _, network = tiny_network(tiny_config(TransformerConfig))
+    perturb(network)
+    plain = task_for()
+    task = LanguageModeling(LanguageModelingConfig(label_smoothing=0.1), TEXT)
+    batch = task.collate(samples(TEXT, 3), training=True)
+    logits, targets = network(batch["inputs"]).predictions["language_model"].logits(), batch["targets"]
+    smoothed = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum, smoothed)
+    network.eval()
+    assert task.compute_loss(network, batch).terms["loss"].sum == plain.compute_loss(network, batch).terms["loss"].sum
 
 
 def test_metrics_of_a_known_loss():

@@ -11,7 +11,7 @@ from bigtrain.config.run import Precision
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import SGDConfig
-from bigtrain.training.snapshot import module_tensors
+from bigtrain.training.snapshot import load_evaluated_weights, module_tensors
 
 from .conftest import tiny_config, with_trainer
 
@@ -69,7 +69,7 @@ def poison(trainer, step):
 def test_a_non_finite_loss_leaves_the_last_good_weights(make_trainer, step):
     good = make_trainer(tiny_config(trainer={"max_duration": "24step"}), "good")
     for _ in range(step):
-        good.train_step()
+        good.train_step(good.plan_step())
     trainer = make_trainer(tiny_config(), "bad")
     poison(trainer, step)
     ids = trainer.loader.ids(step)
@@ -82,7 +82,7 @@ def test_a_non_finite_loss_leaves_the_last_good_weights(make_trainer, step):
         assert torch.equal(value, weights(trainer)[name]), name
     saved = trainer.checkpoints.newest()
     assert saved.step == step
-    trainer.snapshot.restore_weights(saved)
+    load_evaluated_weights(trainer.module.network, saved)
     for name, value in weights(good).items():
         assert torch.equal(value, weights(trainer)[name]), name
 
@@ -91,7 +91,7 @@ def test_a_masked_step_moves_neither_momentum_nor_running_statistics(make_traine
     trainer = make_trainer(tiny_config(optimizer=SGDConfig()), "sgd")
     before = weights(trainer)
     poison(trainer, 0)
-    trainer.train_step()
+    trainer.train_step(trainer.plan_step())
     for parameter in trainer.parameters:
         assert not trainer.optimizer.state[parameter]["momentum_buffer"].any()
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
@@ -101,7 +101,7 @@ def test_fp16_overflow_skips_the_update_halves_the_scale_and_moves_on(make_train
     trainer = make_trainer(tiny_config(trainer={"precision": Precision.fp16}), "fp16")
     before, scale = weights(trainer), trainer.scaler.get_scale()
     trainer.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
-    trainer.train_step()
+    trainer.train_step(trainer.plan_step())
     trainer.check_finite()
     assert trainer.scaler.get_scale() == scale / 2
     assert (trainer.state.step, int(trainer.updates)) == (1, 0)

@@ -1,0 +1,85 @@
+"""Which rank this process is, as the launcher that started it says: torchrun (and bigtrain itself), or Slurm. No torch.
+
+Nothing here starts or joins anything; see `launch.py` and `world.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bigtrain.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RankEnvironment:
+    """`rank` of `size` over all machines, `local_rank` of `local_size` on this one; where they meet; who says so."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    launcher: str
+
+
+def rank_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
+    """The rank that a launcher has given this process; None where it runs alone.
+
+    Raises ConfigError for variables that a launcher has left incomplete.
+    """
+    if environment.get("WORLD_SIZE") and environment.get("RANK"):
+        return _from_torchrun(environment)
+    # Slurm sets SLURM_NTASKS in a batch script too, which is one process; SLURM_STEP_NUM_TASKS only under srun.
+    if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        return _from_slurm(environment)
+    if int(environment.get("WORLD_SIZE") or 1) > 1:
+        raise _incomplete("WORLD_SIZE is set, but RANK is not")
+    return None
+
+
+def _from_torchrun(environment: Mapping[str, str]) -> RankEnvironment | None:
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        local_rank = int(environment.get("LOCAL_RANK", rank))
+        local_size = int(environment.get("LOCAL_WORLD_SIZE", size))
+        if size == 1:
+            return None
+        address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise _incomplete(str(error)) from error
+    return RankEnvironment(rank, size, local_rank, local_size, address, port, "WORLD_SIZE")
+
+
+def _from_slurm(environment: Mapping[str, str]) -> RankEnvironment:
+    try:
+        rank, size = int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
+        local_rank = int(environment["SLURM_LOCALID"])
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
+        address = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+        # Every job a port of its own, the same on all its ranks.
+        port = int(environment.get("MASTER_PORT") or 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
+        tasks = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or ""
+        local_size = int(match[0]) if (match := re.match(r"\d+", tasks)) else -(-size // nodes)
+    except (KeyError, ValueError) as error:
+        raise _incomplete(str(error)) from error
+    return RankEnvironment(rank, size, local_rank, local_size, address, port, "SLURM_STEP_NUM_TASKS")
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm node list: `gpu[03-05,09],cpu1` → `gpu03`."""
+    head = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
+    if head is None:
+        raise ValueError(f"SLURM_STEP_NODELIST is {nodes!r}")
+    return head[1] + (head[2] or "")
+
+
+def _incomplete(what: str) -> ConfigError:
+    return ConfigError.of(
+        "RANK-ENVIRONMENT",
+        f"the environment of this rank is incomplete: {what}",
+        cause="variables that a launcher such as torchrun or srun sets",
+        fix="start it by torchrun or srun, or without one: trainer.gpus=N and trainer.processes=N start ranks too",
+    )

@@ -1,0 +1,195 @@
+"""Starting ranks on this machine through torch's elastic agent, passing signals on to them, and their exit code.
+
+The agent only starts and watches: signals and restarts are ours. A signal asks the ranks to save and stop, however long
+that takes (the agent would kill them after 30 s), and only ranks that were killed from outside are started again: an
+error would come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bigtrain.errors import ExitCode
+
+RANK_LOST = 71  # how a rank ends that has only lost another one; never seen by users
+LAUNCHED = "BIGTRAIN_LAUNCHED"  # in the environment of ranks that were started here
+RUN_DIRECTORY_FILE = "BIGTRAIN_RUN_DIRECTORY_FILE"  # where a run writes its directory's path for whoever started it
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_GRACE_SECONDS = 5.0  # for the other ranks to end by themselves once one has failed; the agent gives them 30
+
+
+def launch(words: Sequence[str], ranks: int, max_restarts: int) -> int:
+    """Trains in `ranks` processes of `bigtrain train WORDS`; returns the exit code of the command.
+
+    Ranks that are killed are started again, up to `max_restarts` times, to go on with the same run directory.
+    """
+    with tempfile.TemporaryDirectory(prefix="bigtrain-") as folder:
+        told = Path(folder) / "run_directory"
+        environment = {LAUNCHED: "1", RUN_DIRECTORY_FILE: str(told), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+        with _set(environment):
+            for restarts in range(max_restarts + 1):
+                agent = _Ranks(words, ranks)
+                code = agent.run()
+                was_killed = code < 0 and not agent.asked_to_stop
+                if not was_killed or restarts == max_restarts:
+                    break
+                _say(f"a rank was killed by {signal.Signals(-code).name}; starting again, {restarts + 1}/{max_restarts}")
+                if told.is_file():
+                    words = [*_flags(words), f"resume={told.read_text()}"]
+    if code < 0 and not agent.asked_to_stop:
+        _say(f"error[RANK-KILLED]: a rank was killed by {signal.Signals(-code).name}")
+        _say("  fix:   go on with resume=; trainer.max_restarts=N does so by itself")
+        return ExitCode.ENVIRONMENT
+    return 128 - code if code < 0 else code
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """What a resumed run still needs of its words: the rest is in its saved config."""
+    found = [word for word in words if word.startswith("plugins=")]
+    return found + [word for flag, value in pairwise(words) if flag == "-cd" for word in (flag, value)]
+
+
+def threads_per_rank(ranks: int) -> int:
+    """The user's OMP_NUM_THREADS, or an equal share of the cores: more threads than cores are several times slower."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+def end_with_launcher() -> None:
+    """A rank whose launcher is killed gets SIGTERM, and so saves and stops (Linux only)."""
+    if os.environ.get(LAUNCHED) and sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+
+
+def tell_run_directory(run_dir: Path) -> None:
+    """Tells the process that started this one, if it asked, where the run lies."""
+    if told := os.environ.get(RUN_DIRECTORY_FILE):
+        Path(told).write_text(str(run_dir.absolute()))
+
+
+class _Ranks:
+    """One attempt: the agent with its ranks."""
+
+    def __init__(self, words: Sequence[str], ranks: int):
+        self.asked_to_stop = False
+        self._agent = _make_agent(words, ranks)
+        self._ended: set[int] = set()  # process ids of stragglers
+
+    def run(self) -> int:
+        """Waits for the ranks; the exit code of the one that failed first, minus the signal's number if it was killed."""
+        over = threading.Event()
+        straggling = threading.Thread(target=self._end_stragglers, args=(over,), daemon=True)
+        straggling.start()
+        with self._passing_signals():
+            result = self._agent.run()
+        over.set()
+        if not result.is_failed():
+            return ExitCode.OK
+        # The agent sends SIGTERM to the others once one has failed: those are no cause.
+        failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
+        codes = [failure.exitcode for failure in failures if failure.pid not in self._ended]
+        causes = [code for code in codes if code not in (RANK_LOST, -signal.SIGTERM)]
+        return (causes or [code for code in codes if code != RANK_LOST] or [int(ExitCode.ENVIRONMENT)])[0]
+
+    @contextlib.contextmanager
+    def _passing_signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _end_stragglers(self, over: threading.Event) -> None:
+        """Kills ranks that outlive one that has failed: they may be stopped, or wait for a device that never answers."""
+        first_failure = None
+        while not over.wait(0.2):
+            pids = [worker.id for worker in self._agent.get_worker_group().workers if worker.id]
+            living = [pid for pid in pids if _is_running(pid)]
+            if len(living) == len(pids):
+                continue
+            first_failure = first_failure or time.monotonic()
+            if living and time.monotonic() - first_failure > _GRACE_SECONDS:
+                self._ended.update(living)
+                for pid in living:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+        for worker in self._agent.get_worker_group().workers:
+            if worker.id:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.id, number)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a child lives: neither gone nor a zombie. Without /proc (macOS) nobody is known to have failed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc/self").exists()
+
+
+def _make_agent(words: Sequence[str], ranks: int) -> Any:
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what went wrong
+    # The agent would raise on these: SIGQUIT alone is left to it.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    meeting = RendezvousParameters(
+        backend="c10d",
+        endpoint="127.0.0.1:0",
+        run_id=uuid.uuid4().hex,
+        min_nodes=1,
+        max_nodes=1,
+        local_addr="127.0.0.1",
+    )
+    spec = WorkerSpec(
+        role="rank",
+        local_world_size=ranks,
+        entrypoint=sys.executable,
+        args=("-m", "bigtrain", "train", *words),
+        rdzv_handler=get_rendezvous_handler(meeting),
+        max_restarts=0,
+        monitor_interval=0.1,
+        local_addr="127.0.0.1",
+    )
+    return LocalElasticAgent(spec=spec, logs_specs=DefaultLogsSpecs(log_dir=os.devnull), start_method="spawn")
+
+
+@contextlib.contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _say(sentence: str) -> None:
+    print(f"bigtrain: {sentence}", file=sys.stderr, flush=True)

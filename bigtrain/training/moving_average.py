@@ -1,0 +1,48 @@
+"""An exponential moving average of the weights (Polyak & Juditsky 1992), evaluated in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class MovingAverage:
+    """average += (1 - decay_t) · (weight - average), for every floating parameter and buffer of a network.
+
+    decay_t = min(decay, (1 + t) / (10 + t)) at step t, so that early averages follow the weights (as TensorFlow's
+    ExponentialMovingAverage does). `tensors` are the network's live ones, by name.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], decay: float):
+        self.decay = decay
+        self._live = {name: value for name, value in tensors.items() if value.is_floating_point()}
+        self.tensors = {name: value.detach().clone() for name, value in self._live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int, masked: Tensor) -> None:
+        """After the update of `step` (from 0); a masked step changes nothing."""
+        weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (1 - masked)
+        averages = list(self.tensors.values())
+        torch._foreach_lerp_(averages, list(self._live.values()), [weight.to(value.dtype) for value in averages])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network with the averages as its weights; afterwards, as it was. No copy: storages change places."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def restart(self) -> None:
+        """Begins again from the weights as they are now."""
+        for name, value in self._live.items():
+            self.tensors[name].copy_(value.detach())
+
+    def _swap(self) -> None:
+        for name, value in self._live.items():
+            average = self.tensors[name]
+            value.data, average.data = average.data, value.data

@@ -1,0 +1,58 @@
+"""Which evaluation is the best so far, and whether to give up waiting for a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bigtrain.config.run import EarlyStoppingConfig, Mode
+from bigtrain.errors import ConfigError, nearest
+from bigtrain.training.state import TrainState
+
+_SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error")
+
+
+class Selection:
+    """Watches one metric of the validation split; what it has seen is kept in the TrainState."""
+
+    def __init__(self, settings: EarlyStoppingConfig, primary_metric: str, state: TrainState):
+        self.metric = settings.metric or primary_metric
+        smaller = self.metric in _SMALLER_IS_BETTER or self.metric.endswith("_loss")
+        self.higher_is_better = not smaller if settings.mode is Mode.auto else settings.mode is Mode.max
+        self._patience = settings.patience
+        self._min_delta = settings.min_delta
+        self._state = state
+
+    def observe(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Takes in an evaluation; whether it is the best so far. NaN is never better."""
+        metric, state = metrics[self.metric], self._state
+        if self._is_better(metric, state.patience_metric, self._min_delta):
+            state.patience_metric, state.evaluations_without_better = metric, 0
+        else:
+            state.evaluations_without_better += 1
+        if not self._is_better(metric, state.best_metric, 0.0):
+            return False
+        state.best_metric, state.best_step = metric, step
+        return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` evaluations have brought nothing better."""
+        return self._patience is not None and self._state.evaluations_without_better >= self._patience
+
+    def require(self, metrics: Iterable[str]) -> None:
+        """Raises ConfigError unless the watched metric is one of these."""
+        known = list(metrics)
+        if self.metric not in known:
+            near = nearest(self.metric, known)
+            raise ConfigError.of(
+                "CONFIG-VALUE",
+                f"trainer.early_stopping.metric is {self.metric}, which this task does not measure",
+                fix=f"did you mean {near[0]} ?" if near else f"choose one of {', '.join(known)}",
+            )
+
+    def _is_better(self, metric: float, than: float | None, by: float) -> bool:
+        if metric != metric:
+            return False
+        if than is None:
+            return True
+        return metric > than + by if self.higher_is_better else metric < than - by

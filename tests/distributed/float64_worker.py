@@ -1,0 +1,71 @@
+"""One rank of a training in float64, started by test_world_sizes.py: `float64_worker.py FOLDER STEPS`.
+
+Goes on from the newest checkpoint in FOLDER, trains to STEPS, saves, and appends the sample ids of its steps.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from bigtrain.build import build_data, build_parts, build_trainer
+from bigtrain.config.run import RunConfig, TrackingConfig, TrainerConfig
+from bigtrain.data.config import MarkovConfig
+from bigtrain.distributed.world import join_world
+from bigtrain.models.config import TransformerConfig
+from bigtrain.optim.config import AdamWConfig, LinearConfig
+from bigtrain.tasks.config import LanguageModelingConfig
+from bigtrain.tracking.tracker import Tracker
+from bigtrain.training.checkpoint import CheckpointStore
+from bigtrain.training.signals import StopRequest
+
+TOTAL_STEPS = 30
+
+
+def main(folder: Path, steps: int) -> None:
+    torch.set_default_dtype(torch.float64)
+    config = RunConfig(
+        model=TransformerConfig(hidden_size=16, num_layers=2, num_heads=2, max_length=32),
+        data=MarkovConfig(vocab_size=5, order=3, sequence_length=16, train_tokens=3_000, eval_tokens=400),
+        task=LanguageModelingConfig(),
+        optimizer=AdamWConfig(learning_rate=1e-2),
+        scheduler=LinearConfig(warmup="3step"),
+        tracking=TrackingConfig(samples=False),
+        trainer=TrainerConfig(
+            gpus="0", batch_size=8, micro_batch_size=2, max_duration=f"{TOTAL_STEPS}step", eval_every="7step", clip_norm=0.5
+        ),
+    )
+    with join_world(config.trainer) as world:
+        parts = build_parts(config, build_data(config), world)
+        store = CheckpointStore(folder / "checkpoints")
+        if world.is_main:
+            store.prepare()
+        world.gather([0.0])
+        trainer = build_trainer(parts, folder, Tracker([]), StopRequest(), {}, store.newest())
+        trainer.limits = dataclasses.replace(trainer.limits, total_steps=steps)  # the schedule spans TOTAL_STEPS
+        dataset, seen = trainer.loader.dataset, []
+        trainer.loader.dataset = type(
+            "Noting", (), {"gather": staticmethod(lambda ids: seen.append(ids.tolist()) or dataset.gather(ids))}
+        )
+        first = trainer.state.step
+        trainer.fit()
+        micro_batches = len(seen) // (steps - first + 1)
+        shares = [sum(seen[step * micro_batches : (step + 1) * micro_batches], []) for step in range(steps - first)]
+        told = [json.loads(text) for text in _from_all(world, json.dumps(shares))]
+        if world.is_main:
+            with (folder / "ids.jsonl").open("a") as file:
+                for step in range(steps - first):
+                    file.write(json.dumps(sum((ranks[step] for ranks in told), [])) + "\n")
+
+
+def _from_all(world, text):
+    """Every rank's text, on rank 0: through files, as `share` tells only rank 0's."""
+    folder = Path(sys.argv[1])
+    (folder / f"rank-{world.rank}").write_text(text)
+    world.gather([0.0])
+    return [(folder / f"rank-{rank}").read_text() for rank in range(world.size)]
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]))
