@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from bigtrain import __version__
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.run import RunConfig, TrainerConfig
 from bigtrain.data.base import DataModule, DataSpec
+from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.data.order import ShuffledOrder
 from bigtrain.data.randomness import mix
 from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network, tie_weights
+from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 from bigtrain.tasks.base import Task, TrainingModule
@@ -36,12 +38,15 @@ from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.cadence import Cadence, WorkUnits
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
-from bigtrain.training.samples import observer_for
+from bigtrain.training.samples import ShowSamples, no_observer, observer_for
+from bigtrain.training.selection import Selection
 from bigtrain.training.signals import StopRequest
-from bigtrain.training.snapshot import Snapshot, load_tensors, module_tensors, read_state
+from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Limits, Trainer
+from bigtrain.training.watch import no_watch, watch_for
 
 _INITIALISATION = 0x1217  # the seed domain of initial weights, apart from those of steps
 
@@ -60,7 +65,10 @@ class Parts:
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataModule:
     """The data module. `tokenizer`: a checkpoint's own."""
-    return DATA.entry_of(config.data).load()(config.data, tokenizer)  # type: ignore[no-any-return]
+    data: DataModule = DATA.entry_of(config.data).load()(config.data, tokenizer)
+    if config.trainer.limit_samples is None and not config.trainer.overfit:
+        return data
+    return LimitedData(data, config.trainer.limit_samples, config.trainer.overfit)
 
 
 def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpec | None = None) -> Parts:
@@ -92,41 +100,44 @@ def build_trainer(
     config, world = parts.config, parts.world
     settings = config.trainer
     state = TrainState() if resume is None else read_state(resume)
-    keep_threads(state, tracker)
-    micro_batch_size = settings.micro_batch_size or settings.batch_size
-    collate = lambda samples: parts.task.collate(samples, training=True)  # noqa: E731
-    order = ShuffledOrder(len(parts.data.dataset("train")), settings.batch_size, config.seed)
-    loader = TrainLoader(parts.data.dataset("train"), collate, order, micro_batch_size, world)
-
-    batch = to_device(collate(loader.dataset.gather(np.zeros(1, dtype=np.int64))), world.device)
+    if resume is None or resume.manifest.get("world_size") == world.size:
+        keep_threads(state, tracker)
+    loader = build_loader(parts)
+    batch = to_device(loader.collate(loader.dataset.gather(np.zeros(1, dtype=np.int64))), world.device)
     flops = flops_per_sample(parts.module, batch)
     precision = choose_precision(parts, loader, flops, state)
     state.resolved["compile"] = compile_blocks(parts, loader, precision, tracker)
 
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
+    average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)
     documents = {"config.json": document, "data_spec.json": parts.data.spec.to_json()}
     if parts.data.tokenizer is not None:
         documents["tokenizer.json"] = parts.data.tokenizer.to_json()
-    snapshot = Snapshot(parts.network, optimizer, scaler, state, documents)
+    snapshot = Snapshot(parts.network, optimizer, average, scaler, state, documents)
     if resume is not None:
         snapshot.restore(resume)
-    limits = build_limits(config, parts.data.spec, flops, peak_flops(world.device, precision))
+    evaluator = Evaluator(
+        parts.module, parts.task, parts.data, precision, evaluation_batch_size(settings, world.size), world
+    )
+    limits = build_limits(config, parts.data.spec, flops, peak_flops(world, precision))
     return Trainer(
         module=parts.module,
+        replica=replicate(parts.module, world),
         optimizer=optimizer,
         schedule=build_schedule(config, parts.data.spec, limits),
+        average=average,
         scaler=scaler,
         precision=precision,
         loader=loader,
-        evaluator=Evaluator(parts.module, parts.task, parts.data, precision, evaluation_batch_size(settings), world),
+        evaluator=evaluator,
+        selection=build_selection(parts, evaluator, state),
         checkpoints=CheckpointStore(run_dir / "checkpoints", settings.keep_last),
         snapshot=snapshot,
         manifest_facts=manifest_facts(parts, state),
         tracker=tracker,
-        show_samples=observer_for(
-            parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, world.device
-        ),
+        show_samples=build_observer(parts, tracker),
+        watch_step=watch_for(settings, parts.module, run_dir, tracker, state.step) if world.is_main else no_watch,
         limits=limits,
         world=world,
         seed=config.seed,
@@ -135,14 +146,51 @@ def build_trainer(
     )
 
 
-def evaluation_batch_size(settings: TrainerConfig) -> int:
+def build_loader(parts: Parts) -> TrainLoader:
+    """This rank's micro-batches. Raises ConfigError for a batch that the ranks can't share evenly."""
+    settings, size = parts.config.trainer, parts.world.size
+    micro_batch_size = settings.micro_batch_size or max(1, settings.batch_size // size)
+    if settings.batch_size % (micro_batch_size * size):
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.batch_size is {settings.batch_size}, which {size} ranks times "
+            f"trainer.micro_batch_size={micro_batch_size} does not divide",
+            fix=f"make it a multiple of {micro_batch_size * size}",
+        )
+    dataset = parts.data.dataset("train")
+    collate = lambda samples: parts.task.collate(samples, training=True)  # noqa: E731
+    order = ShuffledOrder(len(dataset), settings.batch_size, parts.config.seed)
+    return TrainLoader(dataset, collate, order, micro_batch_size, parts.world)
+
+
+def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:
+    """What chooses the best evaluation. Raises ConfigError for a metric that the task does not have."""
+    settings = parts.config.trainer.early_stopping
+    selection = Selection(settings, parts.task.primary_metric, state)
+    if settings.metric is not None and evaluator.has("val"):
+        selection.require(evaluator.sample_metrics("val"))
+    if settings.patience is not None and not evaluator.has("val"):
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            "trainer.early_stopping.patience is set, but this data has no validation split",
+            fix="give validation data, or leave it out",
+        )
+    return selection
+
+
+def build_observer(parts: Parts, tracker: Tracker) -> ShowSamples:
+    """What is shown at each evaluation, by rank 0."""
+    if not parts.world.is_main:
+        return no_observer
+    config = parts.config
+    return observer_for(
+        parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, parts.world.device
+    )
+
+
+def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:
     """Samples per forward pass of an evaluation: what fits in training fits here too."""
-    return settings.micro_batch_size or settings.batch_size
-
-
-def load_weights(network: Network, checkpoint: Checkpoint) -> None:
-    """Copies a checkpoint's weights into a network of the same shape."""
-    load_tensors(checkpoint.path / "model.safetensors", module_tensors(network))
+    return settings.micro_batch_size or max(1, settings.batch_size // ranks)
 
 
 def work_units(settings: TrainerConfig, spec: DataSpec) -> WorkUnits:
@@ -176,7 +224,8 @@ def build_limits(config: RunConfig, spec: DataSpec, flops: float, peak: float | 
 
 def build_schedule(config: RunConfig, spec: DataSpec, limits: Limits) -> Schedule:
     """The learning-rate schedule."""
-    warmup_steps = work_units(config.trainer, spec).steps(config.scheduler.warmup)  # type: ignore[attr-defined]
+    warmup = getattr(config.scheduler, "warmup", "0step")  # one_cycle's rise is a fraction of the whole
+    warmup_steps = work_units(config.trainer, spec).steps(warmup)
     factory = SCHEDULERS.entry_of(config.scheduler).load()
     return factory(config.scheduler, warmup_steps, limits.total_steps)  # type: ignore[no-any-return]
 
@@ -205,6 +254,7 @@ def choose_precision(parts: Parts, loader: TrainLoader, flops: float, state: Tra
     if "precision" in state.resolved:
         return ResolvedPrecision(state.resolved["precision"], "as the run began with")
     settings = parts.config.trainer
+    # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
     forward_flops = flops / 3 * (settings.micro_batch_size or settings.batch_size)
     precision = resolve_precision(
         settings.precision,
@@ -212,8 +262,9 @@ def choose_precision(parts: Parts, loader: TrainLoader, flops: float, state: Tra
         forward_flops,
         lambda candidate: try_step(parts, loader, candidate),
     )
-    state.resolved["precision"] = precision.name
-    return precision
+    name = parts.world.share(precision.name)  # ranks that probed may not agree
+    state.resolved["precision"] = name
+    return ResolvedPrecision(name, precision.reason)
 
 
 def try_step(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision) -> None:
@@ -253,15 +304,16 @@ def compile_blocks(parts: Parts, loader: TrainLoader, precision: ResolvedPrecisi
     return f"{len(blocks)} blocks"
 
 
-def peak_flops(device: torch.device, precision: ResolvedPrecision) -> float | None:
-    """The measured ceiling of this device in this precision."""
+def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
+    """The measured ceiling of all ranks' devices together in this precision; they measure at the same time."""
+    device = world.device
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peak = measured_peak_flops(device, precision.dtype)
     if device.type == "cuda":  # the matrices of the measurement are not the run's memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return peak
+    return float(world.gather([peak]).sum())
 
 
 def manifest_facts(parts: Parts, state: TrainState) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     words = [word for word in words if word != "--debug"]
     try:
-        code = _dispatch(words)
+        code = _dispatch(words, debug)
         sys.stdout.flush()  # here, where a failure can still be said
     except BigtrainError as error:
         code = _report(error, error.exit_code, debug)
@@ -73,7 +73,7 @@ def _report(error: BigtrainError | Problem, code: int, debug: bool) -> int:
     return code
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], debug: bool) -> int:
     verb = _take_verb(words)
     flags = _parse_flags(words)
     if flags.version:
@@ -83,11 +83,11 @@ def _dispatch(words: list[str]) -> int:
         return ExitCode.OK
     if flags.shell_completion:
         return _shell_completion(flags)
-    if flags.multirun or flags.experimental_rerun or flags.config_path:
-        flag = "-m" if flags.multirun else "--experimental-rerun" if flags.experimental_rerun else "-cp"
-        fix = "use -cd DIR to add a folder of configs" if flag == "-cp" else "start the runs one by one"
+    if flags.experimental_rerun or flags.config_path:
+        flag = "--experimental-rerun" if flags.experimental_rerun else "-cp"
+        fix = "use -cd DIR to add a folder of configs" if flag == "-cp" else "give the words again"
         raise ConfigError.of("CONFIG-FLAG", f"{flag} is not supported", fix=fix)
-    return _compose_and_run(verb, flags)
+    return _compose_and_run(verb, flags, debug)
 
 
 def _take_verb(words: list[str]) -> str:
@@ -135,24 +135,43 @@ def _without_ambiguity(words: list[str]) -> list[str]:
     return [f"{word}=all" if word == "--info" and "=" in after else word for word, after in pairs]
 
 
-def _compose_and_run(verb: str, flags: argparse.Namespace) -> int:
+def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from bigtrain.config.compose import Request, compose, validate
+    from bigtrain.config.plugins import load_plugins, take_plugins
 
     try:
-        request = Request(verb, tuple(flags.overrides), flags.config_name, flags.config_dir)
-        composition = compose(request, _find_run)
-        if flags.help or flags.hydra_help or flags.cfg or flags.info:
+        plugins, words = take_plugins(flags.overrides)
+        load_plugins(plugins)
+        request = Request(verb, words, flags.config_name, flags.config_dir, plugins)
+        displays = flags.help or flags.hydra_help or flags.cfg or flags.info
+        if flags.multirun:
+            from bigtrain.config.multirun import expand, validated
+
+            sweep = expand(request)
+            # A display shows the first job; --cfg shows every one.
+            shown = sweep.jobs if flags.cfg else sweep.jobs[:1]
+            compositions = [compose(sweep.request_of(job)) for job in shown] if displays else []
+        else:
+            compositions = [compose(request, _find_run)]
+        if displays:
             from bigtrain.config.display import display
 
-            sys.stdout.write(display(composition, flags))
+            for number, composition in enumerate(compositions):
+                heading = f"---\n# {sweep.heading(sweep.jobs[number])}\n" if flags.multirun and flags.cfg else ""
+                sys.stdout.write(heading + display(composition, flags))
             return ExitCode.OK
-        composed = validate(composition)
+        if flags.multirun:
+            sweep = validated(sweep)
+        else:
+            composed = validate(compositions[0])
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
+    if flags.multirun:
+        return int(importlib.import_module("bigtrain.commands.sweep").run(sweep, debug))
     command = importlib.import_module(f"bigtrain.commands.{verb}")
     return int(command.run(composed))
 

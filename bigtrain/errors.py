@@ -65,6 +65,10 @@ class ConfigError(BigtrainError):
     """A key, value or combination of settings that can't be used."""
 
 
+class PluginMissing(ConfigError):
+    """A saved config has a part of a plug-in that is not on now."""
+
+
 class DataError(BigtrainError):
     """Data that is missing, damaged, or not what the settings say."""
 

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class RegisteredTwice(ValueError):
+    """Two parts of one kind want the same name."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One registered part."""
@@ -36,7 +40,7 @@ class Registry:
     def register(self, name: str, config_class: type, factory: str) -> None:
         """Adds a part. A second part of the same name is an error in the code that registers it."""
         if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is registered twice")
+            raise RegisteredTwice(f"{self.kind}={name} is registered already, by {self._entries[name].factory}")
         self._entries[name] = Entry(name, config_class, factory)
 
     def __getitem__(self, name: str) -> Entry:

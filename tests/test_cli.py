@@ -27,6 +27,7 @@ QUIET = [
     ["--info"],
     ["--hydra-help"],
     ["--version"],
+    ["-m", "seed=1,2", "--cfg", "job"],
     ["-sc", "install=bash"],
     ["-sc", "query=bash"],
     ["resume=latest"],
@@ -35,7 +36,10 @@ QUIET = [
     ["plan"],
     ["trian"],
     ["--cfgg", "job"],
-    ["-m", "seed=1,2"],
+    ["-m", "seed=1,2", "modle=cnn"],
+    ["-m", "seed=1,1"],
+    ["-m", "hydra/launcher=nope"],
+    ["plugins=[no_such_package]"],
     ["-cd", "no_such_folder"],
     ["model=cnn", "data=python_docs"],
     *([word] for word in TYPOS),
@@ -110,7 +114,7 @@ def test_wrong_verbs_and_flags_are_told_apart(capsys):
     assert "neither a verb nor key=value" in error_of(capsys, "seed=1", "model")
     assert "The verb comes first" in error_of(capsys, "seed=1", "eval")
     assert "did you mean --cfg ?" in error_of(capsys, "--cgf", "job")
-    assert "-m is not supported" in error_of(capsys, "-m")
+    assert "-m starts trainings" in error_of(capsys, "eval", "-m", "checkpoint=a,b")
     assert "-cp is not supported" in error_of(capsys, "-cp", "x")
     assert "invalid choice" in error_of(capsys, "--cfg", "jb")
     assert "--resolve goes with --cfg" in error_of(capsys, "--resolve")
@@ -160,7 +164,7 @@ def test_no_torch_and_nothing_written_by_displays_and_refusals(tmp_path):
     assert report["left"] == []
     codes = dict(zip(map(tuple, QUIET), report["codes"], strict=True))
     assert all(codes[(word,)] == 2 for word in TYPOS)
-    assert all(codes[tuple(words)] == 0 for words in QUIET[:10])
+    assert all(codes[tuple(words)] == 0 for words in QUIET[:11])
     assert codes[("resume=latest",)] == 4
 
 

@@ -75,9 +75,9 @@ def runnable(line, shell):
         # The words as they stand, checked by composing them; their parts are trained elsewhere.
         return [*words, "--cfg", "job"]
     if "model=cnn" in words:
-        added = [*added, "data.train_images=40", "data.val_images=20", "data.test_images=20"]
+        added = [*added, "data.train_images=60", "data.test_images=20"]
     if any(word.startswith("experiment=mine") for word in words):
-        added = [*SMALL_IMAGES, "data.train_images=40", "data.val_images=20", "data.test_images=20"]
+        added = [*SMALL_IMAGES, "data.train_images=60", "data.test_images=20"]
     return [*words, *added, *SHORTER]
 
 

@@ -12,7 +12,7 @@ from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig, RunConfig
 from bigtrain.data.base import DataModule
-from bigtrain.distributed.world import join_world
+from bigtrain.distributed.world import lone_world
 from bigtrain.errors import DataError, ExitCode
 from bigtrain.registry import TASKS
 from bigtrain.tasks.base import TrainingModule
@@ -28,7 +28,7 @@ from bigtrain.training.precision import ResolvedPrecision
 def run(composed: Composed) -> int:
     """Evaluates. Raises BigtrainError for a checkpoint or data that can't be used."""
     config: EvalConfig = composed.config
-    world = join_world(config.gpus)
+    world = lone_world(config.gpus)
     loaded = load(config.checkpoint, world)
     data = build_data(_with_other_data(loaded.config, config), loaded.tokenizer)
     _require_same_kind(loaded, data)

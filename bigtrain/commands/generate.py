@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -11,15 +12,16 @@ from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
 from bigtrain.data.randomness import mix
-from bigtrain.distributed.world import World, join_world
+from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.distributed.world import World, lone_world
 from bigtrain.errors import ConfigError, DataError, ExitCode
-from bigtrain.tasks.generation import Sampling, stream
+from bigtrain.tasks.generation import Sampling, stream, text_pieces
 
 
 def run(composed: Composed) -> int:
     """Prints continuations. Raises BigtrainError for a checkpoint that can't generate."""
     config: GenerateConfig = composed.config
-    world = join_world(config.gpus)
+    world = lone_world(config.gpus)
     loaded = load(config.checkpoint, world)
     if loaded.tokenizer is None or not type(loaded.config.model).generates:
         raise ConfigError.of(
@@ -59,39 +61,32 @@ def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, numb
     """Prints the prompt and its continuation, the new text as soon as it is whole characters."""
     tokenizer = loaded.tokenizer
     assert tokenizer is not None
-    ids = tokenizer.encode(prompt) if prompt else first_ids(loaded)
+    ids = tokenizer.encode(prompt)
+    if not len(ids):  # no prompt, or nothing that this tokenizer keeps, as spaces to WordPiece
+        ids = first_ids(tokenizer)
     generator = torch.Generator(world.device).manual_seed(mix(config.seed, number))
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    tokens, shown = list(ids), ""
-    if prompt:
-        print(prompt, end="", flush=True)
-        shown = tokenizer.decode(np.array(tokens))
     steps = stream(
         loaded.network,
-        [list(ids)],
+        [ids.tolist()],
         config.max_tokens,
         sampling,
         generator=generator,
         stop_id=tokenizer.end_of_text,
     )
-    for new in steps:
-        tokens.append(int(new[0]))
-        if tokens[-1] == tokenizer.end_of_text:
-            break
-        text = tokenizer.decode(np.array(tokens))
-        if not text.endswith("\ufffd"):  # a character whose bytes are not all there yet
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
+    new_ids = takewhile(lambda new: new != tokenizer.end_of_text, (int(ids_B[0]) for ids_B in steps))
+    print(prompt, end="", flush=True)
+    for text in text_pieces(tokenizer, ids.tolist(), new_ids):
+        print(text, end="", flush=True)
     print()
 
 
-def first_ids(loaded: Loaded) -> np.ndarray:
+def first_ids(tokenizer: Tokenizer) -> np.ndarray:
     """What an empty prompt starts from: the end of some text before, or a new line."""
-    tokenizer = loaded.tokenizer
-    assert tokenizer is not None
     if tokenizer.end_of_text is not None:
         return np.array([tokenizer.end_of_text])
     try:
-        return tokenizer.encode("\n")
+        ids = tokenizer.encode("\n")
     except DataError:  # a vocabulary without line ends
-        return np.array([0])
+        ids = np.array([], dtype=np.int64)
+    return ids if len(ids) else np.array([0])

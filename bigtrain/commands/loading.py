@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigtrain.build import build_network, load_weights, prepare_device
+from bigtrain.build import build_network, prepare_device
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
-from bigtrain.data.tokenizer import Tokenizer, tokenizer_from_json
+from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.tokenizer_file import tokenizer_from_json
 from bigtrain.distributed.world import World
-from bigtrain.errors import CheckpointError, ConfigError, DataError
+from bigtrain.errors import CheckpointError, ConfigError, DataError, PluginMissing
 from bigtrain.models.network import Network
 from bigtrain.registry import TASKS
 from bigtrain.tasks.base import Task
 from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
 from bigtrain.training.run_directory import find_latest_run
+from bigtrain.training.snapshot import load_evaluated_weights
 
 
 @dataclass
@@ -40,6 +42,8 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
         tokenizer = None
         if checkpoint.has("tokenizer.json"):
             tokenizer = tokenizer_from_json(checkpoint.read_json("tokenizer.json"))
+    except PluginMissing:  # nothing is broken
+        raise
     except (TypeError, ValueError, KeyError, AttributeError, ConfigError, DataError) as error:
         raise CheckpointError.of(
             "CHECKPOINT-BROKEN",
@@ -49,5 +53,5 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec)
     prepare_device(config.trainer, world.device)
     network = build_network(config, task, spec, world.device)
-    load_weights(network, checkpoint)
+    load_evaluated_weights(network, checkpoint)
     return Loaded(checkpoint, config, spec, tokenizer, task, network)

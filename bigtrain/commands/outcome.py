@@ -12,14 +12,22 @@ from bigtrain.errors import CheckpointError, DataError
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.training.checkpoint import verify
 from bigtrain.training.samples import sample_text
+from bigtrain.training.snapshot import load_evaluated_weights
 from bigtrain.training.trainer import Trainer
 
 _FINAL_SAMPLE = 0xF1A1  # the seed domain of the sample shown at the end
 
 
-def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> tuple[dict[str, Any], Results]:
-    """Evaluates the best weights and records the outcome; returns facts for status.json, and what to print after."""
+def conclude(
+    composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer
+) -> tuple[dict[str, Any], Results | None]:
+    """Evaluates the best weights and records the outcome; returns facts for status.json, and what to print after.
+
+    All ranks evaluate, rank 0 does the rest.
+    """
     columns = _evaluate_best(trainer)
+    if not parts.world.is_main:
+        return {}, None
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
     sample = ""
     if composed.config.tracking.samples and "language_model" in parts.network.heads:
@@ -43,11 +51,14 @@ def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) 
         samples=samples,
         tokens=None if limits.tokens_per_step is None else state.step * limits.tokens_per_step,
         optimal_loss=parts.data.spec.optimal_loss,
+        optimal_accuracy=parts.data.spec.optimal_accuracy,
         share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
         sample=sample,
-        commands=next_commands(run_dir, _prompt(parts, sample)),
+        commands=next_commands(run_dir, _prompt(parts, sample), " ".join(composed.request.plugin_words)),
     )
-    best = {"metric": state.best_metric, "step": state.best_step}
+    task = parts.task
+    best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
+    best |= {"name": f"val/{task.primary_metric}", "higher_is_better": task.higher_is_better}
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
     return facts, results
 
@@ -55,14 +66,12 @@ def conclude(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) 
 def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
     weights, step = "last", trainer.state.step
-    best = trainer.checkpoints.best()
-    if best is not None:
-        try:
-            checkpoint = verify(best)
-            trainer.snapshot.restore_weights(checkpoint)
-            weights, step = "best", checkpoint.step
-        except CheckpointError as error:
-            trainer.tracker.note(f"{error.problems[0].message}; evaluating the last weights", True)
+    # Every rank its share, of the weights that rank 0 found intact.
+    where = trainer.world.share(_intact_best(trainer) if trainer.world.is_main else "")
+    if where:
+        checkpoint = verify(Path(where))
+        load_evaluated_weights(trainer.module.network, checkpoint)
+        weights, step = "best", checkpoint.step
     columns = []
     for split in ("val", "test"):
         if trainer.evaluator.has(split):
@@ -72,17 +81,31 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     return columns
 
 
+def _intact_best(trainer: Trainer) -> str:
+    """Where the best checkpoint lies; "" without one that is intact."""
+    best = trainer.checkpoints.best()
+    if best is None:
+        return ""
+    try:
+        return str(verify(best).path)
+    except CheckpointError as error:
+        trainer.tracker.note(f"{error.problems[0].message}; evaluating the last weights", True)
+        return ""
+
+
 def _prompt(parts: Parts, sample: str) -> str | None:
     """The start of the sample, as a prompt to try; None where the model generates no text."""
     if not sample:
         return None
-    assert parts.data.tokenizer is not None
+    tokenizer = parts.data.tokenizer
+    assert tokenizer is not None
     word = next(iter(sample.split()), "The")[:16]
     try:
-        parts.data.tokenizer.encode(f"{word} ")
+        ids = tokenizer.encode(f"{word} ")
     except DataError:  # a vocabulary without the space
         return word
-    return f"{word} "
+    whole = len(ids) == len(word) + 1  # a token a letter; else the space begins the next word's token
+    return f"{word} " if whole else word
 
 
 def _flat(node: Any, path: str = "") -> dict[str, bool | int | float | str]:

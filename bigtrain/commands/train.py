@@ -1,9 +1,18 @@
-"""`bigtrain train`: one run, new or resumed, from a composed config to the table of results."""
+"""`bigtrain train`: one run, new or resumed, from a composed config to the table of results.
+
+With several ranks each walks through here. Rank 0 names the run directory, writes and talks; the others are told.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import sys
+import time
 import traceback
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,36 +26,128 @@ from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
-from bigtrain.distributed.world import join_world
-from bigtrain.errors import BigtrainError, DataError, ExitCode, MachineError
+from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
+from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
+from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
 from bigtrain.tracking.console import SteadyConsole, console_for
 from bigtrain.tracking.jsonl import JsonlSink, cut_back
 from bigtrain.tracking.log_file import LogFileSink
-from bigtrain.tracking.results import Results, print_results
+from bigtrain.tracking.results import Results, override, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
 from bigtrain.training import durable
-from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, find_checkpoint
-from bigtrain.training.run_directory import Status, create_run_directory, environment, find_latest_run, lock
+from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, find_checkpoint, verify
+from bigtrain.training.run_directory import (
+    RUN_DIR_VARIABLE,
+    Status,
+    create_run_directory,
+    environment,
+    find_latest_run,
+    is_run_directory,
+    lock,
+    new_run_path,
+)
 from bigtrain.training.signals import StopRequest
 from bigtrain.training.snapshot import load_matching, read_state
 from bigtrain.training.trainer import Trainer
 
+_SECONDS_FOR_RANK_0 = 3.0
+
 
 def run(composed: Composed) -> int:
     """Trains. Returns the exit code; raises BigtrainError for what the user can mend."""
+    composed = _with_full_names(composed)
+    ranks = ranks_to_start(composed.config.trainer)
+    if ranks > 1:
+        return _launch(composed, ranks)
+    end_with_launcher()
+    with join_world(composed.config.trainer) as world, _rank_errors(world):
+        _require_same_settings(composed, world)
+        return _train_here(composed, world)
+
+
+def _launch(composed: Composed, ranks: int) -> int:
+    """Starts the ranks, with words that mean the same whenever they are read."""
+    config, request = composed.config, composed.request
+    words = [word for word in request.words if not word.startswith(("resume=", "init_from="))]
+    if composed.resumed is not None:
+        run_dir = composed.resumed.run_dir.absolute()
+        words.append(f"resume={run_dir}")
+    else:
+        run_dir = new_run_path(Path(config.output_dir), config.name).absolute()
+        words += [f"init_from={config.init_from}"] if config.init_from else []
+
+    def words_to_go_on() -> list[str]:
+        if composed.resumed is None and is_run_directory(run_dir):  # its own config has the rest
+            return [*request.plugin_words, f"resume={run_dir}"]
+        return [*request.flags, *words]
+
+    return launch(
+        [*request.flags, *words],
+        ranks,
+        config.trainer.max_restarts,
+        words_to_go_on,
+        **{RUN_DIR_VARIABLE: str(run_dir)},
+    )
+
+
+def _with_full_names(composed: Composed) -> Composed:
+    """`init_from` by its full name: "latest" means another run later, and perhaps on another rank."""
+    config: RunConfig = composed.config
+    if not config.init_from or composed.resumed is not None:
+        return composed
+    source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir)))
+    name = str(source.path.absolute())
+    return replace(composed, config=replace(config, init_from=name), document=composed.document | {"init_from": name})
+
+
+def _require_same_settings(composed: Composed, world: World) -> None:
+    where = composed.resumed.run_dir.absolute() if composed.resumed else ""
+    mine = hashlib.sha256(f"{where} {document_text(composed.document)}".encode()).hexdigest()
+    if mine != world.share(mine):
+        raise ConfigError.of(
+            "RANK-SETTINGS",
+            f"rank {world.rank} was given other settings than rank 0",
+            cause="the command line, the config files or resume= differ between the ranks",
+            fix="give every rank the same words, and resume= the full path of a run",
+        )
+
+
+@contextlib.contextmanager
+def _rank_errors(world: World) -> Iterator[None]:
+    """What fails on every rank is said once: rank 0 speaks first, and its launcher then ends the others."""
+    if not world.is_main:
+        warnings.simplefilter("ignore")
+    try:
+        with lost_ranks():
+            yield
+    except BaseException as error:
+        if world.size == 1:
+            raise
+        if not world.is_main:
+            time.sleep(_SECONDS_FOR_RANK_0)
+            print(f"rank {world.rank}:", file=sys.stderr)
+        if isinstance(error, RankLostError):
+            print(error, file=sys.stderr, flush=True)
+            raise SystemExit(RANK_LOST) from error
+        raise
+
+
+def _train_here(composed: Composed, world: World) -> int:
     config: RunConfig = composed.config
     if composed.resumed is not None:
-        with lock(composed.resumed.run_dir):
-            return _resume(composed, composed.resumed.run_dir)
-    source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))) if config.init_from else None
-    if source is not None:  # by its full name: "latest" means another run later
-        config = replace(config, init_from=str(source.path.absolute()))
-        composed = replace(composed, config=config, document=composed.document | {"init_from": config.init_from})
-    parts = _build(config)
+        run_dir = composed.resumed.run_dir
+        with lock(run_dir) if world.is_main else contextlib.nullcontext():
+            return _resume(composed, run_dir, world)
+    parts = _build(config, world)
     notes = _initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing leaves no directory behind.
-    run_dir = create_run_directory(Path(config.output_dir), config.name)
+    run_dir = Path(
+        world.share(str(create_run_directory(Path(config.output_dir), config.name)) if world.is_main else "")
+    )
+    if not world.is_main:
+        return _recorded(composed, run_dir, parts, None, notes)
     with lock(run_dir):
         with durable.disk_errors(run_dir):
             durable.replace(run_dir / "config.yaml", document_text(composed.document))
@@ -54,15 +155,14 @@ def run(composed: Composed) -> int:
         return _recorded(composed, run_dir, parts, None, notes)
 
 
-def _resume(composed: Composed, run_dir: Path) -> int:
-    if Status(run_dir).get("state") == "finished":
-        print(f"{run_dir} is finished already; nothing to do")
+def _resume(composed: Composed, run_dir: Path, world: World) -> int:
+    if world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished":
+        if world.is_main:
+            print(f"{run_dir} is finished already; nothing to do")
         return ExitCode.OK
     assert composed.resumed is not None
-    parts = _build(composed.config)
-    store = CheckpointStore(run_dir / "checkpoints")
-    store.prepare()
-    checkpoint = store.newest(set_aside=True)
+    parts = _build(composed.config, world)
+    checkpoint = _newest(CheckpointStore(run_dir / "checkpoints"), world)
     evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
     if checkpoint is None:
         notes = _initialise(composed.config, parts)
@@ -70,23 +170,50 @@ def _resume(composed: Composed, run_dir: Path) -> int:
         notes = []
         _require_same_data(checkpoint, parts)
         refuse_other_training(checkpoint.read_json("config.json"), composed.document)
-    with durable.disk_errors(run_dir):
-        cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, None if evaluated else "val/")
+    if world.is_main:
+        with durable.disk_errors(run_dir):
+            cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, None if evaluated else "val/")
     notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
     return _recorded(composed, run_dir, parts, checkpoint, notes)
 
 
-def _build(config: RunConfig) -> Parts:
-    world = join_world(config.trainer.gpus)
+def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
+    """The checkpoint that rank 0 decides to go on from, on every rank."""
+    newest = None
+    if world.is_main:
+        store.prepare()
+        newest = store.newest(set_aside=True)
+    where = world.share("" if newest is None else str(newest.path))
+    return newest if world.is_main or not where else verify(Path(where))
+
+
+def _build(config: RunConfig, world: World) -> Parts:
     prepare_device(config.trainer, world.device)
-    return build_parts(config, build_data(config), world)
+    with world.main_first("data"):
+        data = build_data(config)
+    return build_parts(config, data, world)
 
 
 def _initialise(config: RunConfig, parts: Parts) -> list[str]:
     """Weights of `init_from`, where it is given; returns what was done, in sentences."""
     if not config.init_from:
         return []
-    return load_matching(parts.network, find_checkpoint(config.init_from))
+    checkpoint = find_checkpoint(config.init_from)
+    tokenizer = parts.data.tokenizer
+    if tokenizer is not None and checkpoint.has("tokenizer.json"):
+        _require_same_tokens(checkpoint, tokenizer)
+    return load_matching(parts.network, checkpoint)
+
+
+def _require_same_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else."""
+    if checkpoint.read_json("tokenizer.json") != json.loads(json.dumps(tokenizer.to_json())):
+        raise DataError.of(
+            "DATA-TOKENIZER",
+            f"{checkpoint.path} was trained with another tokenizer than this data has",
+            cause="init_from takes its embeddings, which belong to its tokens",
+            fix=f"data.tokenizer=file data.tokenizer_path={checkpoint.path}/tokenizer.json",
+        )
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -102,11 +229,15 @@ def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
 
 def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]) -> int:
     """Trains with the outcome, whatever it is, in status.json."""
+    if not parts.world.is_main:
+        return _train(composed, run_dir, parts, checkpoint, notes)[0]
     status = Status(run_dir)
     facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
+    facts["ranks"] = parts.world.size
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=facts)
     try:
-        code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes)
+        with lost_ranks():
+            code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
@@ -128,22 +259,24 @@ def _train(
     composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
 ) -> tuple[ExitCode, dict[str, Any], Results | None]:
     config: RunConfig = composed.config
-    store = CheckpointStore(run_dir / "checkpoints")
-    store.prepare()
-    first_step = checkpoint.step if checkpoint else 0
-    tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
+    world = parts.world
+    tracker = Tracker([])
+    if world.is_main:
+        CheckpointStore(run_dir / "checkpoints").prepare()
+        first_step = checkpoint.step if checkpoint else 0
+        tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         with StopRequest(limit) as stop:
             trainer = build_trainer(parts, run_dir, tracker, stop, composed.document, checkpoint)
-            # Before hours of training, not after: there must be room for a first checkpoint.
-            durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
+            if world.is_main:  # before hours of training, not after: there must be room for a first checkpoint
+                durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
             for sentence in notes:
                 tracker.note(sentence)
             tracker.start(_facts(composed, run_dir, parts, trainer))
             reason = trainer.fit()
             if reason:
-                return ExitCode.PREEMPTED, _preempted(run_dir, trainer, tracker, reason), None
+                return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer, reason), None
             return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
     finally:
         tracker.close()
@@ -162,22 +295,24 @@ def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracke
     return Tracker(sinks)
 
 
-def _preempted(run_dir: Path, trainer: Trainer, tracker: Tracker, reason: str) -> dict[str, Any]:
+def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str) -> dict[str, Any]:
     step = trainer.state.step
-    tracker.note(f"stopped by {reason} after step {step}; state saved. Go on with: bigtrain resume={run_dir}")
+    again = " ".join([*composed.request.plugin_words, override("resume", str(run_dir))])
+    trainer.tracker.note(f"stopped by {reason} after step {step}; state saved. Go on with: bigtrain {again}")
     return {"state": "preempted", "reason": reason, "step": step}
 
 
 def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
-    spec, limits, state = parts.data.spec, trainer.limits, trainer.state
+    spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
     unit = f"windows of {spec.sequence_length} tokens" if spec.sequence_length else "samples"
+    ranks = f"{world.size} ranks, each " if world.size > 1 else ""
     return RunFacts(
         title=f"{composed.choices['model']} on {composed.choices['data']}",
         run_dir=run_dir,
         config_text=document_text(composed.document),
         resolved={
-            "device": device_name(parts.world.device),
+            "device": ranks + device_name(world.device),
             "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
             "compile": state.resolved["compile"],
         },
@@ -188,8 +323,9 @@ def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) ->
         tokens_per_step=limits.tokens_per_step,
         flops_per_sample=limits.flops_per_sample,
         peak_flops=limits.peak_flops,
-        primary_metric=f"val/{parts.task.primary_metric}",
-        higher_is_better=parts.task.higher_is_better,
+        primary_metric=f"val/{trainer.selection.metric}",
+        higher_is_better=trainer.selection.higher_is_better,
         optimal_loss=spec.optimal_loss,
+        optimal_accuracy=spec.optimal_accuracy,
         details={"data": f"{sizes} {unit}"},
     )

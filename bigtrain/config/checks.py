@@ -13,7 +13,7 @@ from typing import Any
 from bigtrain.config.durations import Duration, parse_duration
 from bigtrain.config.run import EvalConfig, GenerateConfig, RunConfig
 from bigtrain.errors import Problem
-from bigtrain.registry import DATA, TASKS
+from bigtrain.registry import DATA, MODELS, TASKS
 
 Parts = Callable[[str], Mapping[str, str]]
 
@@ -25,7 +25,7 @@ def find_conflicts(config: Any, parts: Parts) -> list[Problem]:
             *_kinds(config, parts),
             *_lengths(config),
             *_durations(config),
-            *_machines(config),
+            *_ranks(config),
             *_names(config),
         ]
     else:
@@ -54,7 +54,13 @@ def _kinds(config: RunConfig, parts: Parts) -> Iterator[Problem]:
         for choice, part in parts("task").items()
         if part in TASKS and set(TASKS[part].config_class.consumes) & set(config.model.consumes)  # type: ignore[attr-defined]
     ]
-    fixes = ["data that suits: " + ", ".join(data)] if data else []
+    models = [
+        f"model={choice}"
+        for choice, part in parts("model").items()
+        if part in MODELS and sample in MODELS[part].config_class.consumes  # type: ignore[attr-defined]
+    ]
+    fixes = ["models that suit the data: " + ", ".join(models)] if models and not suits_model else []
+    fixes += ["data that suits: " + ", ".join(data)] if data else []
     if not consumed or suits_model:
         fixes += ["tasks that suit the model: " + ", ".join(tasks)] if tasks else []
     yield Problem("CONFIG-COMBINATION", message, fix="; ".join(fixes))
@@ -98,20 +104,25 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
         yield Problem("CONFIG-VALUE", f"trainer.time_limit is {limit}", fix="give a time: 90s, 30min, 2h")
 
 
-def _machines(config: RunConfig) -> Iterator[Problem]:
-    if config.trainer.gpus.isdigit() and int(config.trainer.gpus) > 1:
+def _ranks(config: RunConfig) -> Iterator[Problem]:
+    trainer = config.trainer
+    ranks = int(trainer.gpus) if trainer.gpus.isdigit() and int(trainer.gpus) else trainer.processes
+    together = ranks * (trainer.micro_batch_size or 1)
+    if trainer.batch_size % together and ranks > 1:
+        each = f" times micro_batch_size={trainer.micro_batch_size}" if trainer.micro_batch_size else ""
         yield Problem(
-            "CONFIG-VALUE",
-            f"trainer.gpus is {config.trainer.gpus}; training on several GPUs comes later",
-            fix="trainer.gpus=1",
+            "CONFIG-COMBINATION",
+            f"trainer.batch_size is {trainer.batch_size}, which {ranks} ranks{each} does not divide",
+            fix=f"make it a multiple of {together}",
         )
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world not in ("", "1"):
+    timeout = _parse(trainer.rank_timeout)
+    if timeout and not timeout.seconds:
+        yield Problem("CONFIG-VALUE", f"trainer.rank_timeout is {trainer.rank_timeout}", fix="give a time: 90s, 10min")
+    if trainer.overfit and trainer.early_stopping.patience is not None:
         yield Problem(
-            "CONFIG-VALUE",
-            f"WORLD_SIZE is {world}; training in several processes comes later",
-            "the environment, set by a launcher such as torchrun",
-            "start bigtrain without the launcher",
+            "CONFIG-COMBINATION",
+            "trainer.early_stopping.patience is set, but trainer.overfit=true is there to see the loss vanish",
+            fix="leave one of the two out",
         )
 
 
@@ -129,6 +140,13 @@ def _names(config: RunConfig) -> Iterator[Problem]:
 
 def _checkpoint(config: EvalConfig | GenerateConfig) -> Iterator[Problem]:
     verb = "eval" if isinstance(config, EvalConfig) else "generate"
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        yield Problem(
+            "CONFIG-VALUE",
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but bigtrain {verb} is one process",
+            "the environment, set by a launcher such as torchrun",
+            "start it without the launcher",
+        )
     if not config.checkpoint:
         yield Problem(
             "CONFIG-VALUE",

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from bigtrain.config.compose import Composition, compose
 from bigtrain.config.hints import known_keys
 from bigtrain.config.library import Request
+from bigtrain.config.plugins import load_plugins, take_plugins
 from bigtrain.config.schema import field_types, is_group, node_type, without_none
 from bigtrain.errors import BigtrainError
 
@@ -41,7 +42,9 @@ def _compose(verb: str, words: list[str]) -> Composition | None:
     """With the words typed so far; if they are not right yet, without them."""
     for attempt in ([word for word in words if "=" in word and not word.startswith("-")], []):
         try:
-            return compose(Request(verb, tuple(attempt)))
+            plugins, rest = take_plugins(attempt)
+            load_plugins(plugins)
+            return compose(Request(verb, rest))
         except BigtrainError:
             continue
     return None
@@ -52,6 +55,7 @@ def _candidates(composition: Composition, current: str) -> Iterable[str]:
     if equals:
         yield from (f"{key}={value}" for value in _values(composition, key))
         return
+    yield "plugins="
     yield from (f"{group}=" for group in composition.groups if composition.list_choices(group))
     keys = list(known_keys(composition.tree.config))
     nodes = {name.rpartition(".")[0] for name in keys}

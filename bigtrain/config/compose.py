@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra._internal.defaults_list import DefaultsList, create_defaults_list
 from hydra.core.default_element import ResultDefault
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -52,6 +52,7 @@ class Composed:
     choices: dict[str, str]
     overrides: tuple[str, ...]
     resumed: ResumeInfo | None
+    request: Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +126,9 @@ def validate(composition: Composition) -> Composed:
         config=config,
         document=to_document(tree, config, composition.choices),
         choices=composition.choices,
-        overrides=redact_words(composition.request.words),
+        overrides=(*composition.request.plugin_words, *redact_words(composition.request.words)),
         resumed=composition.resumed,
+        request=composition.request,
     )
 
 
@@ -167,8 +169,16 @@ def _sort(
         elif problem := choice_problem(override, library, verb):
             problems.append(problem)
         else:
-            chosen.append(override)
+            chosen.append(_as_choice(override))
     return chosen, values, problems
+
+
+def _as_choice(override: Override) -> Override:
+    """Hydra reads `debug=nan` as a number; the name of a file is text."""
+    if not isinstance(override.value(), (int, float)):
+        return override
+    text = str(override.input_line).partition("=")[2]
+    return dataclasses.replace(override, value_type=ValueType.ELEMENT, _value=text)
 
 
 def _defaults_list(library: Library, chosen: list[Override], problems: list[Problem]) -> DefaultsList:

@@ -27,6 +27,7 @@ VERBS = {
 FLAGS = {
     "--help, -h": "this page; with model=cnn and the like, the settings of that choice",
     "--version": "bigtrain's version",
+    "--multirun, -m": "one run for each combination of values: -m model=transformer,cnn seed=range(0,3)",
     "--cfg job|hydra|all, -c": "print the composed config instead of running; --resolve resolves references",
     "--package KEY, -p": "with --cfg: only this node",
     "--info [all|config|defaults|defaults-tree|plugins|searchpath], -i": "how the config is put together",
@@ -43,6 +44,8 @@ EXAMPLES = {
         "bigtrain model=cnn optimizer=sgd optimizer.learning_rate=0.05 trainer.max_duration=2epoch",
         "bigtrain data=text_corpus data.path=my_texts/ data.tokenizer=char",
         "bigtrain resume=latest",
+        "bigtrain -m optimizer.learning_rate=1e-3,3e-3 model=transformer,cnn",
+        "bigtrain plugins=[my_package] model=my_model",
     ),
     "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
     "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),

@@ -22,13 +22,14 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 
 from bigtrain.config.hints import did_you_mean
+from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.schema import register_schemas
 from bigtrain.config.words import is_hydra
 from bigtrain.config.yaml_files import CheckedFolder
 from bigtrain.errors import ConfigError, Problem, nearest
 from bigtrain.registry import REGISTRIES
 
-OPTIONAL_GROUPS = ("experiment", "local")
+OPTIONAL_GROUPS = ("experiment", "local", "debug")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Request:
     words: tuple[str, ...] = ()
     config_name: str | None = None
     config_dir: str | None = None
+    plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
+
+    @property
+    def plugin_words(self) -> tuple[str, ...]:
+        """The word that names the plug-ins, where there is one."""
+        return (f"plugins=[{','.join(self.plugins)}]",) if self.plugins else ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What another `bigtrain` needs, before its words, to see the same settings: folders and plug-ins."""
+        given = {"-cn": self.config_name, "-cd": self.config_dir}
+        flags = (part for flag, value in given.items() if value is not None for part in (flag, value))
+        return (*flags, *self.plugin_words)
 
     @property
     def root(self) -> str:
@@ -103,16 +117,23 @@ class Library:
 
 
 def search_path(request: Request) -> ConfigSearchPath:
-    """Ours first, then the user's `-cd` folder, then the schemas. Raises ConfigError for a missing folder."""
+    """Ours first, then those of plug-ins, the user's `-cd` folder, the schemas.
+
+    Raises ConfigError for a missing folder.
+    """
     version.setbase("1.3")
     register_schemas()
     path = create_config_search_path("pkg://bigtrain.configs")
     CheckedFolder.install()
+    schemas = SearchPathQuery(provider="schema")
+    for plugin in loaded_plugins():
+        if plugin.configs is not None:
+            path.prepend(f"plug-in {plugin.name}", f"file://{plugin.configs}", anchor=schemas)
     if request.config_dir is not None:
         folder = Path(request.config_dir).absolute()
         if not folder.is_dir():
             raise ConfigError.of("CONFIG-FILE", f"-cd {request.config_dir}: there is no such folder")
-        path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        path.prepend("command-line", f"file://{folder}", anchor=schemas)
     return path
 
 
@@ -184,9 +205,11 @@ def file_of(loaded: ConfigResult, config_path: str) -> str:
 
 
 def refuse_shadowed(repository: IConfigRepository, config_path: str, loaded: ConfigResult) -> None:
-    """A file of the user's that has the name of one of ours would be ignored, so it is an error."""
+    """A file that has the name of one of ours, or of a plug-in's, would be ignored, so it is an error."""
+    first = loaded.path.partition("://")[2]
     for source in repository.get_sources():
-        if source.scheme() == "file" and loaded.provider == "main" and source.is_config(config_path):
+        if source.scheme() == "file" and source.path != first and source.is_config(config_path):
             own = Path(source.path) / f"{config_path}.yaml"
-            message = f"{own} has the name of a config that ships with bigtrain, and would be ignored"
+            owner = "bigtrain" if loaded.provider == "main" else loaded.provider
+            message = f"{own} has the name of a config that ships with {owner}, and would be ignored"
             raise ConfigError.of("CONFIG-FILE", message, fix="rename it, and choose it by its new name")

@@ -21,6 +21,7 @@ from bigtrain.errors import ConfigError, Problem
 FREE_KEYS = (
     "tags",
     *(f"trainer.{key}" for key in ("log_every", "eval_every", "save_every", "keep_last", "time_limit")),
+    *(f"trainer.{key}" for key in ("gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")),
 )
 
 

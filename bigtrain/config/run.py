@@ -25,11 +25,42 @@ class Precision(Enum):
     probe = "probe"
 
 
+class Mode(Enum):
+    """Whether a metric is better when smaller or when larger; auto: losses smaller, everything else larger."""
+
+    auto = "auto"
+    min = "min"
+    max = "max"
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """Which metric of the validation split chooses the best checkpoint, and when to give up."""
+
+    patience: int | None = setting(
+        None, "Stop after this many evaluations in a row without a better metric; null: never.", at_least=1
+    )
+    metric: str | None = setting(None, "Metric of the validation split; default: the task's own (loss, accuracy).")
+    mode: Mode = setting(Mode.auto, "min, max, or auto: losses smaller, everything else larger.")
+    min_delta: float = setting(0.0, "What counts as better must be better by more than this.", at_least=0)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        if self.min_delta and self.patience is None:
+            return [f"min_delta is {self.min_delta}, which has no effect without patience"]
+        return []
+
+
 @dataclass
 class TrainerConfig:
     """The loop."""
 
-    gpus: str = setting("auto", "GPUs to use on this machine: auto, 0, or a number.")
+    gpus: str = setting("auto", "GPUs to use on this machine: auto (all that divide the batch), 0, or a number.")
+    processes: int = setting(1, "Processes (ranks) to train in on the CPU, instead of GPUs.", at_least=1)
+    max_restarts: int = setting(
+        0, "Times that ranks killed from outside are started again, from the last checkpoint.", at_least=0
+    )
+    rank_timeout: str = setting("10min", "How long a rank waits for the others before it gives up.", duration=True)
     precision: Precision = setting(
         Precision.auto,
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "
@@ -60,12 +91,25 @@ class TrainerConfig:
     clip_norm: float | None = setting(
         1.0, "Global gradient norm above which gradients are scaled down; null: off.", above=0
     )
+    ema_decay: float | None = setting(
+        None,
+        "Keep a moving average of the weights with this decay per step, and evaluate that; for instance 0.999.",
+        above=0,
+        below=1,
+    )
+    early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig, "The best checkpoint, and when to give up.")
+    limit_samples: int | None = setting(None, "Use only the first so many samples of each split.", at_least=1)
+    overfit: bool = setting(False, "Validate on the training samples: can the model learn them at all?")
+    profile: bool = setting(False, "Profile a few steps; the table and the trace go to <run>/profile/.")
+    find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")
 
     def problems(self) -> list[str]:
         """Rules across fields."""
         found = []
         if self.gpus != "auto" and not self.gpus.isdigit():
             found.append(f"gpus is {self.gpus!r}; allowed: auto, 0, or a number of GPUs")
+        elif self.gpus not in ("auto", "0") and self.processes > 1:
+            found.append(f"processes is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             found.append(
                 f"batch_size is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"

@@ -1,6 +1,8 @@
 """A config as plain JSON: what run directories and checkpoints keep, and the strict way back.
 
-    {"seed": 0, …, "model": {…}, "_bigtrain_": {"version": 1, "kinds": {"model": "cnn", …}, "choices": {…}}}
+    {"seed": 0, …, "model": {…}, "_bigtrain_": {"version": 2, "kinds": {"model": "cnn", …}, "choices": {…}}}
+
+The mark also names the plug-ins that were on, where there were any: only to say which one is missing later.
 
 References inside the config are resolved, `${oc.env:NAME}` is kept (paths belong to a machine), and secrets
 are redacted. Reading it names no code: classes come from the registries by name, and every key must be known.
@@ -20,17 +22,18 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.redact import redact
 from bigtrain.config.run import RunConfig
 from bigtrain.config.schema import field_types, is_group, node_type, register_schemas
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import escape
 from bigtrain.config.yaml_files import read_document
-from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.errors import ConfigError, PluginMissing, Problem, nearest
 from bigtrain.registry import REGISTRIES
 
 MARK = "_bigtrain_"
-VERSION = 1
+VERSION = 2
 
 _REFERENCE = re.compile(r"\$\{([^${}:]*)\}")
 
@@ -42,6 +45,8 @@ def to_document(tree: SettingsTree, config: Any, choices: dict[str, str]) -> dic
     registries = REGISTRIES.items() if isinstance(config, RunConfig) else ()
     kinds = {kind: registry.entry_of(getattr(config, kind)).name for kind, registry in registries}
     document[MARK] = {"version": VERSION, "kinds": kinds, "choices": dict(choices)}
+    if plugins := [plugin.name for plugin in loaded_plugins()]:
+        document[MARK]["plugins"] = plugins
     return document
 
 
@@ -75,6 +80,7 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     for kind, registry in REGISTRIES.items():
         name = mark["kinds"].get(kind)
         if not isinstance(name, str) or name not in registry:
+            _refuse_missing_plugin(f"{source} has {kind}={name}", mark.get("plugins"))
             near = nearest(str(name), registry.names()) or registry.names()
             raise ConfigError.of(
                 "CONFIG-FILE",
@@ -89,6 +95,18 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     if tree.problems:
         raise ConfigError(*tree.problems)
     return tree
+
+
+def _refuse_missing_plugin(what: str, saved: Any) -> None:
+    """Raises PluginMissing when plug-ins that were on are off now. Their names are only shown, never imported."""
+    names = saved if isinstance(saved, list) else []
+    on = {plugin.name for plugin in loaded_plugins()}
+    off = [name for name in names if isinstance(name, str) and re.fullmatch(r"[\w.]{1,200}", name) and name not in on]
+    if off:
+        word = f"plugins=[{','.join(off)}]"
+        fix = f"add {word}, or install the package that brings it"
+        cause = f"trained with {word}"
+        raise PluginMissing.of("PLUGIN-MISSING", f"{what}, which came from a plug-in", cause=cause, fix=fix)
 
 
 def to_config(tree: SettingsTree) -> Any:

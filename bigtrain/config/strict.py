@@ -163,13 +163,15 @@ class SettingsTree:
             name, value = next(iter(value.items()))
             keys = (*keys, str(name))
         key = ".".join(keys)
-        known = list(dict.fromkeys([*known_keys(self.config), *self._groups]))
+        known = list(dict.fromkeys([*known_keys(self.config), *self._groups, "plugins"]))
         typed = origin.word.partition("=")[2] if origin.word else ""
         fix = did_you_mean(suggest(key, known, typed or None))
         here = any(name.endswith(f".{key}") for name in known)
         other = "" if here else elsewhere(key, self._verb, self.config, self._choices)
         if keys[0] == "experiment" and origin.file:
             fix = "let the file begin with the line: # @package _global_"
+        elif key == "plugins":
+            fix = "plug-ins are named on the command line: plugins=[my_package]"
         elif key.startswith("hydra"):
             fix = "remove it: Hydra itself is set up by bigtrain"
         elif not fix and not other:

@@ -3,6 +3,9 @@
 Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
 unless it refers to something (`${oc.env:HOME}/x`), and a text may hold commas.
+
+With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (config/multirun.py). A comma in
+a free text stays text there too; `choice(a,b)` sweeps over every setting.
 """
 
 from __future__ import annotations
@@ -23,16 +26,17 @@ from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
 
 _PREFIX = re.compile(r"\+{0,2}")
+_CHOICE = re.compile(r"[^=]+=choice\(.*\)", re.DOTALL)
 _UNESCAPED = re.compile(r"(\\*)\$\{")
 
 
-def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[Problem]]:
-    """Reads every word, and collects what can't be read."""
+def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tuple[list[Override], list[Problem]]:
+    """Reads every word, and collects what can't be read. Several values in one word need `multirun`."""
     register_parts()
     parser = OverridesParser.create()
     overrides, problems = [], []
     for word in words:
-        override = _verbatim(verb, word)
+        override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word)
         if override is None:
             try:
                 if _depth(word) > MAX_DEPTH:
@@ -42,9 +46,10 @@ def parse_words(verb: str, words: Iterable[str]) -> tuple[list[Override], list[P
                 problems.append(_unreadable(verb, word, str(error)))
                 continue
             override.input_line = word
-            if override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and _is_text(verb, override.key_or_group):
+            simple = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP
+            if simple and _is_text(verb, override.key_or_group, free=multirun):
                 override = _text_override(override.key_or_group, word.partition("=")[2], word)
-        problem = _unusable(override, word)
+        problem = _unusable(override, word, multirun)
         if problem:
             problems.append(problem)
         else:
@@ -87,6 +92,11 @@ def is_hydra(override: Override) -> bool:
     return re.split(r"[./@]", override.key_or_group)[0] == "hydra"
 
 
+def is_launcher(override: Override) -> bool:
+    """Whether an override says how the jobs of `-m` are started."""
+    return override.key_or_group == "hydra/launcher" or override.key_or_group.startswith("hydra.launcher.")
+
+
 def _verbatim(verb: str, word: str) -> Override | None:
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
@@ -114,13 +124,16 @@ def _text_override(key: str, value: str, word: str) -> Override:
     return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, text, input_line=word)
 
 
-def _is_text(verb: str, key: str) -> bool:
+def _is_text(verb: str, key: str, free: bool) -> bool:
+    """Whether a setting is a text; `free`: one that may hold a comma, so neither a duration nor a choice."""
     found = field_at(ROOTS[verb], key)
-    if found:
-        return without_none(found[1]) is str
     kind, _, name = key.partition(".")
-    hints = [field_types(entry.config_class).get(name) for entry in REGISTRIES.get(kind, ())]
-    return any(without_none(hint) is str for hint in hints if hint is not None)
+    candidates = [found] if found else []
+    for entry in () if found else REGISTRIES.get(kind, ()):
+        types = field_types(entry.config_class)
+        candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
+    texts = [field.metadata for field, hint in candidates if without_none(hint) is str]
+    return any(not (free and (limits.get("duration") or limits.get("choices"))) for limits in texts)
 
 
 def _unreadable(verb: str, word: str, reason: str) -> Problem:
@@ -141,30 +154,39 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix)
 
 
-def _unusable(override: Override, word: str) -> Problem | None:
+def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
     """A word that reads well but asks for something that we don't do."""
     key, cause = override.key_or_group, f'command line, "{word}"'
     if not all(key.split(".")):
         return Problem("CONFIG-WORD", f"{word!r} names no setting", cause, "settings are given as key=value")
     if is_hydra(override):
-        return _hydra_problem(override, cause)
+        return _hydra_problem(override, cause, multirun)
     if override.package is not None:
         message = f"{key}@{override.package} would put a choice elsewhere, which bigtrain does not do"
         return Problem("CONFIG-WORD", message, cause, f"write {key}=…")
-    if override.is_sweep_override():
+    if override.is_interval_sweep():
+        fix = f"list the values ({key}=a,b) or give a range ({key}=range(1,4)), with -m"
+        return Problem("CONFIG-WORD", f"{key} is given an interval, which has no list of values", cause, fix)
+    if override.is_sweep_override() and not multirun:
         value = word.partition("=")[2]
-        fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'"
+        fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'; -m tries each"
         return Problem("CONFIG-WORD", f"{key} is given several values", cause, fix)
     return None
 
 
-def _hydra_problem(override: Override, cause: str) -> Problem | None:
-    """Of Hydra's own settings only `hydra.searchpath` does anything here; others could run code."""
+def _hydra_problem(override: Override, cause: str, multirun: bool) -> Problem | None:
+    """Of Hydra's own settings only the search path and, with -m, the launcher are taken; others could run code."""
     key, value = override.key_or_group, override.value()
+    if multirun and is_launcher(override) and not override.is_sweep_override():
+        return None  # config/launcher.py looks at it
     if key != "hydra.searchpath":
-        near = did_you_mean(nearest(key, ["hydra.searchpath"]))
+        near = did_you_mean(nearest(key, ["hydra.searchpath", "hydra/launcher"]))
         message = f"{key} can't be set: bigtrain sets Hydra up itself"
-        return Problem("CONFIG-HYDRA", message, cause, near or "allowed is only hydra.searchpath=[dir]")
+        if is_launcher(override):
+            message = f"{key} can't be {'swept' if multirun else 'set'}: it says how the runs of one -m are started"
+            near = "give it one value" if multirun else "add -m, or leave it out"
+        allowed = "allowed are hydra.searchpath=[dir] and, with -m, hydra/launcher= and hydra.launcher.*"
+        return Problem("CONFIG-HYDRA", message, cause, near or allowed)
     if not isinstance(value, list) or not all(isinstance(place, str) for place in value):
         return Problem("CONFIG-HYDRA", f"{key} is a list of folders", cause, "write hydra.searchpath=[dir]")
     for place in value:

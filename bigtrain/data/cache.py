@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 _FORMAT = 1
-_META_LIMIT_BYTES = 16 << 20  # a char tokenizer of all Unicode is 0.8 MB
+_META_LIMIT_BYTES = 64 << 20  # a tokenizer of 50,000 subwords has 2 MB
 _STALE_SECONDS = 24 * 3600.0
 
 

@@ -27,7 +27,7 @@ class TrainLoader:
     def __init__(self, dataset: Dataset, collate: Collate, order: ShuffledOrder, micro_batch_size: int, world: World):
         self.dataset = dataset
         self.order = order
-        self._collate = collate
+        self.collate = collate
         self._micro_batch_size = micro_batch_size
         self._world = world
 
@@ -39,14 +39,22 @@ class TrainLoader:
         """This rank's share of the step, cut into micro-batches, still on the host."""
         ids = np.array_split(self.ids(step), self._world.size)[self._world.rank]
         cuts = range(0, len(ids), self._micro_batch_size)
-        return [self._collate(self.dataset.gather(ids[cut : cut + self._micro_batch_size])) for cut in cuts]
+        return [self.collate(self.dataset.gather(ids[cut : cut + self._micro_batch_size])) for cut in cuts]
 
 
-def evaluation_batches(dataset: Dataset, collate: Collate, batch_size: int, world: World) -> Iterator[Batch]:
-    """The whole split once, in order, still on the host; rank r takes every W-th batch."""
+def evaluation_batches(
+    dataset: Dataset, collate: Collate, batch_size: int, world: World
+) -> Iterator[tuple[Batch, bool]]:
+    """The whole split once, in order, still on the host; rank r takes every W-th batch.
+
+    Every rank gets equally many: where the last round has none left for it, the first batch again, which does not
+    count (False).
+    """
     starts = range(0, len(dataset), batch_size)
-    for start in starts[world.rank :: world.size]:
-        yield collate(dataset.gather(np.arange(start, min(start + batch_size, len(dataset)))))
+    for round_start in range(0, len(starts), world.size):
+        counts = round_start + world.rank < len(starts)
+        start = starts[round_start + world.rank] if counts else 0
+        yield collate(dataset.gather(np.arange(start, min(start + batch_size, len(dataset))))), counts
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

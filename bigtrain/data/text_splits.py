@@ -14,22 +14,19 @@ from typing import Any
 import numpy as np
 
 from bigtrain.data.base import DataSpec
+from bigtrain.data.bpe import train_bpe
 from bigtrain.data.cache import Prepared, cache_root, find, fingerprint_of, load_or_build
-from bigtrain.data.config import TextConfig
+from bigtrain.data.config import BPE_VOCAB_SIZE, TextConfig
 from bigtrain.data.config import Tokenizer as TokenizerKind
 from bigtrain.data.token_stream import TokenWindows, join_documents, scored_text_bytes
-from bigtrain.data.tokenizer import (
-    ByteTokenizer,
-    CharTokenizer,
-    Tokenizer,
-    characters_of,
-    tokenizer_from_json,
-)
+from bigtrain.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, characters_of
+from bigtrain.data.tokenizer_file import read_tokenizer, tokenizer_from_json
 from bigtrain.errors import DataError
 
 Documents = list[str]
 NANOGPT_FRACTION = 0.9
-_VERSION = 2  # of what this file and the readers make of a source; part of every cache key
+_SAMPLE_CHARACTERS = 10_000  # of each split, to see whether the tokenizer keeps all of a text
+_VERSION = 4  # of what this file and the readers make of a source; part of every cache key
 
 
 class TextSplits:
@@ -37,7 +34,7 @@ class TextSplits:
 
     `source` names everything that `read` depends on (it is hashed into the cache key, and never leaves the
     machine); `read` gives the documents of train, val and, where there is one, test, and is called only if
-    they are not in the cache. A given `tokenizer` is used as it is.
+    they are not in the cache. A given `tokenizer`, or the one that the settings name a file of, is used as it is.
     """
 
     def __init__(
@@ -47,13 +44,17 @@ class TextSplits:
         read: Callable[[], dict[str, Documents]],
         tokenizer: Tokenizer | None,
     ):
+        fits = tokenizer is None
+        if tokenizer is None and config.tokenizer is TokenizerKind.file:
+            assert config.tokenizer_path is not None  # TextConfig.problems
+            tokenizer = read_tokenizer(config.tokenizer_path)
         prepared = _find_or_prepare(config, source, read, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
         streams = prepared.arrays
         self._windows = {
             split: TokenWindows(stream, config.sequence_length, split) for split, stream in streams.items()
         }
-        specials = {name: getattr(self.tokenizer, name, None) for name in ("end_of_text", "unknown")}
+        specials = {"end_of_text": self.tokenizer.end_of_text, "unknown": self.tokenizer.unknown}
         self.spec = DataSpec(
             kind="text",
             fingerprint=fingerprint_of(prepared.meta["fingerprint"], config.sequence_length),
@@ -66,14 +67,9 @@ class TextSplits:
                 for split, windows in self._windows.items()
             },
         )
-        if unknown := prepared.meta["unknown_characters"]:
-            shown = " ".join(sorted(set("".join(unknown.values())))[:20])
-            warnings.warn(
-                f"characters of {' and '.join(unknown)} never occur in train: {shown}. All count as one "
-                "unknown token, so losses there are not comparable with other tokenizers; "
-                "data.tokenizer=byte has no unknown characters.",
-                stacklevel=3,
-            )
+        if fits:
+            _warn_of_small_vocabulary(config, self.tokenizer)
+        _warn_of_loss(prepared.meta["unknown"], prepared.meta["exact"], self.tokenizer)
 
     def dataset(self, split: str) -> TokenWindows:
         """See `data/base.py`."""
@@ -93,7 +89,8 @@ def _find_or_prepare(
     read: Callable[[], dict[str, Documents]],
     tokenizer: Tokenizer | None,
 ) -> Prepared:
-    root, key = cache_root(config.cache_dir), fingerprint_of(_VERSION, source, config.tokenizer.value)
+    root = cache_root(config.cache_dir)
+    key = fingerprint_of(_VERSION, source, config.tokenizer.value, _bpe_size(config))
     if tokenizer is not None:
         # A run that is resumed or evaluated brings the tokenizer that was fitted to this very text.
         fitted = find(root, "text", key)
@@ -105,30 +102,87 @@ def _find_or_prepare(
 
 def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokenizer | None) -> Prepared:
     if tokenizer is None:
-        tokenizer = _fit_tokenizer(config.tokenizer, splits)
-    known = getattr(tokenizer, "characters", None) if getattr(tokenizer, "unknown", None) is not None else None
+        tokenizer = _fit_tokenizer(config, splits)
     streams = {split: join_documents(documents, tokenizer) for split, documents in splits.items()}
     meta = {
         "tokenizer": tokenizer.to_json(),
         "scored_bytes": {split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()},
-        "unknown_characters": _unknown_characters(known, splits) if known else {},
+        "unknown": _unknown(splits, streams, tokenizer),
+        "exact": all(_comes_back(documents[0][:_SAMPLE_CHARACTERS], tokenizer) for documents in splits.values()),
         "fingerprint": fingerprint_of(tokenizer.to_json(), list(streams), *streams.values()),
     }
     return Prepared(meta, streams)
 
 
-def _fit_tokenizer(kind: TokenizerKind, splits: dict[str, Documents]) -> ByteTokenizer | CharTokenizer:
-    """end_of_text only where something has to be kept apart; `unknown` only where val or test need it."""
+def _fit_tokenizer(config: TextConfig, splits: dict[str, Documents]) -> Tokenizer:
+    """To the training split. end_of_text only where something has to be kept apart; `unknown` only where val or test
+    need it.
+    """
     several = any(len(documents) > 1 for documents in splits.values())
-    if kind is TokenizerKind.byte:
+    if config.tokenizer is TokenizerKind.byte:
         return ByteTokenizer(end_of_text=several)
+    if config.tokenizer is TokenizerKind.bpe:
+        return train_bpe(splits["train"], _bpe_size(config), end_of_text=several)
     characters = characters_of(splits["train"])
-    return CharTokenizer(characters, end_of_text=several, unknown=bool(_unknown_characters(characters, splits)))
+    return CharTokenizer(characters, end_of_text=several, unknown=bool(_other_characters(characters, splits)))
 
 
-def _unknown_characters(known: str, splits: dict[str, Documents]) -> dict[str, str]:
+def _bpe_size(config: TextConfig) -> int:
+    return config.vocab_size or BPE_VOCAB_SIZE
+
+
+def _other_characters(known: str, splits: dict[str, Documents]) -> dict[str, str]:
     found = {split: "".join(sorted(set(characters_of(splits[split])) - set(known))) for split in splits}
     return {split: characters for split, characters in found.items() if characters}
+
+
+def _unknown(
+    splits: dict[str, Documents], streams: dict[str, np.ndarray], tokenizer: Tokenizer
+) -> dict[str, dict[str, Any]]:
+    """Of each split that has unknown tokens: their share of its tokens, and, where they are characters, which."""
+    if tokenizer.unknown is None:
+        return {}
+    characters = _other_characters(tokenizer.characters, splits) if isinstance(tokenizer, CharTokenizer) else {}
+    shares = {split: float(np.mean(stream == tokenizer.unknown)) for split, stream in streams.items()}
+    return {
+        split: {"share": share, "characters": characters.get(split, "")} for split, share in shares.items() if share > 0
+    }
+
+
+def _comes_back(text: str, tokenizer: Tokenizer) -> bool:
+    return tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def _warn_of_loss(unknown: dict[str, dict[str, Any]], exact: bool, tokenizer: Tokenizer) -> None:
+    """Of what a model with this tokenizer need not predict: its figures look better for it."""
+    if not unknown:
+        if not exact:
+            warnings.warn(
+                "the tokenizer does not keep all of the text (capitals or line ends, for instance), so bits per byte "
+                "are not comparable with other tokenizers; data.tokenizer=bpe and byte keep all of it.",
+                stacklevel=3,
+            )
+        return
+    if isinstance(tokenizer, CharTokenizer):
+        shown = " ".join(sorted({character for found in unknown.values() for character in found["characters"]})[:20])
+        what = f"characters of {' and '.join(unknown)} never occur in train: {shown}"
+    else:
+        shares = " and ".join(f"{found['share']:.2%} of the tokens of {split}" for split, found in unknown.items())
+        what = f"the tokenizer has no token for part of the text: {shares} are unknown"
+    warnings.warn(
+        f"{what}. All count as one unknown token, so losses there are not comparable with other tokenizers; "
+        "data.tokenizer=byte has no unknown characters.",
+        stacklevel=3,
+    )
+
+
+def _warn_of_small_vocabulary(config: TextConfig, tokenizer: Tokenizer) -> None:
+    if config.tokenizer is TokenizerKind.bpe and tokenizer.vocab_size < _bpe_size(config):
+        warnings.warn(
+            f"the training text gives a vocabulary of {tokenizer.vocab_size:,} tokens, not {_bpe_size(config):,}: "
+            f"no more pairs of tokens repeat in it. data.vocab_size={tokenizer.vocab_size} says the same.",
+            stacklevel=3,
+        )
 
 
 def divide(documents: Documents, split: str) -> dict[str, Documents]:

@@ -29,7 +29,7 @@ def join_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray
     With a tokenizer that has no end_of_text, the documents follow each other directly.
     """
     dtype = token_dtype(tokenizer.vocab_size)
-    pieces = [tokenizer.encode(document, dtype) for document in documents]
+    pieces = list(tokenizer.encode_all(documents, dtype))
     if tokenizer.end_of_text is None:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=dtype)
     stream = np.full(sum(map(len, pieces)) + len(pieces) + 1, tokenizer.end_of_text, dtype=dtype)
@@ -41,12 +41,11 @@ def join_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray
 
 
 def scored_text_bytes(documents: Sequence[str], tokenizer: Tokenizer) -> int:
-    """UTF-8 bytes of the text that is scored: all of it, but for a first character that nothing precedes."""
+    """UTF-8 bytes of the text that is scored: all of it, but for a first token that nothing precedes."""
     total = sum(len(document) if document.isascii() else len(document.encode()) for document in documents)
     if tokenizer.end_of_text is not None or not total:
         return total
-    first = next(document for document in documents if document)[0]
-    return total - (1 if len(tokenizer.encode(first)) > 1 else len(first.encode()))
+    return total - tokenizer.first_token_bytes(next(document for document in documents if document))
 
 
 class TokenWindows:

@@ -1,12 +1,13 @@
 """Tokenisers: text to ids and back. Saved as tokenizer.json inside every checkpoint.
 
 `byte` needs no fitting and can represent anything; `char` holds the characters of the training split. Special
-ids come after the ordinary ones. How documents are joined into a stream is `data/token_stream.py`'s business.
+ids come after the ordinary ones. Tokenisers made of pieces of words are in `data/subword.py`; reading any of them
+from JSON is `data/tokenizer_file.py`'s business, joining documents into a stream `data/token_stream.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,21 +18,33 @@ MAX_CHARACTERS = 200_000  # Unicode 16 assigns 155,063
 _CODE_POINTS = 0x110000
 _CHUNK = 1 << 16  # characters a pass: 256 kB of UTF-32 stay in the second-level cache, 2.5 times as fast as one pass
 _UNKNOWN_CODE = 0xFFFD
-_DOCUMENT_BREAK = "\n\n"
+DOCUMENT_BREAK = "\n\n"
 
 
 class Tokenizer(Protocol):
-    """Ids are 0 … vocab_size-1; `end_of_text` separates documents, None where there is only one document."""
+    """Ids are 0 … vocab_size-1; `end_of_text` separates documents, None where there is only one document.
+
+    `unknown` is the id that stands for whatever has no id of its own; None where nothing is unknown.
+    """
 
     vocab_size: int
     end_of_text: int | None
+    unknown: int | None
 
     def encode(self, text: str, dtype: Any = np.int64) -> np.ndarray:
         """Ids of the text, no special tokens added. Raises DataError for text that has no ids."""
         ...
 
+    def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
+        """`encode` of each; with a status line where that takes long."""
+        ...
+
     def decode(self, ids: np.ndarray) -> str:
         """Text of the ids; end_of_text becomes a blank line, a broken UTF-8 sequence or unknown id U+FFFD."""
+        ...
+
+    def first_token_bytes(self, text: str) -> int:
+        """UTF-8 bytes of the (not empty) text that its first token stands for."""
         ...
 
     def to_json(self) -> dict[str, Any]:
@@ -44,18 +57,27 @@ class ByteTokenizer:
 
     def __init__(self, end_of_text: bool = False):
         self.end_of_text = 256 if end_of_text else None
+        self.unknown: int | None = None
         self.vocab_size = 257 if end_of_text else 256
 
     def encode(self, text: str, dtype: Any = np.int64) -> np.ndarray:
         """See `Tokenizer`. Raises DataError for lone surrogates, which no UTF-8 file can hold."""
-        return np.frombuffer(_encoded(text, "utf-8"), dtype=np.uint8).astype(dtype)
+        return np.frombuffer(encoded(text, "utf-8"), dtype=np.uint8).astype(dtype)
+
+    def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
+        """See `Tokenizer`."""
+        return (self.encode(text, dtype) for text in texts)
 
     def decode(self, ids: np.ndarray) -> str:
         """See `Tokenizer`."""
-        pieces = _split_at(np.asarray(ids), self.end_of_text)
+        pieces = split_at(np.asarray(ids), self.end_of_text)
         # 0xFF never occurs in UTF-8, so an id that is no byte decodes to U+FFFD.
         as_bytes = (np.where((piece >= 0) & (piece < 256), piece, 0xFF).astype(np.uint8) for piece in pieces)
-        return _DOCUMENT_BREAK.join(piece.tobytes().decode("utf-8", errors="replace") for piece in as_bytes)
+        return DOCUMENT_BREAK.join(piece.tobytes().decode("utf-8", errors="replace") for piece in as_bytes)
+
+    def first_token_bytes(self, text: str) -> int:
+        """See `Tokenizer`."""
+        return 1
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`."""
@@ -95,6 +117,10 @@ class CharTokenizer:
             result[start : start + len(chunk)] = self._encode_chunk(chunk)
         return result
 
+    def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
+        """See `Tokenizer`."""
+        return (self.encode(text, dtype) for text in texts)
+
     def _encode_chunk(self, chunk: str) -> np.ndarray:
         if chunk.isascii():
             mapped = chunk.encode("ascii").translate(self._ascii_ids)
@@ -109,9 +135,13 @@ class CharTokenizer:
     def decode(self, ids: np.ndarray) -> str:
         """See `Tokenizer`."""
         last = len(self._codes) - 1
-        pieces = (np.asarray(piece, dtype=np.int64) for piece in _split_at(np.asarray(ids), self.end_of_text))
+        pieces = (np.asarray(piece, dtype=np.int64) for piece in split_at(np.asarray(ids), self.end_of_text))
         known = (np.where((piece >= 0) & (piece <= last), piece, last) for piece in pieces)
-        return _DOCUMENT_BREAK.join(self._codes[piece].tobytes().decode("utf-32-le") for piece in known)
+        return DOCUMENT_BREAK.join(self._codes[piece].tobytes().decode("utf-32-le") for piece in known)
+
+    def first_token_bytes(self, text: str) -> int:
+        """See `Tokenizer`."""
+        return len(text[0].encode())
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`."""
@@ -121,27 +151,6 @@ class CharTokenizer:
             "end_of_text": self.end_of_text is not None,
             "unknown": self.unknown is not None,
         }
-
-
-def tokenizer_from_json(document: Any, source: str = "tokenizer.json") -> ByteTokenizer | CharTokenizer:
-    """The tokeniser that `to_json` described. Raises DataError, naming `source`, for anything else."""
-    keys = {
-        "byte": {"kind": str, "end_of_text": bool},
-        "char": {"kind": str, "characters": str, "end_of_text": bool, "unknown": bool},
-    }
-    if not isinstance(document, dict) or not isinstance(kind := document.get("kind"), str) or kind not in keys:
-        raise _bad_tokenizer(source, 'it is not an object whose "kind" is byte or char')
-    types = {key: type(value) for key, value in document.items()}
-    if types != keys[kind]:
-        raise _bad_tokenizer(source, f"kind {kind} has exactly the keys {', '.join(keys[kind])}, of those types")
-    if kind == "byte":
-        return ByteTokenizer(document["end_of_text"])
-    characters = document["characters"]
-    if not 0 < len(characters) <= MAX_CHARACTERS:
-        raise _bad_tokenizer(source, f"it has {len(characters)} characters; 1 to {MAX_CHARACTERS} are allowed")
-    if "".join(sorted(set(characters))) != characters:
-        raise _bad_tokenizer(source, "its characters are not distinct and in code-point order")
-    return CharTokenizer(characters, document["end_of_text"], document["unknown"])
 
 
 def characters_of(texts: Iterable[str]) -> str:
@@ -154,10 +163,11 @@ def characters_of(texts: Iterable[str]) -> str:
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(_encoded(text, "utf-32-le"), dtype="<i4")
+    return np.frombuffer(encoded(text, "utf-32-le"), dtype="<i4")
 
 
-def _encoded(text: str, encoding: str) -> bytes:
+def encoded(text: str, encoding: str) -> bytes:
+    """`text.encode(encoding)`. Raises DataError for lone surrogates."""
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
@@ -169,7 +179,8 @@ def _encoded(text: str, encoding: str) -> bytes:
         ) from None
 
 
-def _split_at(ids: np.ndarray, separator: int | None) -> Iterator[np.ndarray]:
+def split_at(ids: np.ndarray, separator: int | None) -> Iterator[np.ndarray]:
+    """What stands between the separators, one piece more than there are of them."""
     ids = ids.reshape(-1)
     if separator is None:
         yield ids
@@ -187,12 +198,4 @@ def _unknown_character(character: str) -> DataError:
         f"the tokenizer has no id for the character {character!r} (U+{ord(character):04X})",
         cause="a char tokenizer knows the characters of the text it was trained on, and no others",
         fix="leave the character out, or train with data.tokenizer=byte, which can represent any text",
-    )
-
-
-def _bad_tokenizer(source: str, reason: str) -> DataError:
-    return DataError.of(
-        "DATA-TOKENIZER",
-        f"{source} does not hold a tokenizer of ours: {reason}",
-        fix="use the file as bigtrain wrote it, from a complete checkpoint",
     )

@@ -13,12 +13,10 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,40 +25,32 @@ from bigtrain.errors import ExitCode
 
 RANK_LOST = 71  # how a rank ends that has only lost another one; never seen by users
 LAUNCHED = "BIGTRAIN_LAUNCHED"  # in the environment of ranks that were started here
-RUN_DIRECTORY_FILE = "BIGTRAIN_RUN_DIRECTORY_FILE"  # where a run writes its directory's path for whoever started it
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _GRACE_SECONDS = 5.0  # for the other ranks to end by themselves once one has failed; the agent gives them 30
 
 
-def launch(words: Sequence[str], ranks: int, max_restarts: int) -> int:
+def launch(
+    words: Sequence[str], ranks: int, max_restarts: int, words_to_go_on: Callable[[], Sequence[str]], **variables: str
+) -> int:
     """Trains in `ranks` processes of `bigtrain train WORDS`; returns the exit code of the command.
 
-    Ranks that are killed are started again, up to `max_restarts` times, to go on with the same run directory.
+    Ranks that are killed are started again, up to `max_restarts` times, with `words_to_go_on()`. `variables` are
+    added to their environment.
     """
-    with tempfile.TemporaryDirectory(prefix="bigtrain-") as folder:
-        told = Path(folder) / "run_directory"
-        environment = {LAUNCHED: "1", RUN_DIRECTORY_FILE: str(told), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
-        with _set(environment):
-            for restarts in range(max_restarts + 1):
-                agent = _Ranks(words, ranks)
-                code = agent.run()
-                was_killed = code < 0 and not agent.asked_to_stop
-                if not was_killed or restarts == max_restarts:
-                    break
-                _say(f"a rank was killed by {signal.Signals(-code).name}; starting again, {restarts + 1}/{max_restarts}")
-                if told.is_file():
-                    words = [*_flags(words), f"resume={told.read_text()}"]
-    if code < 0 and not agent.asked_to_stop:
-        _say(f"error[RANK-KILLED]: a rank was killed by {signal.Signals(-code).name}")
-        _say("  fix:   go on with resume=; trainer.max_restarts=N does so by itself")
-        return ExitCode.ENVIRONMENT
-    return 128 - code if code < 0 else code
-
-
-def _flags(words: Sequence[str]) -> list[str]:
-    """What a resumed run still needs of its words: the rest is in its saved config."""
-    found = [word for word in words if word.startswith("plugins=")]
-    return found + [word for flag, value in pairwise(words) if flag == "-cd" for word in (flag, value)]
+    variables |= {LAUNCHED: "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    with _set(variables):
+        for restarts in range(max_restarts + 1):
+            attempt = _Ranks(words, ranks)
+            code = attempt.run()
+            if code >= 0 or attempt.asked_to_stop:
+                return 128 - code if code < 0 else code
+            killer = signal.Signals(-code).name
+            if restarts < max_restarts:
+                _say(f"a rank was killed by {killer}; starting again, {restarts + 1}/{max_restarts}")
+                words = words_to_go_on()
+    _say(f"error[RANK-KILLED]: a rank was killed by {killer}")
+    _say("  fix:   go on with resume=; trainer.max_restarts=N does so by itself")
+    return ExitCode.ENVIRONMENT
 
 
 def threads_per_rank(ranks: int) -> int:
@@ -76,12 +66,6 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
-def tell_run_directory(run_dir: Path) -> None:
-    """Tells the process that started this one, if it asked, where the run lies."""
-    if told := os.environ.get(RUN_DIRECTORY_FILE):
-        Path(told).write_text(str(run_dir.absolute()))
-
-
 class _Ranks:
     """One attempt: the agent with its ranks."""
 
@@ -91,7 +75,7 @@ class _Ranks:
         self._ended: set[int] = set()  # process ids of stragglers
 
     def run(self) -> int:
-        """Waits for the ranks; the exit code of the one that failed first, minus the signal's number if it was killed."""
+        """Waits for the ranks; the exit code of the first that failed, or minus the signal that killed it."""
         over = threading.Event()
         straggling = threading.Thread(target=self._end_stragglers, args=(over,), daemon=True)
         straggling.start()
@@ -116,7 +100,7 @@ class _Ranks:
                 signal.signal(number, handler)
 
     def _end_stragglers(self, over: threading.Event) -> None:
-        """Kills ranks that outlive one that has failed: they may be stopped, or wait for a device that never answers."""
+        """Kills ranks that outlive one that has failed: stopped ones, or such as wait for a device in vain."""
         first_failure = None
         while not over.wait(0.2):
             pids = [worker.id for worker in self._agent.get_worker_group().workers if worker.id]
@@ -156,6 +140,8 @@ def _make_agent(words: Sequence[str], ranks: int) -> Any:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what went wrong
     # The agent would raise on these: SIGQUIT alone is left to it.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    # `python -m` puts the current folder in front of all packages, which the installed command does not.
+    safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]
     meeting = RendezvousParameters(
         backend="c10d",
         endpoint="127.0.0.1:0",
@@ -168,7 +154,7 @@ def _make_agent(words: Sequence[str], ranks: int) -> Any:
         role="rank",
         local_world_size=ranks,
         entrypoint=sys.executable,
-        args=("-m", "bigtrain", "train", *words),
+        args=(*safe_path, "-m", "bigtrain", "train", *words),
         rdzv_handler=get_rendezvous_handler(meeting),
         max_restarts=0,
         monitor_interval=0.1,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import OptimizerConfig, SchedulerConfig
@@ -11,8 +13,28 @@ from bigtrain.registry import OPTIMIZERS, SCHEDULERS
 
 
 @dataclass
-class AdamWConfig(OptimizerConfig):
-    """AdamW (arXiv:1711.05101), fused. Norms and biases are never decayed."""
+class CommonConfig(OptimizerConfig):
+    """What every optimizer has. Norms, biases and other vectors are never decayed."""
+
+    learning_rate: float = setting(1e-3, "Peak learning rate.", at_least=0)
+    weight_decay: float = setting(0.0, "Decoupled decay, times the learning rate, per step.", at_least=0)
+    no_decay: list[str] = setting([], "Patterns of further parameters that are not decayed: ['*embedding*'].")
+    freeze: list[str] = setting(
+        [],
+        "Patterns of parameters that keep their values: ['backbone.*']. "
+        "Running statistics (batch norm) are no parameters and still move.",
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        if self.no_decay and self.weight_decay == 0:
+            return [f"no_decay is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"]
+        return []
+
+
+@dataclass
+class AdamWConfig(CommonConfig):
+    """AdamW (arXiv:1711.05101), fused."""
 
     learning_rate: float = setting(3e-3, "Peak learning rate; wide models want less (gpt2: 6e-4).", at_least=0)
     weight_decay: float = setting(0.1, "Decoupled decay, times the learning rate, per step.", at_least=0)
@@ -21,30 +43,104 @@ class AdamWConfig(OptimizerConfig):
 
     def problems(self) -> list[str]:
         """Rules across fields."""
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            return [f"betas is {list(self.betas)}; it must be two numbers in [0, 1)"]
-        return []
+        return super().problems() + _beta_problems(self.betas)
 
 
 @dataclass
-class SGDConfig(OptimizerConfig):
-    """Stochastic gradient descent with momentum, fused. Norms and biases are never decayed."""
+class AdamConfig(CommonConfig):
+    """Adam (arXiv:1412.6980), fused; decay goes through the gradient, as L2. AdamW is usually the better choice."""
+
+    learning_rate: float = setting(1e-3, "Peak learning rate.", at_least=0)
+    weight_decay: float = setting(0.0, "L2 decay added to the gradient.", at_least=0)
+    betas: list[float] = setting([0.9, 0.999], "Decay of the running mean and of the running square, each in [0, 1).")
+    epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        return super().problems() + _beta_problems(self.betas)
+
+
+@dataclass
+class SGDConfig(CommonConfig):
+    """Stochastic gradient descent with momentum, fused."""
 
     learning_rate: float = setting(0.05, "Peak learning rate.", at_least=0)
     weight_decay: float = setting(5e-4, "L2 decay added to the gradient.", at_least=0)
-    momentum: float = setting(0.9, "Decay of the running gradient.", at_least=0, below=1)
+    momentum: float = setting(0.9, "Decay of the running gradient; 0: plain SGD, without state.", at_least=0, below=1)
     nesterov: bool = setting(True, "Nesterov's look-ahead; needs momentum.")
 
     def problems(self) -> list[str]:
         """Rules across fields."""
-        if self.nesterov and self.momentum == 0:
-            return ["nesterov is true but momentum is 0; set optimizer.nesterov=false or give a momentum"]
-        return []
+        return super().problems() + _nesterov_problems(self.nesterov, self.momentum)
+
+
+@dataclass
+class MuonConfig(CommonConfig):
+    """Muon (Jordan 2024; arXiv:2502.16982) for hidden matrices; AdamW for embeddings, heads, norms and biases.
+
+    An update's root mean square is that of a typical AdamW update, 0.2 times the rate, so AdamW's rates and decays
+    carry over (arXiv:2502.16982, section 2.2).
+    """
+
+    learning_rate: float = setting(8e-3, "Peak learning rate; wide models want less.", at_least=0)
+    adamw_learning_rate: float | None = setting(
+        None, "Peak learning rate of what AdamW updates; default: learning_rate.", at_least=0
+    )
+    weight_decay: float = setting(0.1, "Decoupled decay, times the learning rate, per step.", at_least=0)
+    momentum: float = setting(0.95, "Muon's: decay of the running gradient.", at_least=0, below=1)
+    nesterov: bool = setting(True, "Muon's: Nesterov's look-ahead; needs momentum.")
+    betas: list[float] = setting([0.9, 0.95], "AdamW's: decay of the running mean and of the running square.")
+    epsilon: float = setting(1e-8, "AdamW's: added to the root of the running square.", above=0)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems() + _nesterov_problems(self.nesterov, self.momentum)
+        return found + _beta_problems(self.betas)
+
+
+@dataclass
+class LionConfig(CommonConfig):
+    """Lion (arXiv:2302.06675): the sign of a momentum. A rate 3-10 times lower than AdamW's, a decay as much higher."""
+
+    learning_rate: float = setting(1e-3, "Peak learning rate: what every weight moves by.", at_least=0)
+    weight_decay: float = setting(0.3, "Decoupled decay, times the learning rate, per step.", at_least=0)
+    betas: list[float] = setting([0.9, 0.99], "Share of the running mean in the update, and its decay, each in [0, 1).")
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        return super().problems() + _beta_problems(self.betas)
+
+
+@dataclass
+class AdafactorConfig(CommonConfig):
+    """Adafactor (arXiv:1804.04235): no momentum, and a running square of one row and one column per matrix.
+
+    The rate is used as it stands (no relative steps, no multiplication with the weights' size).
+    """
+
+    learning_rate: float = setting(3e-3, "Peak learning rate: about the root mean square of an update.", at_least=0)
+    weight_decay: float = setting(0.1, "Decoupled decay, times the learning rate, per step.", at_least=0)
+    clip_threshold: float = setting(1.0, "Updates of a larger root mean square are scaled down to it.", above=0)
+    decay_exponent: float = setting(
+        -0.8, "A gradient's share in the running square is the step number to this power.", at_least=-1, below=0
+    )
+
+
+def _beta_problems(betas: Sequence[float]) -> list[str]:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        return [f"betas is {list(betas)}; it must be two numbers in [0, 1)"]
+    return []
+
+
+def _nesterov_problems(nesterov: bool, momentum: float) -> list[str]:
+    if nesterov and momentum == 0:
+        return ["nesterov is true but momentum is 0; set optimizer.nesterov=false or give a momentum"]
+    return []
 
 
 @dataclass
 class WarmupConfig(SchedulerConfig):
-    """What every schedule has: a linear warm-up from 0."""
+    """What most schedules have: a linear warm-up from 0."""
 
     warmup: str = setting("0step", "Length of the linear warm-up.", duration=True)
 
@@ -58,7 +154,7 @@ class ConstantConfig(WarmupConfig):
 
 @dataclass
 class LinearConfig(WarmupConfig):
-    """From the peak down to final_fraction of it, in a straight line over what warm-up leaves."""
+    """In a straight line from the peak to final_fraction of it (by default to zero), over what warm-up leaves."""
 
     final_fraction: float = setting(0.0, "Last rate, as a fraction of the peak.", at_least=0, at_most=1)
 
@@ -70,8 +166,44 @@ class CosineConfig(WarmupConfig):
     final_fraction: float = setting(0.1, "Last rate, as a fraction of the peak.", at_least=0, at_most=1)
 
 
+class DecayShape(Enum):
+    """How a decay falls: in a straight line, or as one minus a root, which falls fast first (arXiv:2405.18392)."""
+
+    linear = "linear"
+    one_minus_sqrt = "one_minus_sqrt"
+
+
+@dataclass
+class WSDConfig(WarmupConfig):
+    """Warm-up, stable, decay (arXiv:2405.18392): the peak rate, then down at the end of the training.
+
+    The end is that of trainer.max_duration, which a resumed run can't change: by then the rate may have fallen.
+    """
+
+    decay_fraction: float = setting(
+        0.2, "Length of the decay, as a fraction of the whole training.", above=0, at_most=1
+    )
+    decay_shape: DecayShape = setting(DecayShape.one_minus_sqrt, "How the decay falls.")
+    final_fraction: float = setting(0.0, "Last rate, as a fraction of the peak.", at_least=0, at_most=1)
+
+
+@dataclass
+class OneCycleConfig(SchedulerConfig):
+    """One cycle (arXiv:1708.07120): up to the peak along half a cosine, then down along another. Momentum stays."""
+
+    warmup_fraction: float = setting(0.3, "Length of the rise, as a fraction of the whole training.", above=0, below=1)
+    initial_fraction: float = setting(0.04, "First rate, as a fraction of the peak.", at_least=0, at_most=1)
+    final_fraction: float = setting(4e-6, "Last rate, as a fraction of the peak.", at_least=0, at_most=1)
+
+
 OPTIMIZERS.register("adamw", AdamWConfig, factory="bigtrain.optim.optimizers:adamw")
+OPTIMIZERS.register("adam", AdamConfig, factory="bigtrain.optim.optimizers:adam")
 OPTIMIZERS.register("sgd", SGDConfig, factory="bigtrain.optim.optimizers:sgd")
+OPTIMIZERS.register("muon", MuonConfig, factory="bigtrain.optim.optimizers:muon")
+OPTIMIZERS.register("lion", LionConfig, factory="bigtrain.optim.optimizers:lion")
+OPTIMIZERS.register("adafactor", AdafactorConfig, factory="bigtrain.optim.optimizers:adafactor")
 SCHEDULERS.register("constant", ConstantConfig, factory="bigtrain.optim.schedules:constant")
 SCHEDULERS.register("linear", LinearConfig, factory="bigtrain.optim.schedules:linear")
 SCHEDULERS.register("cosine", CosineConfig, factory="bigtrain.optim.schedules:cosine")
+SCHEDULERS.register("wsd", WSDConfig, factory="bigtrain.optim.schedules:wsd")
+SCHEDULERS.register("one_cycle", OneCycleConfig, factory="bigtrain.optim.schedules:one_cycle")

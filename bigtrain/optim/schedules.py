@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from bigtrain.optim.config import ConstantConfig, CosineConfig, LinearConfig
+from bigtrain.optim.config import (
+    ConstantConfig,
+    CosineConfig,
+    DecayShape,
+    LinearConfig,
+    OneCycleConfig,
+    WSDConfig,
+)
 
 Schedule = Callable[[int], float]
 
@@ -24,7 +31,7 @@ def linear(config: LinearConfig, warmup_steps: int, total_steps: int) -> Schedul
 
     def factor(step: int) -> float:
         left = 1 - _progress(step, warmup_steps, total_steps)
-        return _warmup(step, warmup_steps) * (config.final_fraction + (1 - config.final_fraction) * left)
+        return _warmup(step, warmup_steps) * _between(config.final_fraction, 1, left)
 
     return factor
 
@@ -33,8 +40,40 @@ def cosine(config: CosineConfig, warmup_steps: int, total_steps: int) -> Schedul
     """Warm-up, then half a cosine to `final_fraction`, arXiv:1608.03983."""
 
     def factor(step: int) -> float:
-        left = 0.5 * (1 + math.cos(math.pi * _progress(step, warmup_steps, total_steps)))
-        return _warmup(step, warmup_steps) * (config.final_fraction + (1 - config.final_fraction) * left)
+        left = _half_cosine(_progress(step, warmup_steps, total_steps))
+        return _warmup(step, warmup_steps) * _between(config.final_fraction, 1, left)
+
+    return factor
+
+
+def wsd(config: WSDConfig, warmup_steps: int, total_steps: int) -> Schedule:
+    """Warm-up, the peak, then down over the last `decay_fraction` (or what warm-up leaves), arXiv:2405.18392.
+
+    Going on from a checkpoint of the stable part with a larger total would be the same run as one planned longer;
+    from one of the decay it would not, so `trainer.max_duration` stays what it was.
+    """
+    decay_start = max(warmup_steps, total_steps - math.ceil(config.decay_fraction * total_steps))
+
+    def factor(step: int) -> float:
+        progress = _progress(step, decay_start, total_steps)
+        left = 1 - (math.sqrt(progress) if config.decay_shape is DecayShape.one_minus_sqrt else progress)
+        return _warmup(step, warmup_steps) * _between(config.final_fraction, 1, left)
+
+    return factor
+
+
+def one_cycle(config: OneCycleConfig, warmup_steps: int, total_steps: int) -> Schedule:
+    """Half a cosine up to the peak and another down to the last step, arXiv:1708.07120.
+
+    As `torch.optim.lr_scheduler.OneCycleLR`, momentum aside. `warmup_steps` is 0: it has `warmup_fraction`.
+    """
+    last = total_steps - 1
+    peak = max(0.0, config.warmup_fraction * total_steps - 1)
+
+    def factor(step: int) -> float:
+        if step < peak:
+            return _between(config.initial_fraction, 1, 1 - _half_cosine(step / peak))
+        return _between(config.final_fraction, 1, _half_cosine(min(1.0, (step - peak) / max(1.0, last - peak))))
 
     return factor
 
@@ -43,6 +82,15 @@ def _warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / (warmup_steps + 1))
 
 
-def _progress(step: int, warmup_steps: int, total_steps: int) -> float:
-    """How far from the end of warm-up to the end of training, 0 … 1."""
-    return min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
+def _progress(step: int, start: int, end: int) -> float:
+    """How far from `start` to `end`, 0 … 1."""
+    return min(1.0, max(0, step - start) / max(1, end - start))
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 at 0 to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix.
+"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix, a map of decisions.
 
 Each function returns (height, width, 3) uint8. matplotlib is imported on first use, through its object
 interface on an Agg canvas: no window, no global state, and nothing left open.
@@ -84,6 +84,44 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
             color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if len(text) < 5 else 6)
+    return _pixels(figure)
+
+
+def decision_map(
+    probabilities: np.ndarray,
+    bounds: tuple[float, float, float, float],
+    points: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str] = (),
+) -> np.ndarray:
+    """What a classifier of two features answers where: the likeliest class by colour, the paler the less sure.
+
+    `probabilities` (H, W, C) of a grid whose corners are `bounds` = (left, right, bottom, top), the first row at the
+    bottom; points (N, 2) with their true classes (N,) lie over it.
+    """
+    from matplotlib import colormaps
+
+    classes = probabilities.shape[2]
+    if classes <= 10:
+        colors = colormaps["tab10"](np.arange(classes))
+    else:
+        colors = colormaps["gist_rainbow"](np.linspace(0, 1, classes))
+    chosen = probabilities.argmax(axis=2)
+    # From white, for an answer by chance, to the class's colour at half its strength: the points must stand out.
+    sure = (probabilities.max(axis=2) - 1 / classes) / (1 - 1 / classes) / 2
+    figure = _figure(6, 6)
+    axes = figure.add_subplot(1, 1, 1)
+    shades = 1 - sure[:, :, None] * (1 - colors[chosen][:, :, :3])
+    axes.imshow(shades, extent=bounds, origin="lower", aspect="auto", interpolation="bilinear")
+    for label in np.unique(labels):
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=5, color=colors[label], linewidths=0, label=_name(int(label), names))
+    axes.set_xlim(bounds[:2])
+    axes.set_ylim(bounds[2:])
+    axes.set_xlabel("first feature")
+    axes.set_ylabel("second feature")
+    if classes <= _MOST_CELLS_WITH_NUMBERS:
+        axes.legend(title="true class", fontsize=8, title_fontsize=8, markerscale=3, loc="upper right")
     return _pixels(figure)
 
 

@@ -124,7 +124,8 @@ def start_lines(facts: RunFacts) -> list[tuple[str, str]]:
         compute += f"; this machine's measured peak is {scaled(facts.peak_flops, 'FLOP/s')}"
     lines.append(("compute", compute))
     if facts.optimal_loss is not None:
-        lines.append(("optimum", f"loss {number(facts.optimal_loss)} nat: no model can do better"))
+        accuracy = "" if facts.optimal_accuracy is None else f", accuracy {number(facts.optimal_accuracy)}"
+        lines.append(("optimum", f"loss {number(facts.optimal_loss)} nat{accuracy}: no model can do better"))
     return [*lines, *facts.details.items(), *facts.resolved.items()]
 
 
@@ -138,7 +139,7 @@ def row_line(row: Row, facts: RunFacts, is_best: bool = False, seconds_left: flo
         word = _word(tag, value, row)
         if word:
             words.append(word + (" (best)" if is_best and tag == facts.primary_metric else ""))
-        if facts.optimal_loss is not None and tag in ("train/loss", "val/loss"):
+        if facts.optimal_loss is not None and tag == "val/loss":
             words.append(f"({number(value - facts.optimal_loss)} above optimum)")
     if seconds_left is not None:
         words.append(f"ETA {clock(seconds_left)}")

@@ -42,13 +42,14 @@ class Results:
     samples: int
     tokens: int | None = None
     optimal_loss: float | None = None
+    optimal_accuracy: float | None = None
     share_of_peak: float | None = None
     sample: str = ""  # generated text
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
 
 
 def results_table(results: Results) -> Table:
-    """Metric by split, empty where a split lacks it. The excess over a known optimum follows the loss."""
+    """Metric by split, empty where a split lacks it. The distance from a known optimum follows loss and accuracy."""
     table = Table(title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for column in results.columns:
@@ -58,10 +59,11 @@ def results_table(results: Results) -> Table:
     for name in names:
         values = [column.metrics.get(name) for column in results.columns]
         table.add_row(name.replace("_", " "), *("" if value is None else number(value) for value in values))
-        if name == "loss" and results.optimal_loss is not None:
-            optimum = results.optimal_loss
-            excess = ["" if value is None else f"{value - optimum:+.4f}" for value in values]
-            table.add_row(f"  above optimum {number(optimum)}", *excess)
+        optimum = {"loss": results.optimal_loss, "accuracy": results.optimal_accuracy}.get(name)
+        if optimum is not None:
+            distances = ["" if value is None else f"{value - optimum:+.4f}" for value in values]
+            relation = "above" if name == "loss" else "from"
+            table.add_row(f"  {relation} optimum {number(optimum)}", *distances)
     return table
 
 
@@ -111,16 +113,14 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def next_commands(run_dir: Path, prompt: str | None = None, finished: bool = True) -> list[tuple[str, str]]:
-    """The useful next commands. `prompt` where the model generates text; `finished=False` offers to go on."""
+def next_commands(run_dir: Path, prompt: str | None = None, plugins: str = "") -> list[tuple[str, str]]:
+    """The useful next commands. `prompt` where the model generates text; `plugins`: the word that they need, too."""
     path = short_path(run_dir)
-    checkpoint = override("checkpoint", path)
+    checkpoint = f"{plugins} {override('checkpoint', path)}".lstrip()
     commands = [("curves, samples, settings", shlex.join(["tensorboard", "--logdir", path]))]
     if prompt is not None:
         commands.append(("let it write", f"bigtrain generate {checkpoint} prompt={shlex.quote(prompt)}"))
     commands.append(("measure it on the test split", f"bigtrain eval {checkpoint}"))
-    if not finished:
-        commands.insert(0, ("go on", f"bigtrain {override('resume', path)}"))
     return commands
 
 

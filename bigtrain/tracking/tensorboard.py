@@ -21,7 +21,6 @@ from bigtrain.tracking.jsonl import refuse_vanished
 from bigtrain.tracking.tracker import Row, RunFacts, Sink
 
 _COUNTERS = ("step", "samples", "tokens", "time_seconds")
-_OPTIMUM = "data/optimal_loss"
 
 
 class TensorBoardSink(Sink):
@@ -37,7 +36,7 @@ class TensorBoardSink(Sink):
 
         self._summary = summary
         self._directory, self._purge_step = directory, purge_step
-        self._optimal_loss: float | None = None
+        self._optimum: dict[str, float] = {}
         self._step = 0
 
     @cached_property
@@ -45,12 +44,16 @@ class TensorBoardSink(Sink):
         return EventFile(self._directory, self._purge_step)
 
     def start(self, facts: RunFacts) -> None:
-        """Writes the config, and the chart that draws training and validation loss and the optimum as one."""
-        self._optimal_loss, self._step = facts.optimal_loss, facts.first_step
+        """Writes the config, and the charts that draw training, validation and the optimum as one."""
+        known = {"loss": facts.optimal_loss, "accuracy": facts.optimal_accuracy}
+        self._optimum = {f"data/optimal_{name}": value for name, value in known.items() if value is not None}
+        self._step = facts.first_step
         self._events.add(self._summary.text("config", fenced(facts.config_text, "yaml")), self._step)
         # TensorBoard reads each tag as a regular expression, matched from the start.
-        lines = ["train/loss$", "val/loss$", *([f"{_OPTIMUM}$"] if facts.optimal_loss is not None else [])]
+        lines = ["train/loss$", "val/loss$", *(["data/optimal_loss$"] if facts.optimal_loss is not None else [])]
         layout = {"loss": {"training, validation, optimum": ["Multiline", lines]}}
+        if facts.optimal_accuracy is not None:
+            layout["accuracy"] = {"validation, optimum": ["Multiline", ["val/accuracy$", "data/optimal_accuracy$"]]}
         self._events.add(self._summary.custom_scalars(layout), self._step)
         self._events.flush()
 
@@ -58,9 +61,7 @@ class TensorBoardSink(Sink):
         """Writes each tagged value, and the optimum where it is known."""
         self._step = int(row["step"])
         values = {tag: float(value) for tag, value in row.items() if tag not in _COUNTERS}
-        if self._optimal_loss is not None:
-            values[_OPTIMUM] = self._optimal_loss
-        self._add_scalars(values)
+        self._add_scalars(values | self._optimum)
         self._events.flush()
 
     def text(self, tag: str, text: str, step: int) -> None:

@@ -34,6 +34,7 @@ class RunFacts:
     primary_metric: str  # "val/loss"
     higher_is_better: bool
     optimal_loss: float | None = None
+    optimal_accuracy: float | None = None
     details: dict[str, str] = field(default_factory=dict)  # more lines for the start: data sizes, schedule
 
 

@@ -20,7 +20,7 @@ from bigtrain.errors import CheckpointError, MachineError
 from bigtrain.training import durable
 
 RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
-"""In the environment: the directory that a run is to have. A sweep names those of its jobs."""
+"""In the environment: the directory that a run is to have. Sweeps name it for their jobs, launchers for their ranks."""
 
 
 def create_run_directory(output_dir: Path, name: str) -> Path:
@@ -35,7 +35,7 @@ def create_run_directory(output_dir: Path, name: str) -> Path:
                 raise MachineError.of("RUN-EXISTS", f"{path} has a run already", cause=RUN_DIR_VARIABLE, fix=fix)
             return path
         while True:
-            path = output_dir / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(2)}"
+            path = new_run_path(output_dir, name)
             try:
                 path.mkdir(parents=True)
                 for folder in (path.parent, output_dir, output_dir.absolute().parent):
@@ -45,6 +45,12 @@ def create_run_directory(output_dir: Path, name: str) -> Path:
                     raise
                 continue
             return path
+
+
+def new_run_path(output_dir: Path, name: str) -> Path:
+    """A name for a run directory: now, and four random digits. RUN_DIR_VARIABLE, where it is set, names another."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    return Path(os.environ.get(RUN_DIR_VARIABLE) or output_dir / name / f"{now}-{secrets.token_hex(2)}")
 
 
 def is_run_directory(path: Path) -> bool:

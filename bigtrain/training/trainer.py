@@ -170,7 +170,7 @@ class Trainer:
         self.tracker.step(self.state.step)
 
     def objective(self, output: LossOutput, counts: dict[str, float]) -> Tensor:
-        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as their gradients are averaged."""
+        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as gradients are averaged."""
         terms = [
             term.sum * (term.weight * self.world.size / max(counts[name], 1.0)) for name, term in output.terms.items()
         ]

@@ -5,6 +5,8 @@ Both only watch; with neither, a step costs nothing more.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -93,18 +95,27 @@ class Profile:
 @contextmanager
 def explain_anomaly(step: int) -> Iterator[None]:
     """A step in which torch's anomaly detection finds a NaN in the backward pass ends with a sentence about it."""
-    try:
-        with torch.autograd.detect_anomaly(check_nan=True):
-            yield
-    except RuntimeError as error:
-        if "returned nan values" not in str(error):
-            raise
-        raise NumericsError.of(
-            "LOSS-NONFINITE",
-            f"a gradient is not finite at step {step}: {str(error).splitlines()[0]}",
-            cause="the backward pass; every output of the forward pass was finite",
-            fix="the traceback in error.log shows the line of the forward pass; look for roots, logarithms, divisions",
-        ) from error
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            with torch.autograd.detect_anomaly(check_nan=True):
+                yield
+        except RuntimeError as error:
+            if "returned nan values" not in str(error):
+                raise
+            raise NumericsError.of(
+                "LOSS-NONFINITE",
+                f"a gradient is not finite at step {step}: {str(error).splitlines()[0]}",
+                cause=_line_of_forward(" ".join(str(warning.message) for warning in told)),
+                fix="every output of the forward pass was finite: look for roots, logarithms and divisions there",
+            ) from error
+
+
+def _line_of_forward(traceback: str) -> str:
+    """The innermost line outside PyTorch of the forward pass that anomaly detection quotes."""
+    places = re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)', traceback)
+    ours = [place for place in places if "/torch/" not in place[0]]
+    return "{}, line {}: {}".format(*ours[-1]) if ours else "the backward pass"
 
 
 def check_outputs(module: nn.Module) -> None:
@@ -113,10 +124,11 @@ def check_outputs(module: nn.Module) -> None:
     def check(name: str, part: nn.Module, output: Any) -> None:
         for value in _tensors(output):
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                bad = int((~torch.isfinite(value)).sum())
                 raise NumericsError.of(
                     "LOSS-NONFINITE",
                     f"the output of {name or 'the model'} ({type(part).__name__}) is not finite",
-                    cause=f"{int((~torch.isfinite(value)).sum())} of {value.numel()} values, shape {tuple(value.shape)}",
+                    cause=f"{bad} of {value.numel()} values, shape {tuple(value.shape)}",
                     fix="its inputs were finite: look at that module, its weights and its number format",
                 )
 

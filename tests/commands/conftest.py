@@ -30,8 +30,7 @@ GLYPHS = [
     "model=cnn",
     "model.widths=[4]",
     "model.hidden_size=8",
-    "data.train_images=200",
-    "data.val_images=50",
+    "data.train_images=240",
     "data.test_images=50",
 ]
 
@@ -39,8 +38,9 @@ GLYPHS = [
 class Shell:
     """Runs `bigtrain` as a person would, in one folder."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None):
         self.folder = folder
+        self.environment = environment  # None: that of the tests
 
     def start(self, *words, **options):
         return subprocess.Popen(
@@ -49,12 +49,18 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
+            **{"env": self.environment, **options},
         )
 
     def run(self, *words, code=0, stdin=""):
         done = subprocess.run(
-            [str(COMMAND), *words], cwd=self.folder, capture_output=True, text=True, input=stdin, timeout=200
+            [str(COMMAND), *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=200,
+            env=self.environment,
         )
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
         assert "Traceback" not in done.stderr

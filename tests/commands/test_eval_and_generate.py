@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from .conftest import GLYPHS
+from .conftest import GLYPHS, MODEL
 
 
 def test_eval_finds_what_training_found(trained):
@@ -42,6 +42,25 @@ def test_generate_repeats_and_seeds_differ(trained):
 def test_generate_without_a_prompt_reads_lines(trained):
     done = trained.run("generate", "checkpoint=latest", "max_tokens=5", stdin="ab\nde\n")
     assert [line[:2] for line in done.stdout.splitlines()] == ["ab", "de"]
+
+
+def test_a_learnt_tokenizer_travels_in_the_checkpoint(shell):
+    words = ["the cat", "sat on", "a mat;", "Ünïcode 日本", "it isn't"]
+    story = " ".join(words[number * number % 23 % 5] for number in range(4000))
+    (shell.folder / "story.txt").write_text(story, encoding="utf-8")
+    data = ["data=text_corpus", "data.path=story.txt", "data.sequence_length=16", "data.cache_dir=cache"]
+    train = [*MODEL, *data, "trainer.gpus=0", "trainer.max_duration=4step", "trainer.batch_size=8"]
+    done = shell.run(*train, "data.tokenizer=bpe", "data.vocab_size=280", "name=first")
+    assert "bits per byte" in done.stdout
+    assert "bits per byte" in shell.run("eval", "checkpoint=latest").stdout
+    (run,) = shell.runs()
+    shutil.copy(run / "checkpoints/step-00000004/tokenizer.json", shell.folder / "ours.json")
+    shell.run(*train, "data.tokenizer=file", "data.tokenizer_path=ours.json", "name=second")
+    for name in ("ours.json", "story.txt", "cache"):  # a checkpoint needs none of them
+        (shell.folder / name).rename(shell.folder / f"gone-{name}")
+    second = next(run for run in shell.runs() if "second" in str(run))
+    done = shell.run("generate", f"checkpoint={second}", "prompt=日本 <|endoftext|>", "max_tokens=8", "temperature=0")
+    assert done.stdout.startswith("日本 <|endoftext|>") and "Ġ" not in done.stdout
 
 
 def test_an_image_model_generates_no_text(shell):

@@ -7,8 +7,11 @@ import pytest
 from tests.config.composing import composed, refusal
 
 CONFLICTS = {
-    ("model=transformer", "data=mnist"): "data=python_docs, data=synthetic/markov, data=text_corpus",
+    ("model=transformer", "data=mnist"): "data=python_docs, data=synthetic/copy, data=synthetic/markov",
     ("model=cnn", "data=python_docs"): "data=fashion_mnist, data=glyphs",
+    ("model=cnn", "data=synthetic/gaussian_mixture"): "the data gives vectors, but the model can only use images",
+    ("data=synthetic/gaussian_mixture",): "the data gives vectors, but the model and the task can only use",
+    ("model=mlp", "data=synthetic/copy"): "data=synthetic/gaussian_mixture",
     ("model=cnn", "task=language_modeling"): "tasks that suit the model: task=classification",
     ("task=classification",): "the task can only use images",
     ("data.sequence_length=4096",): "data.sequence_length is 4096, but model.max_length is 1024",
@@ -17,7 +20,11 @@ CONFLICTS = {
     ("scheduler.warmup=3min",): "use step, epoch, sample or tok",
     ("trainer.time_limit=3epoch",): "give a time",
     ("trainer.eval_every=0step",): "trainer.eval_every is 0step",
-    ("trainer.gpus=2",): "trainer.gpus=1",
+    ("trainer.processes=3",): "batch_size is 32, which 3 ranks does not divide",
+    ("trainer.gpus=2", "trainer.micro_batch_size=32"): "which 2 ranks times micro_batch_size=32 does not divide",
+    ("trainer.gpus=2", "trainer.processes=2"): "give one of the two",
+    ("trainer.rank_timeout=5step",): "give a time",
+    ("trainer.early_stopping.min_delta=0.1",): "no effect without patience",
     ("trainer.gpus=two",): "allowed: auto, 0, or a number",
     ("name=../x",): "one folder name",
     ("name=..",): "one folder name",
@@ -33,14 +40,15 @@ def test_conflict_is_refused(words):
     assert CONFLICTS[words] in refusal(*words)
 
 
-def test_launchers_are_refused(monkeypatch):
+def test_a_launcher_starts_training_only(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "WORLD_SIZE is 2" in refusal()
-    monkeypatch.setenv("WORLD_SIZE", "1")
     composed()
+    assert "WORLD_SIZE is 2" in refusal("checkpoint=latest", verb="eval")
 
 
 def test_what_fits_is_accepted():
     composed("trainer.max_duration=30min", "scheduler=constant")
     composed("trainer.eval_every=3min", "trainer.time_limit=2h", "trainer.gpus=1")
     composed("model=cnn", "data=mnist")
+    composed("model=mlp", "data=synthetic/gaussian_mixture")
+    composed("model=mlp", "data=synthetic/random_labels")

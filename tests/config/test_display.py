@@ -30,8 +30,9 @@ def test_help_shows_every_setting_with_its_value_and_meaning(capsys):
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_help_of_each_part_shows_its_settings(capsys, kind):
+    synthetic = ("copy", "gaussian_mixture", "markov", "random_labels")
     for entry in REGISTRIES[kind]:
-        choice = {"markov": "synthetic/markov"}.get(entry.name, entry.name)
+        choice = f"synthetic/{entry.name}" if entry.name in synthetic else entry.name
         text = output(capsys, f"{kind}={choice}", "--help")
         for key, _, _ in leaves(entry.config_class):
             assert f"{kind}.{key}=" in text
@@ -78,10 +79,10 @@ def test_completion_scripts(capsys, shell):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("bigtrain model=", {"model=cnn", "model=gpt2", "model=transformer"}),
+        ("bigtrain model=", {"model=cnn", "model=gpt2", "model=mlp", "model=transformer"}),
         ("bigtrain model=c", {"model=cnn"}),
-        ("bigtrain data=syn", {"data=synthetic/markov"}),
-        ("bigtrain +data=syn", {"+data=synthetic/markov"}),
+        ("bigtrain data=synthetic/m", {"data=synthetic/markov"}),
+        ("bigtrain +data=synthetic/m", {"+data=synthetic/markov"}),
         ("bigtrain sch", {"scheduler.", "scheduler="}),
         ("bigtrain gen", {"generate"}),
         ("bigtrain trainer.g", {"trainer.gpus="}),

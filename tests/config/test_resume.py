@@ -95,4 +95,4 @@ def test_init_from_and_resume_exclude_each_other(saved):
 def test_a_damaged_config_is_refused(saved, tmp_path):
     resume = saved()
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    assert "is not a saved config of version 1" in refusal(resume)
+    assert "is not a saved config of version" in refusal(resume)

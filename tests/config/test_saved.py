@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.config.redact import HIDDEN, is_secret_key, redact, redact_text, redact_words
-from bigtrain.config.saved import config_from_document, document_text, load_config
+from bigtrain.config.saved import VERSION, config_from_document, document_text, load_config
 from bigtrain.config.schema import field_types, without_none
 from bigtrain.errors import ConfigError
 from bigtrain.registry import REGISTRIES
@@ -80,7 +80,7 @@ def test_prompt_with_braces_survives():
 
 def test_document_names_parts_and_choices():
     mark = composed("model=gpt2", "data=synthetic/markov").document["_bigtrain_"]
-    assert mark["version"] == 1
+    assert mark["version"] == VERSION
     assert mark["kinds"] == {
         "model": "transformer",
         "data": "markov",
@@ -161,9 +161,9 @@ def test_no_setting_of_ours_is_taken_for_a_secret():
         (lambda d: d["model"].update(norm="os.system"), "one of layernorm, rmsnorm"),
         (lambda d: d["_bigtrain_"]["kinds"].update(model="os:system"), "which is not registered"),
         (lambda d: d["_bigtrain_"]["kinds"].update(model=["cnn"]), "which is not registered"),
-        (lambda d: d["_bigtrain_"].update(version=2), "version 1"),
-        (lambda d: d.pop("_bigtrain_"), "version 1"),
-        (lambda d: d.update(_bigtrain_=3), "version 1"),
+        (lambda d: d["_bigtrain_"].update(version=0), "saved config of version"),
+        (lambda d: d.pop("_bigtrain_"), "saved config of version"),
+        (lambda d: d.update(_bigtrain_=3), "saved config of version"),
         (lambda d: d.update(model=None), "it must be a group of settings"),
         (lambda d: d.update(name="${oc.decode:x}"), "is not allowed"),
         (lambda d: d.update(hydra={"callbacks": 1}), "hydra is not a setting"),

@@ -18,11 +18,11 @@ def _idx_bytes(array):
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
-def _write_idx_set(folder, prefix="", packed=False, shape=(5, 4), train=60, test=20, seed=0):
+def _write_idx_set(folder, prefix="", packed=False, shape=(5, 4), train=60, test=20, seed=0, labels=range(10)):
     generator, arrays = np.random.default_rng(seed), {}
     for name, count in zip(IDX_NAMES, (train, train, test, test), strict=True):
         images = generator.integers(0, 256, (count, *shape))
-        arrays[name] = images if "images" in name else np.arange(count) % 10
+        arrays[name] = images if "images" in name else np.resize(labels, count)
         content = _idx_bytes(arrays[name])
         path = folder / (prefix + name + ".gz" * packed)
         path.write_bytes(gzip.compress(content) if packed else content)
@@ -37,7 +37,7 @@ def idx_bytes():
 
 @pytest.fixture(scope="session")
 def write_idx_set():
-    """Writes four files of random images with labels 0 to 9; returns the arrays by file name."""
+    """Writes four files of random images, whose labels go round those given; returns the arrays by file name."""
     return _write_idx_set
 
 

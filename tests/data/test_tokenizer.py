@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.data.tokenizer import ByteTokenizer, CharTokenizer, characters_of, tokenizer_from_json
+from bigtrain.data.tokenizer import ByteTokenizer, CharTokenizer, characters_of
+from bigtrain.data.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -84,7 +85,6 @@ def test_json_round_trip(tokenizer):
         None,
         [],
         {},
-        {"kind": "bpe"},
         {"kind": ["byte"]},
         {"kind": "byte"},
         {"kind": "byte", "end_of_text": 1},

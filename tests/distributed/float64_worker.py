@@ -34,7 +34,12 @@ def main(folder: Path, steps: int) -> None:
         scheduler=LinearConfig(warmup="3step"),
         tracking=TrackingConfig(samples=False),
         trainer=TrainerConfig(
-            gpus="0", batch_size=8, micro_batch_size=2, max_duration=f"{TOTAL_STEPS}step", eval_every="7step", clip_norm=0.5
+            gpus="0",
+            batch_size=8,
+            micro_batch_size=2,
+            max_duration=f"{TOTAL_STEPS}step",
+            eval_every="7step",
+            clip_norm=0.5,
         ),
     )
     with join_world(config.trainer) as world:

@@ -34,6 +34,8 @@ def test_pieces_join_to_what_the_ids_add(data):
     ids = st.integers(0, tokenizer.vocab_size - 1).filter(lambda number: number != tokenizer.end_of_text)
     context = tokenizer.encode(data.draw(st.text("abc é日", min_size=1, max_size=20))).tolist()
     new = data.draw(st.lists(ids, max_size=20))
+    if tokenizer is TOKENIZERS["sentencepiece"]:  # its decoder gives up a whole run of bytes, printed or not, for one
+        new = tokenizer.encode(data.draw(st.text("the cat\n日é", max_size=20))).tolist()
     whole, known = (tokenizer.decode(np.array(ids, dtype=np.int64)) for ids in (context + new, context))
     assert "".join(text_pieces(tokenizer, context, new)) == whole[len(known) :]
 

@@ -211,7 +211,7 @@ transformer on python_docs
   optimum     loss 1.2500 nat: no model can do better
   data        python_docs: 7,812 train samples
   precision   bf16 (auto: the CPU has AMX)
-step 10/2,000  0.5%  train/loss 4.9743  (3.7243 above optimum)  lr 4.10e-04  optim/grad_norm 0.8000  \
+step 10/2,000  0.5%  train/loss 4.9743  lr 4.10e-04  optim/grad_norm 0.8000  \
 41.2k tok/s  38% of peak  612 MiB  ETA 3:19
 step 10/2,000  0.5%  val/loss 1.9000 (best)  (0.6500 above optimum)  ETA 3:19
 step 20/2,000  1.0%  val/loss 1.9500  (0.7000 above optimum)  ETA 1:39

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bigtrain.tracking.figures import confusion_matrix, image_grid
+from bigtrain.tracking.figures import confusion_matrix, decision_map, image_grid
 
 GREEN, RED = np.array([0x1A, 0x7F, 0x37]), np.array([0xCF, 0x22, 0x2E])
 
@@ -65,6 +65,22 @@ def test_a_confusion_matrix_darkens_its_diagonal_and_bears_an_empty_class(classe
     picture = confusion_matrix(matrix, [f"a rather long name $ {index} $" for index in range(classes)])
     assert picture.dtype == np.uint8 and picture.shape[2] == 3 and max(picture.shape) < 1500
     assert _count(picture, np.array([8, 48, 107])) > 500  # matplotlib's darkest blue
+
+
+@pytest.mark.parametrize("classes", [2, 10, 30])
+def test_a_map_is_coloured_by_class_and_white_where_the_answer_is_by_chance(classes):
+    """Left sure of the first class, right of the last, and between them a strip by chance; one sample on each side."""
+    answers = np.full((60, 60, classes), 1 / classes)
+    answers[:, :20] = np.eye(classes)[0]
+    answers[:, 40:] = np.eye(classes)[-1]
+    points, labels = np.array([[-0.8, 0.0]] * 9 + [[0.8, 0.0]]), np.array([0] * 9 + [classes - 1])
+    picture = decision_map(answers, (-1, 1, -1, 1), points, labels)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    if classes == 10:  # the first sample is a dot in matplotlib's blue
+        assert _count(picture[:, : picture.shape[1] // 2], np.array([0x1F, 0x77, 0xB4])) > 3
+    row = picture[picture.shape[0] - 120]  # near the bottom, below the legend, away from the points
+    left, middle, right = (row[int(len(row) * share)] for share in (0.2, 0.52, 0.85))
+    assert (middle == 255).all() and (left < 255).any() and (right < 255).any() and (left != right).any()
 
 
 def test_no_window_no_global_state_and_no_matplotlib_before_it_is_needed():

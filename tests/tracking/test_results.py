@@ -67,6 +67,14 @@ def test_the_table_has_each_metric_by_split_with_its_step_and_the_excess(termina
     assert "2,000 steps in 1:23, 197k tok/s, 38% of this machine's measured peak" in text
 
 
+def test_accuracy_stands_beside_the_best_possible():
+    columns = [SplitMetrics("val", "best", 5, {"loss": 0.3, "accuracy": 0.8831, "excess": 0.02})]
+    text = _printed(replace(RESULTS, columns=columns, optimal_loss=0.28, optimal_accuracy=0.886))
+    for row in (["loss", "0.3000"], ["above optimum 0.2800", "+0.0200"], ["from optimum 0.8860", "-0.0029"]):
+        assert any(_in_order(row, line) for line in text.splitlines()), row
+    assert "excess" not in text
+
+
 def _in_order(words: list[str], line: str) -> bool:
     position = 0
     for word in words:
@@ -100,13 +108,17 @@ def test_images_have_samples_per_second_and_no_prompt():
 
 
 def test_next_commands():
-    commands = dict(next_commands(Path("outputs/run"), prompt="The meaning of", finished=False))
+    commands = dict(next_commands(Path("outputs/run"), prompt="The meaning of"))
     assert list(commands.values()) == [
-        "bigtrain resume=outputs/run",
         "tensorboard --logdir outputs/run",
         "bigtrain generate checkpoint=outputs/run prompt='The meaning of'",
         "bigtrain eval checkpoint=outputs/run",
     ]
+
+
+def test_next_commands_name_the_plug_ins_that_they_need():
+    commands = dict(next_commands(Path("outputs/run"), plugins="plugins=[mine]"))
+    assert commands["measure it on the test split"] == "bigtrain eval plugins=[mine] checkpoint=outputs/run"
 
 
 def test_paths_outside_the_current_directory_are_absolute():

@@ -92,6 +92,18 @@ def test_hyperparameters_lie_in_the_run_itself(run_dir):
     assert len(list((run_dir / "tensorboard").iterdir())) == 1
 
 
+def test_the_best_possible_accuracy_is_a_line_and_has_its_own_chart(tmp_path, facts, train_row):
+    sink = TensorBoardSink(tmp_path)
+    sink.start(replace(facts, optimal_loss=0.25, optimal_accuracy=0.875))
+    sink.scalars(train_row(10))
+    sink.close()
+    accumulator = _read(tmp_path)
+    assert [(event.step, event.value) for event in accumulator.Scalars("data/optimal_accuracy")] == [(10, 0.875)]
+    (layout,) = accumulator.Tensors("custom_scalars__config__")
+    assert b"val/accuracy$" in layout.tensor_proto.string_val[0]
+    assert b"data/optimal_accuracy$" in layout.tensor_proto.string_val[0]
+
+
 def test_a_run_without_a_known_optimum_draws_none(tmp_path, facts, train_row):
     sink = TensorBoardSink(tmp_path)
     sink.start(facts)

@@ -1,0 +1,119 @@
+"""The optimizer: groups of parameters, the rule that updates each, and the state that those rules keep.
+
+Not torch's own base class: making one of those imports torch's compiler (0.6 s of start-up), creates its state at the
+first step, and takes the mask of a bad step by a side door. Here the state is complete from the start, so that a
+checkpoint always has the same keys, and the mask and the clipping are arguments. An algorithm is an `UpdateRule`; an
+optimizer composes them, one a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class UpdateRule(Protocol):
+    """One algorithm with its settings. Keeps nothing itself: what it remembers is in the states that it is given."""
+
+    def initial_state(self, parameter: Tensor) -> State:
+        """The state of one parameter before its first step, on its device."""
+        ...
+
+    def update(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        *,
+        lr: float,
+        masked: Tensor,
+        divisor: Tensor,
+    ) -> None:
+        """One step in place, with the learning rate `lr`; the other two as `Optimizer.step` has them.
+
+        The gradients lie in memory as their parameters do, and may be overwritten.
+        """
+        ...
+
+
+class Optimizer:
+    """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "rule": UpdateRule}`.
+
+    `lr` is the initial rate; whoever drives the schedule sets it before each step. `state` has one entry per
+    parameter with that rule's tensors, whose keys never change.
+    """
+
+    def __init__(self, param_groups: list[dict[str, Any]]):
+        self.param_groups = param_groups
+        self.state: dict[nn.Parameter, State] = {
+            parameter: group["rule"].initial_state(parameter.detach())
+            for group in param_groups
+            for parameter in group["params"]
+        }
+
+    def step(self, masked: Tensor, divisor: Tensor) -> None:
+        """One update from the gradients in `.grad`, without waiting for the device.
+
+        `masked`: fp32 scalar on the device; where it is 1 nothing changes, neither weights nor state, whatever the
+        gradients are; else 0. `divisor`: likewise; every gradient is divided by it (global-norm clipping; 1 for none).
+        A parameter without a gradient is left alone. May overwrite the gradients.
+        """
+        with torch.no_grad():
+            for group in self.param_groups:
+                parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+                if parameters:
+                    gradients = [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
+                    states = [self.state[parameter] for parameter in parameters]
+                    group["rule"].update(parameters, gradients, states, lr=group["lr"], masked=masked, divisor=divisor)
+
+    def zero_grad(self) -> None:
+        """Drops the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def fused_sgd(
+    targets: list[Tensor],
+    gradients: list[Tensor],
+    buffers: Sequence[Tensor] = (),
+    *,
+    lr: float,
+    masked: Tensor,
+    divisor: Tensor | None = None,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """A step of SGD: g = gradient / divisor + weight_decay · target; then target ← target - lr · g.
+
+    With momentum: buffer ← momentum · buffer + g, and the target follows the buffer. Where `masked` is 1 not a bit
+    changes. Other rules are built on this too: it is the one kernel for "target minus lr times something, unless
+    masked". Tensors of the same index must lie in memory alike.
+    """
+    torch._fused_sgd_(
+        targets,
+        gradients,
+        list(buffers),
+        weight_decay=weight_decay,
+        momentum=momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=nesterov,
+        maximize=False,
+        is_first_step=False,
+        grad_scale=divisor,
+        found_inf=masked,
+    )
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Fused kernels on a CPU walk memory without looking at strides: with another order they add up wrong elements."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

@@ -1,0 +1,41 @@
+"""Lion: the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bigtrain.optim.base import State, fused_sgd
+
+
+@dataclass(frozen=True)
+class LionRule:
+    """Every weight moves by exactly the learning rate, plus decoupled decay; half the state of Adam."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+
+    def initial_state(self, parameter: Tensor) -> State:
+        """The running mean."""
+        return {"exp_avg": torch.zeros_like(parameter)}
+
+    def update(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[State],
+        *,
+        lr: float,
+        masked: Tensor,
+        divisor: Tensor,
+    ) -> None:
+        """See `UpdateRule`."""
+        means = [state["exp_avg"] for state in states]
+        torch._foreach_div_(gradients, divisor)
+        directions = torch._foreach_lerp(means, gradients, 1 - self.betas[0])
+        torch._foreach_sign_(directions)
+        differences = torch._foreach_sub(means, gradients)
+        fused_sgd(parameters, directions, lr=lr, masked=masked, weight_decay=self.weight_decay)
+        fused_sgd(means, differences, lr=1 - self.betas[1], masked=masked)

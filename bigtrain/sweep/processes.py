@@ -1,0 +1,113 @@
+"""Starting the jobs of a sweep: what a job is, as a command; and as processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from bigtrain.config.multirun import Sweep
+from bigtrain.errors import ExitCode
+from bigtrain.sweep.outcome import Trial
+from bigtrain.training.run_directory import RUN_DIR_VARIABLE
+
+
+class Launched(Protocol):
+    """A job that was started."""
+
+    seconds: float  # how long it ran, once it has ended
+
+    def poll(self) -> int | None:
+        """Its exit code (negative: a signal's), or None while it runs."""
+
+    def stop(self) -> None:
+        """Asks it to save its state and end."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+class Launcher(Protocol):
+    """Starts jobs, up to `at_once` at the same time."""
+
+    at_once: int
+
+    def start(self, trials: Sequence[Trial]) -> list[Launched]:
+        """Starts these, in this order."""
+
+
+def command_of(sweep: Sweep, trial: Trial, debug: bool = False) -> list[str]:
+    """The command of one job: an ordinary `bigtrain train`."""
+    request = sweep.request
+    # `python -m` puts the current folder in front of all packages, which the installed command does not.
+    safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]
+    flags = ["--debug"] if debug else []
+    return [sys.executable, *safe_path, "-m", "bigtrain", "train", *flags, *request.flags, *trial.job.words]
+
+
+def job_environment(trial: Trial, at_once: int) -> dict[str, str]:
+    """What is added to the environment: the run directory, and a fair share of the cores for jobs side by side."""
+    environment = {RUN_DIR_VARIABLE: str(trial.run_dir)}
+    if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // at_once))
+    return environment
+
+
+def start_process(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """The command with its output in a file, in a session of its own: Ctrl-C on the terminal does not reach it."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+
+class ProcessLauncher:
+    """Processes of this machine, `n_jobs` at a time."""
+
+    def __init__(self, sweep: Sweep, debug: bool = False):
+        self.at_once = min(int(sweep.launcher.settings["n_jobs"]), len(sweep.jobs))
+        self._sweep = sweep
+        self._debug = debug
+
+    def start(self, trials: Sequence[Trial]) -> list[Launched]:
+        """See Launcher."""
+        return [self._start(trial) for trial in trials]
+
+    def _start(self, trial: Trial) -> Launched:
+        environment = job_environment(trial, self.at_once)
+        return _Running(start_process(command_of(self._sweep, trial, self._debug), trial.log, environment))
+
+
+class _Running:
+    def __init__(self, process: subprocess.Popen[bytes]):
+        self._process = process
+        self._started = time.monotonic()
+        self._asked = False
+        self.seconds = 0.0
+
+    def poll(self) -> int | None:
+        code = self._process.poll()
+        self.seconds = time.monotonic() - self._started
+        # Asked before it had begun to listen: there was nothing to save yet.
+        return int(ExitCode.PREEMPTED) if self._asked and code == -signal.SIGTERM else code
+
+    def stop(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self._process.terminate()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # with what it has started
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

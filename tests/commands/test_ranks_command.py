@@ -1,0 +1,174 @@
+"""Several ranks through the real command: real processes over gloo, real signals and kills."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import COMMAND, TINY, Shell
+from .test_resume_command import final_bytes, kill_after_rows
+
+pytestmark = pytest.mark.xdist_group("ranks")
+
+RANKS = [*TINY, "trainer.processes=2", "tracking.samples=false"]
+LONG = ["trainer.max_duration=240step", "trainer.save_every=20step", "trainer.log_every=10", "model.dropout=0.1"]
+
+
+@pytest.fixture
+def shell(tmp_path):
+    return Shell(tmp_path, {**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+
+
+def run_named(shell, name):
+    (run,) = [run for run in shell.runs() if run.parent.name == name]
+    return run
+
+
+def ranks_of(launcher):
+    """Process ids of the ranks, in the order of their numbers."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def wait_for_rows(shell, process, name, count):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list(shell.folder.glob(f"outputs/{name}/*/metrics.jsonl"))
+        if found and len(found[0].read_text().splitlines()) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def test_two_ranks_give_the_losses_of_one_process_in_one_directory(shell):
+    # 131 windows in batches of 4: 33, an odd number, so that one rank has none in the last round.
+    words = [
+        *TINY,
+        "tracking.samples=false",
+        "trainer.log_every=1",
+        "trainer.eval_every=5step",
+        "data.eval_tokens=2100",
+    ]
+    shell.run(*words, "name=one")
+    done = shell.run(*words, "name=two", "trainer.processes=2")
+    one, two = (shell.rows(run_named(shell, name)) for name in ("one", "two"))
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for a, b in zip(one, two, strict=True):
+        for tag in ("train/loss", "val/loss", "test/loss", "optim/grad_norm"):
+            assert b.get(tag) == pytest.approx(a[tag], rel=2e-6) if tag in a else tag not in b, (a["step"], tag)
+    assert "2 ranks" in done.stdout
+    assert done.stdout.count("step 20/20") == 3, "rank 0 alone talks"
+    assert shell.status(run_named(shell, "two"))["environment"]["ranks"] == 2
+
+
+def test_killed_ranks_start_again_and_end_with_the_same_bytes(shell):
+    shell.run(*RANKS, *LONG, "name=whole")
+    process = shell.start(*RANKS, *LONG, "name=killed", "trainer.max_restarts=2")
+    for rank, rows in ((1, 4), (0, 14)):
+        wait_for_rows(shell, process, "killed", rows)
+        os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors.count("a rank was killed by SIGKILL; starting again") == 2
+    assert final_bytes(run_named(shell, "killed"), 240) == final_bytes(run_named(shell, "whole"), 240)
+
+
+def test_a_signal_saves_and_exits_75_and_one_process_goes_on(shell):
+    process = shell.start(*RANKS, *LONG, "name=killed", "trainer.save_every=null")
+    assert kill_after_rows(shell, process, 4, signal.SIGUSR1) == 75
+    run = run_named(shell, "killed")
+    assert shell.status(run)["state"] == "preempted"
+    assert ranks_left(run) == []
+    refused = shell.run(f"resume={run}", "trainer.batch_size=9", code=2)
+    assert "trainer.batch_size" in refused.stderr
+    shell.run(f"resume={run}", "trainer.processes=1")
+    assert shell.status(run)["state"] == "finished"
+    assert [row["step"] for row in shell.rows(run) if "train/loss" in row] == list(range(10, 250, 10))
+
+
+def ranks_left(run):
+    found = subprocess.run(["pgrep", "-f", f"name={run.parent.name}"], capture_output=True, text=True).stdout.split()
+    return [pid for pid in found if str(run.parents[2]) == str(Path(f"/proc/{pid}/cwd").readlink())]
+
+
+def test_a_stopped_rank_is_an_error_within_its_timeout(shell):
+    process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=stopped", "trainer.rank_timeout=2s")
+    wait_for_rows(shell, process, "stopped", 3)
+    os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert "error[RANK-LOST]" in errors
+    assert "Traceback" not in errors
+    assert shell.status(run_named(shell, "stopped"))["state"] == "failed"
+
+
+def test_ranks_stop_and_save_when_their_launcher_is_killed(shell):
+    process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=orphans")
+    wait_for_rows(shell, process, "orphans", 3)
+    process.kill()
+    process.communicate(timeout=60)
+    run = run_named(shell, "orphans")
+    deadline = time.monotonic() + 30
+    while shell.status(run)["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert shell.status(run)["state"] == "preempted"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["data.concentration=1e-3", "data.order=3", "data.vocab_size=8"], 3, "DATA-MARKOV"),
+        (["optimizer=sgd", "optimizer.learning_rate=1e30", "trainer.clip_norm=null"], 6, "LOSS-NONFINITE"),
+        (["trainer.batch_size=9"], 2, "batch_size is 9, which 2 ranks does not divide"),
+    ],
+)
+def test_what_fails_on_every_rank_is_said_once_with_its_code(shell, words, code, message):
+    refused = shell.run(*RANKS, *words, code=code)
+    assert refused.stderr.count(message) == 1
+
+
+def join(shell, environments, *words):
+    """Starts a rank with each environment, as torchrun and srun do; their exit codes and outputs."""
+    processes = [
+        subprocess.Popen(
+            [str(COMMAND), *words],
+            cwd=shell.folder,
+            env={**shell.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def torchrun(port):
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
+def slurm(job):
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": str(job)}
+    return [{**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+
+
+@pytest.mark.parametrize("launcher", [torchrun, slurm])
+def test_ranks_of_another_launcher_join(shell, launcher):
+    codes, outputs = join(shell, launcher(20_000 + os.getpid() % 20_000), *TINY, "tracking.samples=false")
+    assert codes == [0, 0], outputs
+    (run,) = shell.runs()
+    assert shell.status(run)["environment"]["ranks"] == 2
+    assert outputs[1][0] == "", "rank 1 prints nothing"
+
+
+@pytest.mark.parametrize("key", ["trainer.processes", "trainer.gpus"])
+def test_a_contradiction_with_the_launcher_is_refused(shell, key):
+    codes, outputs = join(shell, torchrun(1)[:1], *TINY, f"{key}=3", "trainer.batch_size=9")
+    assert codes == [2]
+    assert re.search(rf"{key} is 3, but the launcher has started 2 ranks", outputs[0][1])
