@@ -20,7 +20,13 @@ SMALL_IMAGES = ["model.widths=[2]"]
 ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],
+    "data=synthetic/copy": [*SMALL_TEXT, "data.train_samples=50", "data.eval_samples=10"],
     "experiment=shakespeare": SMALL_TEXT,
+    "experiment=shakespeare_fast": SMALL_TEXT,
+    "optimizer=muon": SMALL_TEXT,
+    "trainer.processes=2": SMALL_TEXT,
+    **{f"debug={name}": SMALL_TEXT for name in ("overfit", "limit", "profile", "nan")},
+    "trainer.early_stopping.patience=3": SMALL_TEXT,
     "model=cnn": SMALL_IMAGES,
 }
 
@@ -52,12 +58,16 @@ def shell(tmp_path_factory):
     (mine,) = re.findall(r"```yaml\n# my_configs/experiment/mine.yaml\n(.*?)```", README, flags=re.S)
     (shell.folder / "my_configs/experiment/mine.yaml").write_text(mine)
     shell.run("data=text_corpus", "data.path=my_texts/", "name=first", *SMALL_TEXT, *SHORTER)
+    (tokenizer,) = shell.folder.glob("outputs/first/*/checkpoints/step-00000004/tokenizer.json")
+    (shell.folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     return shell
 
 
 def runnable(line, shell):
     """The words to run for a README line, with what makes it short."""
     words = [word for word in shlex.split(line)[1:] if word != "trainer.gpus=1"]
+    if "-m" in words or "data=fashion_mnist" in words:
+        return [*words, "--cfg", "job"]  # composed as they stand; their parts are trained elsewhere
     run = next(run for run in shell.runs() if run.parent.name == "first")
     words = [word.replace("outputs/<name>/<run>", str(run)) for word in words]
     asks = any(word.startswith("-") and word != "-cd" for word in words)
@@ -71,8 +81,7 @@ def runnable(line, shell):
     if not words:
         added = SMALL_TEXT
     own_length = any(word.startswith("trainer.max_duration=") for word in words)
-    if own_length or "data=fashion_mnist" in words:
-        # The words as they stand, checked by composing them; their parts are trained elsewhere.
+    if own_length:
         return [*words, "--cfg", "job"]
     if "model=cnn" in words:
         added = [*added, "data.train_images=60", "data.test_images=20"]

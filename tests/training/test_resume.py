@@ -7,17 +7,26 @@ from dataclasses import replace
 
 import pytest
 
-from bigtrain.config.run import Precision
+from bigtrain.config.run import EarlyStoppingConfig, Precision
+from bigtrain.config.schema import register_parts
 from bigtrain.data.config import MarkovConfig
 from bigtrain.models.config import TransformerConfig
-from bigtrain.optim.config import SGDConfig
+from bigtrain.optim.config import MuonConfig
+from bigtrain.registry import OPTIMIZERS, SCHEDULERS
+from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.training.trainer import Trainer
 
 from .conftest import tiny_config
 
+register_parts()
 CONFIGS = {
     "adamw": tiny_config(),
-    "sgd": tiny_config(optimizer=SGDConfig(learning_rate=0.05)),
+    # Every optimizer and every schedule there is, with what else has state: a moving average, patience, smoothing.
+    **{f"optimizer {entry.name}": tiny_config(optimizer=entry.config_class()) for entry in OPTIMIZERS},
+    **{f"scheduler {entry.name}": tiny_config(scheduler=entry.config_class()) for entry in SCHEDULERS},
+    "frozen": tiny_config(optimizer=MuonConfig(freeze=["backbone.blocks.0.*"], no_decay=["*attention*"])),
+    "averaged": tiny_config(trainer={"ema_decay": 0.9, "early_stopping": EarlyStoppingConfig(patience=5)}),
+    "smoothed": tiny_config(task=LanguageModelingConfig(label_smoothing=0.1)),
     "accumulating": tiny_config(trainer={"micro_batch_size": 2}),
     "bf16": tiny_config(trainer={"precision": Precision.bf16}),
     "fp16": tiny_config(trainer={"precision": Precision.fp16}),
@@ -34,7 +43,7 @@ CONFIGS = {
 
 def final_bytes(trainer):
     path = trainer.checkpoints.path_of(24)
-    return {name: (path / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
+    return {file.name: file.read_bytes() for file in path.glob("*.safetensors")}
 
 
 def stop_in_step(monkeypatch, step):
