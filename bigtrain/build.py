@@ -62,6 +62,12 @@ class Parts:
     module: TrainingModule
     world: World
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether samples of generated text can be shown."""
+        has_words = self.data.tokenizer is not None and "language_model" in self.network.heads
+        return has_words and type(self.config.model).generates
+
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataModule:
     """The data module. `tokenizer`: a checkpoint's own."""
@@ -183,8 +189,9 @@ def build_observer(parts: Parts, tracker: Tracker) -> ShowSamples:
     if not parts.world.is_main:
         return no_observer
     config = parts.config
+    device = parts.world.device
     return observer_for(
-        parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, parts.world.device
+        parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, device, parts.writes_text
     )
 
 

@@ -30,7 +30,7 @@ def conclude(
         return {}, None
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
     sample = ""
-    if composed.config.tracking.samples and "language_model" in parts.network.heads:
+    if composed.config.tracking.samples and parts.writes_text:
         seed = mix(composed.config.seed, _FINAL_SAMPLE)
         sample = sample_text(parts.network, parts.data, composed.config.tracking, seed, parts.world.device)
         trainer.tracker.text("test/sample", sample, trainer.state.step)

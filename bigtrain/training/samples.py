@@ -131,11 +131,12 @@ def observer_for(
     seed: int,
     tracker: Tracker,
     device: torch.device,
+    writes_text: bool,
 ) -> ShowSamples:
     """The observer that suits the data and task, or none when `tracking.samples` is off."""
     if not config.samples:
         return no_observer
-    if data.tokenizer is not None and "language_model" in network.heads:
+    if writes_text:
         return harmless(text_observer(network, data, config, seed, tracker, device), tracker)
     if hasattr(task, "predict"):
         return harmless(class_observer(network, data, task, tracker, device), tracker)

@@ -40,7 +40,7 @@ def shown(data, **tracking):
     album = Album()
     classes = data.spec.num_classes
     evaluation = Evaluation({}, {"confusion": torch.eye(classes, dtype=torch.float64)})
-    arguments = (TrackingConfig(**tracking), 0, Tracker([album]), torch.device("cpu"))
+    arguments = (TrackingConfig(**tracking), 0, Tracker([album]), torch.device("cpu"), False)
     observer_for(task, network, data, *arguments)(evaluation, 5)
     assert album.notes == []
     return album.images, network

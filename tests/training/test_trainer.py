@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigtrain.config.run import Precision
+from bigtrain.config.run import Precision, TrackingConfig
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import SGDConfig
@@ -214,3 +214,12 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_written(make_trainer):
     folder = trainer.checkpoints.path_of(24)
     written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     assert 0.8 * written < trainer.snapshot.size_bytes() <= written
+
+
+@pytest.mark.parametrize("generates", [True, False])
+def test_a_model_that_generates_no_text_shows_none(make_trainer, monkeypatch, generates):
+    monkeypatch.setattr(TransformerConfig, "generates", generates)
+    trainer = make_trainer(replace(tiny_config(), tracking=TrackingConfig(sample_tokens=4)))
+    trainer.fit()
+    assert bool(trainer.recorder.texts) == generates
+    assert not any("samples are switched off" in note for note in trainer.recorder.notes)
