@@ -46,7 +46,7 @@ from bigtrain.training.signals import StopRequest
 from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Limits, Trainer
-from bigtrain.training.watch import no_watch, watch_for
+from bigtrain.training.watch import Profile, Watch
 
 _INITIALISATION = 0x1217  # the seed domain of initial weights, apart from those of steps
 
@@ -106,8 +106,9 @@ def build_trainer(
     config, world = parts.config, parts.world
     settings = config.trainer
     state = TrainState() if resume is None else read_state(resume)
-    if resume is None or resume.manifest.get("world_size") == world.size:
-        keep_threads(state, tracker)
+    if resume is not None and resume.manifest.get("world_size") != world.size:
+        state.threads = 0  # of so many ranks; this number of them has its own share of the cores
+    keep_threads(state, tracker)
     loader = build_loader(parts)
     batch = to_device(loader.collate(loader.dataset.gather(np.zeros(1, dtype=np.int64))), world.device)
     flops = flops_per_sample(parts.module, batch)
@@ -143,7 +144,7 @@ def build_trainer(
         manifest_facts=manifest_facts(parts, state),
         tracker=tracker,
         show_samples=build_observer(parts, tracker),
-        watch_step=watch_for(settings, parts.module, run_dir, tracker, state.step) if world.is_main else no_watch,
+        watch=build_watch(parts, run_dir, tracker, state.step),
         limits=limits,
         world=world,
         seed=config.seed,
@@ -172,7 +173,7 @@ def build_loader(parts: Parts) -> TrainLoader:
 def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:
     """What chooses the best evaluation. Raises ConfigError for a metric that the task does not have."""
     settings = parts.config.trainer.early_stopping
-    selection = Selection(settings, parts.task.primary_metric, state)
+    selection = Selection(settings, parts.task.primary_metric, parts.task.higher_is_better, state)
     if settings.metric is not None and evaluator.has("val"):
         selection.require(evaluator.sample_metrics("val"))
     if settings.patience is not None and not evaluator.has("val"):
@@ -193,6 +194,13 @@ def build_observer(parts: Parts, tracker: Tracker) -> ShowSamples:
     return observer_for(
         parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, device, parts.writes_text
     )
+
+
+def build_watch(parts: Parts, run_dir: Path, tracker: Tracker, first_step: int) -> Watch:
+    """What looks closely at single steps: a profile of rank 0's, a search for non-finite values on every rank."""
+    settings = parts.config.trainer
+    profile = Profile(run_dir / "profile", tracker, first_step) if settings.profile and parts.world.is_main else None
+    return Watch(profile, parts.module if settings.find_nonfinite else None)
 
 
 def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:

@@ -56,9 +56,9 @@ def conclude(
         sample=sample,
         commands=next_commands(run_dir, _prompt(parts, sample), " ".join(composed.request.plugin_words)),
     )
-    task = parts.task
+    watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
-    best |= {"name": f"val/{task.primary_metric}", "higher_is_better": task.higher_is_better}
+    best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
     return facts, results
 
@@ -72,6 +72,8 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
         checkpoint = verify(Path(where))
         load_evaluated_weights(trainer.module.network, checkpoint)
         weights, step = "best", checkpoint.step
+    elif trainer.average is not None:
+        trainer.average.adopt()
     columns = []
     for split in ("val", "test"):
         if trainer.evaluator.has(split):

@@ -58,10 +58,10 @@ _SECONDS_FOR_RANK_0 = 3.0
 def run(composed: Composed) -> int:
     """Trains. Returns the exit code; raises BigtrainError for what the user can mend."""
     composed = _with_full_names(composed)
+    end_with_launcher()
     ranks = ranks_to_start(composed.config.trainer)
     if ranks > 1:
         return _launch(composed, ranks)
-    end_with_launcher()
     with join_world(composed.config.trainer) as world, _rank_errors(world):
         _require_same_settings(composed, world)
         return _train_here(composed, world)
@@ -143,9 +143,9 @@ def _train_here(composed: Composed, world: World) -> int:
     parts = _build(config, world)
     notes = _initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing leaves no directory behind.
-    run_dir = Path(
-        world.share(str(create_run_directory(Path(config.output_dir), config.name)) if world.is_main else "")
-    )
+    made = create_run_directory(Path(config.output_dir), config.name) if world.is_main else Path()
+    run_dir = Path(world.share(str(made)))
+    _require_shared_folder(run_dir, world)
     if not world.is_main:
         return _recorded(composed, run_dir, parts, None, notes)
     with lock(run_dir):
@@ -164,6 +164,7 @@ def _resume(composed: Composed, run_dir: Path, world: World) -> int:
     parts = _build(composed.config, world)
     checkpoint = _newest(CheckpointStore(run_dir / "checkpoints"), world)
     evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
+    redone = ("test/",) if evaluated else ("test/", "val/")
     if checkpoint is None:
         notes = _initialise(composed.config, parts)
     else:
@@ -172,9 +173,21 @@ def _resume(composed: Composed, run_dir: Path, world: World) -> int:
         refuse_other_training(checkpoint.read_json("config.json"), composed.document)
     if world.is_main:
         with durable.disk_errors(run_dir):
-            cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, None if evaluated else "val/")
+            cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, redone)
     notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
     return _recorded(composed, run_dir, parts, checkpoint, notes)
+
+
+def _require_shared_folder(run_dir: Path, world: World) -> None:
+    """Before hours of training, not after: every rank reads checkpoints that rank 0 writes."""
+    seen = world.gather([float(run_dir.is_dir())])[:, 0]
+    if not seen.all():
+        raise MachineError.of(
+            "RANK-FOLDER",
+            f"not every rank sees {run_dir}: {', '.join(f'rank {rank}' for rank in (seen == 0).nonzero()[0])} does not",
+            cause="ranks share one run directory, on a file system that all of them see, from one working folder",
+            fix="give output_dir= a full path on a shared file system",
+        )
 
 
 def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
@@ -191,6 +204,13 @@ def _build(config: RunConfig, world: World) -> Parts:
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
         data = build_data(config)
+    if data.spec.fingerprint != world.share(data.spec.fingerprint):
+        raise DataError.of(
+            "RANK-DATA",
+            f"rank {world.rank} has other data than rank 0",
+            cause="the files behind the data settings differ between the ranks",
+            fix="give every rank the same files",
+        )
     return build_parts(config, data, world)
 
 

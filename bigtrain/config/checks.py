@@ -91,6 +91,12 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
         yield Problem("CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer")
     if warmup and (length := _parse(warmup)) and length.seconds is not None:
         yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}")
+    if warmup and total and (length := _parse(warmup)) and length.unit == total.unit and length.amount > total.amount:
+        yield Problem(
+            "CONFIG-COMBINATION",
+            f"scheduler.warmup is {warmup}, longer than trainer.max_duration={config.trainer.max_duration}",
+            fix="make it shorter: the peak rate would never be reached",
+        )
     for name in ("eval_every", "save_every"):
         every = getattr(config.trainer, name)
         if every is not None and (length := _parse(every)) and length.amount == 0:
@@ -106,7 +112,7 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
 
 def _ranks(config: RunConfig) -> Iterator[Problem]:
     trainer = config.trainer
-    ranks = int(trainer.gpus) if trainer.gpus.isdigit() and int(trainer.gpus) else trainer.processes
+    ranks = max(1, int(trainer.gpus) if trainer.gpus.isdigit() and int(trainer.gpus) else trainer.processes)
     together = ranks * (trainer.micro_batch_size or 1)
     if trainer.batch_size % together and ranks > 1:
         each = f" times micro_batch_size={trainer.micro_batch_size}" if trainer.micro_batch_size else ""
@@ -115,9 +121,21 @@ def _ranks(config: RunConfig) -> Iterator[Problem]:
             f"trainer.batch_size is {trainer.batch_size}, which {ranks} ranks{each} does not divide",
             fix=f"make it a multiple of {together}",
         )
+    if trainer.max_restarts and ranks == 1 and trainer.gpus != "auto":
+        yield Problem(
+            "CONFIG-COMBINATION",
+            f"trainer.max_restarts is {trainer.max_restarts}, which has no effect on a single process",
+            fix="leave it out, or train in several: trainer.processes=2",
+        )
     timeout = _parse(trainer.rank_timeout)
     if timeout and not timeout.seconds:
         yield Problem("CONFIG-VALUE", f"trainer.rank_timeout is {trainer.rank_timeout}", fix="give a time: 90s, 10min")
+    if trainer.early_stopping.patience is not None and trainer.eval_every is None:
+        yield Problem(
+            "CONFIG-COMBINATION",
+            "trainer.early_stopping.patience is set, but trainer.eval_every=null evaluates only at the end",
+            fix="give trainer.eval_every, or leave patience out",
+        )
     if trainer.overfit and trainer.early_stopping.patience is not None:
         yield Problem(
             "CONFIG-COMBINATION",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -72,6 +73,10 @@ def expand(request: Request) -> Sweep:
     if request.verb != "train":
         fix = f"call bigtrain {request.verb} once for each"
         raise ConfigError.of("CONFIG-FLAG", f"-m starts trainings, not bigtrain {request.verb}", fix=fix)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a sweep is one process that starts others"
+        fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each job its ranks"
+        raise ConfigError.of("CONFIG-SWEEP", message, cause="the environment, set by torchrun or its kin", fix=fix)
     overrides, problems = parse_words(request.verb, request.words, multirun=True)
     if problems:
         raise ConfigError(*problems)

@@ -74,7 +74,7 @@ class TrainerConfig:
     )
     batch_size: int = setting(32, "Samples per optimizer step, over all ranks.", at_least=1)
     micro_batch_size: int | None = setting(
-        None, "Samples per rank and forward pass; smaller saves memory. Default: the whole batch.", at_least=1
+        None, "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share.", at_least=1
     )
     max_duration: str = setting("1000step", "Length of the training.", duration=True)
     time_limit: str | None = setting(

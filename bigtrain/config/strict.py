@@ -125,7 +125,7 @@ class SettingsTree:
                 continue
             with open_dict(node):
                 if isinstance(value, Mapping):
-                    if not isinstance(node.get(key), DictConfig):
+                    if not isinstance(node._get_node(key), DictConfig):  # a reference is not followed
                         node[key] = {}
                     self._assign_free(node[key], keys, value, origin)
                 elif not self._evaluates(keys, value, origin):

@@ -33,10 +33,10 @@ def rank_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
     if environment.get("WORLD_SIZE") and environment.get("RANK"):
         return _from_torchrun(environment)
     # Slurm sets SLURM_NTASKS in a batch script too, which is one process; SLURM_STEP_NUM_TASKS only under srun.
-    if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1"):
         return _from_slurm(environment)
-    if int(environment.get("WORLD_SIZE") or 1) > 1:
-        raise _incomplete("WORLD_SIZE is set, but RANK is not")
+    if environment.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise _incomplete(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set")
     return None
 
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from bigtrain.errors import ExitCode
 
-RANK_LOST = 71  # how a rank ends that has only lost another one; never seen by users
-LAUNCHED = "BIGTRAIN_LAUNCHED"  # in the environment of ranks that were started here
+RANK_LOST = 71  # how a rank ends that has only lost another one; `launch` tells it apart from a cause
+LAUNCHED = "BIGTRAIN_LAUNCHED"  # in the environment of what was started by a launcher of ours: its process id
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _GRACE_SECONDS = 5.0  # for the other ranks to end by themselves once one has failed; the agent gives them 30
 
@@ -37,7 +37,9 @@ def launch(
     Ranks that are killed are started again, up to `max_restarts` times, with `words_to_go_on()`. `variables` are
     added to their environment.
     """
-    variables |= {LAUNCHED: "1", "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    variables |= {LAUNCHED: str(os.getpid()), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    if sys.platform == "linux":  # the ranks are on one machine: they need no network, and none should see them
+        variables.setdefault("GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
     with _set(variables):
         for restarts in range(max_restarts + 1):
             attempt = _Ranks(words, ranks)
@@ -49,21 +51,30 @@ def launch(
                 _say(f"a rank was killed by {killer}; starting again, {restarts + 1}/{max_restarts}")
                 words = words_to_go_on()
     _say(f"error[RANK-KILLED]: a rank was killed by {killer}")
-    _say("  fix:   go on with resume=; trainer.max_restarts=N does so by itself")
+    hint = f"all {max_restarts} restarts are used" if max_restarts else "trainer.max_restarts=N starts it again"
+    _say(f"  fix:   go on with resume=; {hint}")
     return ExitCode.ENVIRONMENT
 
 
 def threads_per_rank(ranks: int) -> int:
     """The user's OMP_NUM_THREADS, or an equal share of the cores: more threads than cores are several times slower."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // ranks)
+    return int(given) if given.isdigit() and int(given) else max(1, available_cores() // ranks)
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_launcher() -> None:
-    """A rank whose launcher is killed gets SIGTERM, and so saves and stops (Linux only)."""
-    if os.environ.get(LAUNCHED) and sys.platform == "linux":
+    """A rank, or a job of a sweep, whose launcher is killed gets SIGTERM, and so saves and stops (Linux only)."""
+    launcher = os.environ.pop(LAUNCHED, "")  # not for what this process starts in its turn
+    if launcher and sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+        if os.getppid() != int(launcher):  # it was killed before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Ranks:
@@ -71,14 +82,14 @@ class _Ranks:
 
     def __init__(self, words: Sequence[str], ranks: int):
         self.asked_to_stop = False
+        self._undelivered: list[int] = []  # signals that came before there was a rank
         self._agent = _make_agent(words, ranks)
         self._ended: set[int] = set()  # process ids of stragglers
 
     def run(self) -> int:
         """Waits for the ranks; the exit code of the first that failed, or minus the signal that killed it."""
         over = threading.Event()
-        straggling = threading.Thread(target=self._end_stragglers, args=(over,), daemon=True)
-        straggling.start()
+        threading.Thread(target=self._look_after, args=(over,), daemon=True).start()
         with self._passing_signals():
             result = self._agent.run()
         over.set()
@@ -88,7 +99,9 @@ class _Ranks:
         failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
         codes = [failure.exitcode for failure in failures if failure.pid not in self._ended]
         causes = [code for code in codes if code not in (RANK_LOST, -signal.SIGTERM)]
-        return (causes or [code for code in codes if code != RANK_LOST] or [int(ExitCode.ENVIRONMENT)])[0]
+        if not causes and RANK_LOST not in codes:
+            causes = codes
+        return causes[0] if causes else ExitCode.ENVIRONMENT
 
     @contextlib.contextmanager
     def _passing_signals(self) -> Iterator[None]:
@@ -99,35 +112,47 @@ class _Ranks:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _end_stragglers(self, over: threading.Event) -> None:
-        """Kills ranks that outlive one that has failed: stopped ones, or such as wait for a device in vain."""
+    def _look_after(self, over: threading.Event) -> None:
+        """Delivers early signals. Kills ranks that outlive one that failed: stopped ones, or such as wait in vain."""
         first_failure = None
-        while not over.wait(0.2):
-            pids = [worker.id for worker in self._agent.get_worker_group().workers if worker.id]
-            living = [pid for pid in pids if _is_running(pid)]
-            if len(living) == len(pids):
+        while not over.wait(0.1):
+            pids = self._pids()
+            while pids and self._undelivered:
+                self._send(self._undelivered.pop(0))
+            codes = self._exit_codes()
+            if not any(codes.values()):  # nobody has failed; who ended in peace waits for nobody
                 continue
             first_failure = first_failure or time.monotonic()
+            living = [pid for pid, code in codes.items() if code is None]
             if living and time.monotonic() - first_failure > _GRACE_SECONDS:
                 self._ended.update(living)
                 for pid in living:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                    _kill(pid, signal.SIGKILL)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
-        for worker in self._agent.get_worker_group().workers:
-            if worker.id:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.id, number)
+        if self._pids():
+            self._send(number)
+        else:
+            self._undelivered.append(number)
+
+    def _send(self, number: int) -> None:
+        for pid in self._pids():
+            _kill(pid, number)
+
+    def _pids(self) -> list[int]:
+        return [worker.id for worker in self._agent.get_worker_group().workers if worker.id]
+
+    def _exit_codes(self) -> dict[int, int | None]:
+        """Process id → exit code as the agent last saw it, None while it runs. It reaps them, so only it knows."""
+        context = getattr(self._agent, "_pcontext", None)
+        processes = [handler.proc for handler in context.subprocess_handlers.values()] if context else []
+        return {process.pid: process.returncode for process in processes}
 
 
-def _is_running(pid: int) -> bool:
-    """Whether a child lives: neither gone nor a zombie. Without /proc (macOS) nobody is known to have failed."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return not Path("/proc/self").exists()
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _make_agent(words: Sequence[str], ranks: int) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bigtrain.config.multirun import Sweep
+from bigtrain.distributed.launch import LAUNCHED, available_cores
 from bigtrain.errors import ExitCode
 from bigtrain.sweep.outcome import Trial
 from bigtrain.training.run_directory import RUN_DIR_VARIABLE
@@ -55,7 +56,7 @@ def job_environment(trial: Trial, at_once: int) -> dict[str, str]:
     """What is added to the environment: the run directory, and a fair share of the cores for jobs side by side."""
     environment = {RUN_DIR_VARIABLE: str(trial.run_dir)}
     if at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // at_once))
+        environment["OMP_NUM_THREADS"] = str(max(1, available_cores() // at_once))
     return environment
 
 
@@ -85,7 +86,7 @@ class ProcessLauncher:
         return [self._start(trial) for trial in trials]
 
     def _start(self, trial: Trial) -> Launched:
-        environment = job_environment(trial, self.at_once)
+        environment = {**job_environment(trial, self.at_once), LAUNCHED: str(os.getpid())}
         return _Running(start_process(command_of(self._sweep, trial, self._debug), trial.log, environment))
 
 

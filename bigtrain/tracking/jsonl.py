@@ -77,10 +77,10 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def cut_back(path: Path, step: int, redone: str | None = None) -> None:
+def cut_back(path: Path, step: int, redone: tuple[str, ...] = ()) -> None:
     """Drops the rows after `step` and every torn line: a resumed run goes on where its checkpoint is.
 
-    Rows of `step` itself go too where they have a tag that begins with `redone` ("val/"): they will come again.
+    Rows of `step` itself go too where they have a tag that begins with one of `redone` ("val/"): they come again.
 
     Atomic: whenever this is interrupted, either the old file or the new one is there. A missing file stays
     missing.
@@ -88,8 +88,7 @@ def cut_back(path: Path, step: int, redone: str | None = None) -> None:
     if not path.exists():
         return
     rows = [row for row in read_rows(path) if row["step"] <= step]
-    if redone is not None:
-        rows = [row for row in rows if row["step"] < step or not any(tag.startswith(redone) for tag in row)]
+    rows = [row for row in rows if row["step"] < step or not any(tag.startswith(redone) for tag in row)]
     kept = [encode_row(row) + "\n" for row in rows]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)

@@ -37,10 +37,11 @@ class MovingAverage:
         finally:
             self._swap()
 
-    def restart(self) -> None:
-        """Begins again from the weights as they are now."""
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """The network takes the averages as its weights, for good."""
         for name, value in self._live.items():
-            self.tensors[name].copy_(value.detach())
+            value.copy_(self.tensors[name])
 
     def _swap(self) -> None:
         for name, value in self._live.items():

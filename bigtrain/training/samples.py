@@ -114,8 +114,10 @@ def probabilities(network: Network, task: Task, samples: Batch, device: torch.de
     batch = to_device(task.collate(samples, training=False), device)
     was_training = network.training
     network.eval()
-    answers: torch.Tensor = task.predict(network, batch)  # type: ignore[attr-defined]
-    network.train(was_training)
+    try:
+        answers: torch.Tensor = task.predict(network, batch)  # type: ignore[attr-defined]
+    finally:
+        network.train(was_training)
     return answers.cpu().numpy()
 
 

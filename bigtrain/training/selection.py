@@ -14,10 +14,13 @@ _SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error")
 class Selection:
     """Watches one metric of the validation split; what it has seen is kept in the TrainState."""
 
-    def __init__(self, settings: EarlyStoppingConfig, primary_metric: str, state: TrainState):
+    def __init__(
+        self, settings: EarlyStoppingConfig, primary_metric: str, primary_is_better_higher: bool, state: TrainState
+    ):
         self.metric = settings.metric or primary_metric
         smaller = self.metric in _SMALLER_IS_BETTER or self.metric.endswith("_loss")
-        self.higher_is_better = not smaller if settings.mode is Mode.auto else settings.mode is Mode.max
+        auto = primary_is_better_higher if self.metric == primary_metric else not smaller
+        self.higher_is_better = auto if settings.mode is Mode.auto else settings.mode is Mode.max
         self._patience = settings.patience
         self._min_delta = settings.min_delta
         self._state = state

@@ -32,6 +32,11 @@ _DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 
 
@@ -176,15 +181,20 @@ class Snapshot:
 def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Copies what a checkpoint's run evaluates: the moving average where it keeps one, else the weights."""
     targets = module_tensors(network)
-    if checkpoint.has(AVERAGE_FILE):  # floating tensors only; the rest as in the model
-        load_tensors(checkpoint.path / MODEL_FILE, targets)
+    load_tensors(checkpoint.path / MODEL_FILE, targets)
+    if checkpoint.has(AVERAGE_FILE):  # of floating tensors only
         targets = {name: value for name, value in targets.items() if value.is_floating_point()}
-    load_tensors(evaluated_weights(checkpoint), targets)
+        load_tensors(checkpoint.path / AVERAGE_FILE, targets)
 
 
-def evaluated_weights(checkpoint: Checkpoint) -> Path:
-    """The file of the weights that a run evaluates."""
-    return checkpoint.path / (AVERAGE_FILE if checkpoint.has(AVERAGE_FILE) else MODEL_FILE)
+def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What a checkpoint's run evaluates, by name, read from its files."""
+    tensors: dict[str, Tensor] = {}
+    for name in (MODEL_FILE, AVERAGE_FILE):
+        if checkpoint.has(name):
+            with _opened(checkpoint.path / name) as file:
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 no mapping
+    return tensors
 
 
 def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
@@ -193,26 +203,22 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     Raises CheckpointError when a tensor of the backbone is missing or has another shape: then it is another model.
     """
     targets = module_tensors(network)
-    path = evaluated_weights(checkpoint)
-    loaded, fresh = [], []
-    with _opened(path) as file, torch.no_grad():
-        names = set(file.keys())
-        for name, target in targets.items():
-            if name in names and tuple(file.get_slice(name).get_shape()) == tuple(target.shape):
-                target.copy_(file.get_tensor(name))
-                loaded.append(name)
-            else:
-                fresh.append(name)
+    given = evaluated_tensors(checkpoint)
+    loaded = [name for name, target in targets.items() if name in given and given[name].shape == target.shape]
+    fresh = [name for name in targets if name not in loaded]
     strangers = [name for name in fresh if name.startswith("backbone.")]
     if strangers:
         raise CheckpointError.of(
             "CHECKPOINT-SHAPE",
-            f"{path} is of another model: {strangers[0]} is missing there or has another shape",
+            f"{checkpoint.path} is of another model: {strangers[0]} is missing there or has another shape",
             cause=f"{len(strangers)} tensors of the backbone differ",
             fix="use the model settings that the checkpoint was made with",
         )
+    with torch.no_grad():
+        for name in loaded:
+            targets[name].copy_(given[name])
     sentences = [f"init_from: {len(loaded)} of {len(targets)} tensors loaded from {checkpoint.path}"]
-    unused = sorted(names - set(loaded))
+    unused = sorted(set(given) - set(loaded))
     sentences += [f"init_from: starting fresh: {', '.join(fresh)}"] if fresh else []
     sentences += [f"init_from: not used: {', '.join(unused)}"] if unused else []
     return sentences

@@ -40,6 +40,7 @@ from bigtrain.training.selection import Selection
 from bigtrain.training.signals import StopRequest, reason_of
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.state import TrainState
+from bigtrain.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Trainer:
     manifest_facts: dict[str, Any]
     tracker: Tracker
     show_samples: Callable[[Evaluation, int], None]
-    watch_step: Callable[[int], AbstractContextManager[None]]
+    watch: Watch
     limits: Limits
     world: World
     seed: int
@@ -104,6 +105,7 @@ class Trainer:
         self.one = torch.ones((), device=self.world.device)
         self.grad_norm = torch.zeros((), device=self.world.device)
         self.last_logged = (self.state.step, self.state.train_seconds)
+        self.seconds = self.state.train_seconds  # of this rank; the state's are rank 0's, as the ranks agreed
         self.stop_reason = ""  # as the ranks agreed
 
     def fit(self) -> str:
@@ -113,15 +115,18 @@ class Trainer:
         """
         self.module.train()
         self.mark_best()
-        while True:
-            with self.clock():
-                plan = self.plan_step()
-            self.keep_cadences()  # of the step before; of a resumed checkpoint, what its step still owes
-            if self.finished or self.stop_reason:
-                break
-            with self.clock(), self.watch_step(self.state.step):
-                self.train_step(plan)
-                self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
+        try:
+            while True:
+                with self.clock():
+                    plan = self.plan_step()
+                self.keep_cadences()  # of the step before; of a resumed checkpoint, what its step still owes
+                if self.finished or self.stop_reason:
+                    break
+                with self.clock(), self.watch.step(self.state.step):
+                    self.train_step(plan)
+                    self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
+        finally:
+            self.watch.close()
         if self.finished and not self.owes("evaluate"):
             return ""
         self.check_finite(wait=True)
@@ -144,7 +149,7 @@ class Trainer:
         for batch in micro_batches:
             for name, count in self.module.task.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + float(count)
-        told = self.world.gather([*counts.values(), self.stop.code, self.state.train_seconds])
+        told = self.world.gather([*counts.values(), self.stop.code, self.seconds])
         self.stop_reason = reason_of(int(told[:, -2].max()))
         self.state.train_seconds = float(told[0, -1])
         return StepPlan(micro_batches, dict(zip(counts, told[:, :-2].sum(axis=0).tolist(), strict=True)))
@@ -268,7 +273,7 @@ class Trainer:
         return dict(zip(self.interval, sums.tolist(), strict=True))
 
     def log(self) -> None:
-        """One row: the mean loss since the last row, rates and speed. The only place that waits for the device."""
+        """One row: the mean loss since the last row, rates and speed. Waits for the device."""
         sums = self.pooled_interval()
         self.interval.clear()
         terms = [key.removesuffix(".sum") for key in sums if key.endswith(".sum")]
@@ -361,10 +366,10 @@ class Trainer:
 
     @contextmanager
     def clock(self) -> Iterator[None]:
-        """Counts as time of training."""
+        """Counts as time of training, from the next `plan_step` on."""
         started = time.perf_counter()
         yield
-        self.state.train_seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
 
 
 def seed_generators(device: torch.device, *where: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bigtrain.config.run import TrainerConfig
 from bigtrain.errors import NumericsError
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training import durable
-
-WatchStep = Callable[[int], AbstractContextManager[None]]
 
 WARMUP_STEPS = 5  # kernels are chosen and caches filled: not profiled
 PROFILED_STEPS = 5
 TABLE_ROWS = 25
 
 
-def no_watch(step: int) -> AbstractContextManager[None]:
-    """Watches nothing."""
-    return nullcontext()
+class Watch:
+    """What is done around each step: nothing, unless a profile or a search for non-finite values is asked for."""
 
+    def __init__(self, profile: Profile | None = None, searched: nn.Module | None = None):
+        """`searched`: the module to find the first non-finite value in."""
+        self._profile = profile
+        self._searches = searched is not None
+        if searched is not None:
+            check_outputs(searched)
 
-def watch_for(
-    settings: TrainerConfig, module: nn.Module, run_dir: Path, tracker: Tracker, first_step: int
-) -> WatchStep:
-    """What the settings ask for."""
-    watches: list[WatchStep] = []
-    if settings.profile:
-        watches.append(Profile(run_dir / "profile", tracker, first_step).watch)
-    if settings.find_nonfinite:
-        check_outputs(module)
-        watches.append(explain_anomaly)
-    if not watches:
-        return no_watch
+    def step(self, number: int) -> AbstractContextManager[None]:
+        """Around step `number`."""
+        if self._profile is None and not self._searches:
+            return nullcontext()
+        return self._watched(number)
 
     @contextmanager
-    def watch_all(step: int) -> Iterator[None]:
+    def _watched(self, number: int) -> Iterator[None]:
         with ExitStack() as stack:
-            for watch in watches:
-                stack.enter_context(watch(step))
+            if self._searches:
+                stack.enter_context(explain_anomaly(number))
+            if self._profile is not None:
+                stack.enter_context(self._profile.around(number))
             yield
 
-    return watch_all
+    def close(self) -> None:
+        """After the last step, however training ended."""
+        if self._profile is not None:
+            self._profile.close()
 
 
 class Profile:
@@ -63,32 +62,42 @@ class Profile:
         self._tracker = tracker
         self._steps = range(first_step + WARMUP_STEPS, first_step + WARMUP_STEPS + PROFILED_STEPS)
         self._profiler: Any = None
+        self._last = first_step
 
     @contextmanager
-    def watch(self, step: int) -> Iterator[None]:
-        """Around each step."""
+    def around(self, step: int) -> Iterator[None]:
+        """Around each step: starts before the first to be profiled, ends after the last."""
         if step == self._steps.start:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if torch.cuda.is_available():
                 activities.append(torch.profiler.ProfilerActivity.CUDA)
             self._profiler = torch.profiler.profile(activities=activities, record_shapes=True, profile_memory=True)
             self._profiler.start()
+        if self._profiler is not None:
+            self._last = step
         yield
-        if self._profiler is not None and step == self._steps[-1]:
-            profiler, self._profiler = self._profiler, None
-            profiler.stop()
-            self._write(profiler, step)
+        if step == self._steps[-1]:
+            self.close()
 
-    def _write(self, profiler: Any, step: int) -> None:
-        on_gpu = torch.cuda.is_available()
-        order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    def close(self) -> None:
+        """Writes what was profiled, if anything was; a profile must never end a training run."""
+        if self._profiler is None:
+            return
+        profiler, self._profiler = self._profiler, None
+        try:
+            profiler.stop()  # one that is not stopped crashes the process at its end
+            self._write(profiler)
+        except Exception as error:
+            self._tracker.note(f"the profile is lost, training goes on: {type(error).__name__}: {error}", True)
+
+    def _write(self, profiler: Any) -> None:
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=TABLE_ROWS)
-        with durable.disk_errors(self._folder):
-            self._folder.mkdir(exist_ok=True)
-            profiler.export_chrome_trace(str(self._folder / "trace.json"))
-            (self._folder / "table.txt").write_text(table)
-        self._tracker.text("perf/profile", f"```\n{table}\n```", step)
-        shown = f"{self._steps.start} to {self._steps[-1]}"
+        self._folder.mkdir(exist_ok=True)
+        profiler.export_chrome_trace(str(self._folder / "trace.json"))
+        (self._folder / "table.txt").write_text(table)
+        self._tracker.text("perf/profile", f"```\n{table}\n```", self._last)
+        shown = f"{self._steps.start} to {self._last}"
         self._tracker.note(f"profile of steps {shown}: {self._folder}/table.txt, trace.json (open in ui.perfetto.dev)")
 
 

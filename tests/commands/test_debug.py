@@ -34,6 +34,11 @@ def test_profile_leaves_a_table_and_a_trace(shell):
     assert json.loads((run / "profile/trace.json").read_text())["traceEvents"]
 
 
+def test_a_run_that_ends_inside_the_profile_writes_what_there_is(shell):
+    done = shell.run(*SMALL, "debug=profile", "trainer.max_duration=7step")
+    assert "profile of steps 5 to 6" in done.stdout
+
+
 def test_nan_names_the_place(shell):
     words = [*SMALL, "debug=nan", "optimizer=sgd", "optimizer.learning_rate=1e30", "trainer.clip_norm=null"]
     refused = shell.run(*words, code=6)

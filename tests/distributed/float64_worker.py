@@ -12,7 +12,7 @@ import torch
 
 from bigtrain.build import build_data, build_parts, build_trainer
 from bigtrain.config.run import RunConfig, TrackingConfig, TrainerConfig
-from bigtrain.data.config import MarkovConfig
+from bigtrain.data.config import TextCorpusConfig
 from bigtrain.distributed.world import join_world
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import AdamWConfig, LinearConfig
@@ -28,7 +28,9 @@ def main(folder: Path, steps: int) -> None:
     torch.set_default_dtype(torch.float64)
     config = RunConfig(
         model=TransformerConfig(hidden_size=16, num_layers=2, num_heads=2, max_length=32),
-        data=MarkovConfig(vocab_size=5, order=3, sequence_length=16, train_tokens=3_000, eval_tokens=400),
+        data=TextCorpusConfig(
+            train_path=str(folder / "train.txt"), val_path=str(folder / "val.txt"), sequence_length=16
+        ),
         task=LanguageModelingConfig(),
         optimizer=AdamWConfig(learning_rate=1e-2),
         scheduler=LinearConfig(warmup="3step"),

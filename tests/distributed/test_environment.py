@@ -55,6 +55,8 @@ def test_the_first_host_of_a_node_list(nodes, first):
     "environment",
     [
         {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "x"},
+        {**SLURM, "SLURM_STEP_NUM_TASKS": "x"},
         {"WORLD_SIZE": "2", "RANK": "x"},
         {key: value for key, value in TORCHRUN.items() if key != "MASTER_ADDR"},
         {key: value for key, value in SLURM.items() if key != "SLURM_PROCID"},

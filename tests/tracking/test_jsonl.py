@@ -148,5 +148,5 @@ def test_a_row_that_will_come_again_is_dropped(tmp_path):
     path.write_text("".join(encode_row(row) + "\n" for row in rows))
     cut_back(path, 10)
     assert read_rows(path) == rows
-    cut_back(path, 10, redone="val/")
+    cut_back(path, 10, redone=("val/",))
     assert read_rows(path) == rows[:2]

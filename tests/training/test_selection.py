@@ -4,15 +4,19 @@ import json
 import math
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
 
 from bigtrain.config.run import EarlyStoppingConfig, Mode
+from bigtrain.data.config import RandomLabelsConfig
 from bigtrain.errors import ConfigError
+from bigtrain.models.config import CNNConfig
+from bigtrain.tasks.config import ClassificationConfig
 from bigtrain.training.selection import Selection
-from bigtrain.training.snapshot import live_tensors, load_evaluated_weights, module_tensors
+from bigtrain.training.snapshot import live_tensors, load_evaluated_weights, load_matching, module_tensors
 from bigtrain.training.state import TrainState
 
 from .conftest import tiny_config, with_trainer
@@ -26,18 +30,18 @@ def stopped_at(trainer, step):
             trainer.stop._handle(signal.SIGTERM, None)
         return nullcontext()
 
-    trainer.watch_step = signal_comes
+    trainer.watch.step = signal_comes
     reason = trainer.fit()
     assert trainer.state.step == step
     return reason
 
 
-def watch(values, metric="loss", **settings):
+def watch(values, metric="loss", watched=None, **settings):
     """Feeds evaluations; the state, and after how many it was exhausted (None: never)."""
     state = TrainState()
-    selection = Selection(EarlyStoppingConfig(**settings), metric, state)
+    selection = Selection(EarlyStoppingConfig(metric=watched, **settings), metric, metric == "accuracy", state)
     for number, value in enumerate(values, start=1):
-        selection.observe({metric: value, settings.get("metric") or metric: value}, number)
+        selection.observe({watched or metric: value}, number)
         if selection.exhausted:
             return state, number
     return state, None
@@ -48,7 +52,9 @@ def test_the_best_is_the_smallest_loss_or_the_largest_accuracy():
     assert watch([3, 1, 2], metric="accuracy")[0].best_step == 1
     assert watch([3, 1, 2], mode=Mode.max)[0].best_step == 1
     assert watch([3, 1, 2], metric="accuracy", mode=Mode.min)[0].best_step == 2
-    assert watch([3, 1, 2], metric="perplexity")[0].best_step == 2
+    assert watch([3, 1, 2], metric="mse")[0].best_step == 2, "a task says itself what its own metric is"
+    for metric, best in (("perplexity", 2), ("excess", 2), ("head_loss", 2), ("macro_f1", 1)):
+        assert watch([3, 1, 2], watched=metric)[0].best_step == best, metric
 
 
 def test_nan_and_an_equal_value_are_not_better():
@@ -171,3 +177,31 @@ def test_a_masked_step_leaves_the_average(make_trainer):
     trainer.average.update(1, torch.ones(()))
     for name, value in trainer.average.tensors.items():
         assert torch.equal(value, before[name])
+
+
+def test_finetuning_starts_from_the_average_also_with_batch_norm(make_trainer):
+    """The average holds floating tensors only; what else there is comes from the weights' own file."""
+    config = replace(
+        AVERAGED,
+        model=CNNConfig(widths=[4], hidden_size=8, batch_norm=True),
+        data=RandomLabelsConfig(train_samples=40, eval_samples=20),
+        task=ClassificationConfig(),
+    )
+    trainer = make_trainer(config)
+    trainer.fit()
+    checkpoint = trainer.checkpoints.newest()
+    other = make_trainer(config, "other")
+    sentences = load_matching(other.module.network, checkpoint)
+    assert not any("starting fresh" in sentence for sentence in sentences)
+    loaded = module_tensors(other.module.network)
+    for name, value in trainer.average.tensors.items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_without_a_best_checkpoint_the_average_is_what_is_used(make_trainer):
+    trainer = make_trainer(AVERAGED)
+    trainer.module.train()
+    trainer.train_step(trainer.plan_step())
+    trainer.average.adopt()
+    for name, value in module_tensors(trainer.module.network).items():
+        assert torch.equal(value, trainer.average.tensors[name])

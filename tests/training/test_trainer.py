@@ -10,8 +10,9 @@ import torch
 from bigtrain.config.run import Precision, TrackingConfig
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
-from bigtrain.optim.config import SGDConfig
-from bigtrain.training.snapshot import load_evaluated_weights, module_tensors
+from bigtrain.optim.config import MuonConfig, SGDConfig
+from bigtrain.tasks.base import LossOutput, LossTerm
+from bigtrain.training.snapshot import load_evaluated_weights, load_tensors, module_tensors, serialize_tensors
 
 from .conftest import tiny_config, with_trainer
 
@@ -223,3 +224,49 @@ def test_a_model_that_generates_no_text_shows_none(make_trainer, monkeypatch, ge
     trainer.fit()
     assert bool(trainer.recorder.texts) == generates
     assert not any("samples are switched off" in note for note in trainer.recorder.notes)
+
+
+def test_each_group_keeps_its_own_rate(make_trainer):
+    config = replace(tiny_config(), optimizer=MuonConfig(learning_rate=0.02, adamw_learning_rate=0.005))
+    trainer = make_trainer(config)
+    trainer.module.train()
+    for _ in range(3):
+        trainer.train_step(trainer.plan_step())
+    rates = {group["name"].split("_")[0]: group["lr"] for group in trainer.optimizer.param_groups}
+    assert rates["muon"] == pytest.approx(4 * rates["adamw"])
+    assert 0 < rates["adamw"] < 0.005, "in warm-up"
+
+
+def test_terms_have_weights_and_counts_of_their_own(make_trainer):
+    trainer = make_trainer(tiny_config())
+    terms = {
+        "a": LossTerm(torch.tensor(6.0), torch.tensor(3), weight=2.0),
+        "b": LossTerm(torch.tensor(10.0), torch.tensor(4), weight=0.5),
+    }
+    assert trainer.objective(LossOutput(terms), {"a": 3.0, "b": 4.0}) == 2 * 6 / 3 + 0.5 * 10 / 4
+    trainer.interval.clear()
+    trainer.add_to_interval(LossOutput(terms))
+    trainer.log()
+    row = trainer.recorder.rows[-1]
+    assert (row["train/a"], row["train/b"], row["train/loss"]) == (4.0, 1.25, 5.25)
+
+
+def test_a_masked_step_leaves_the_moving_average(make_trainer):
+    trainer = make_trainer(with_trainer(tiny_config(), ema_decay=0.5))
+    trainer.module.train()
+    for _ in range(3):
+        trainer.train_step(trainer.plan_step())
+    before = {name: value.clone() for name, value in trainer.average.tensors.items()}
+    poison(trainer, 3)
+    trainer.train_step(trainer.plan_step())
+    for name, value in trainer.average.tensors.items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64])
+def test_buffers_of_any_kind_come_back(tmp_path, dtype):
+    tensors = {"mask": torch.tensor([1, 0, 1]).to(dtype)}
+    (tmp_path / "file").write_bytes(serialize_tensors(tensors))
+    into = {"mask": torch.zeros(3, dtype=dtype)}
+    load_tensors(tmp_path / "file", into)
+    assert torch.equal(into["mask"], tensors["mask"])
