@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
+def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
     """FLOP/s of the best matrix product seen within `seconds`: the ceiling that shares of peak refer to.
 
     Square matrices grow until one product takes a hundredth of the time; then the best of the repetitions
