@@ -89,6 +89,7 @@ class Reader:
         write_program(programs / "pip", PIP.format(python=sys.executable, into=python_path))
         self.environment = {
             **os.environ,
+            "COLUMNS": "100",
             "PATH": f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(python_path),
             "GLOO_SOCKET_IFNAME": "lo",

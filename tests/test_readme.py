@@ -24,9 +24,7 @@ ADDED = {
     "experiment=shakespeare": SMALL_TEXT,
     "experiment=shakespeare_fast": SMALL_TEXT,
     "optimizer=muon": SMALL_TEXT,
-    "trainer.processes=2": SMALL_TEXT,
-    **{f"debug={name}": SMALL_TEXT for name in ("overfit", "limit", "profile", "nan")},
-    "trainer.early_stopping.patience=3": SMALL_TEXT,
+    "trainer.early_stopping.patience=3": [*SMALL_TEXT, "trainer.eval_every=2step"],
     "model=cnn": SMALL_IMAGES,
 }
 
@@ -66,8 +64,9 @@ def shell(tmp_path_factory):
 def runnable(line, shell):
     """The words to run for a README line, with what makes it short."""
     words = [word for word in shlex.split(line)[1:] if word != "trainer.gpus=1"]
-    if "-m" in words or "data=fashion_mnist" in words:
-        return [*words, "--cfg", "job"]  # composed as they stand; their parts are trained elsewhere
+    tested_elsewhere = ("data=fashion_mnist", "debug=", "trainer.processes=")
+    if "-m" in words or any(word.startswith(tested_elsewhere) for word in words):
+        return [*words, "--cfg", "job"]  # composed as they stand
     run = next(run for run in shell.runs() if run.parent.name == "first")
     words = [word.replace("outputs/<name>/<run>", str(run)) for word in words]
     asks = any(word.startswith("-") and word != "-cd" for word in words)
@@ -87,7 +86,7 @@ def runnable(line, shell):
         added = [*added, "data.train_images=60", "data.test_images=20"]
     if any(word.startswith("experiment=mine") for word in words):
         added = [*SMALL_IMAGES, "data.train_images=60", "data.test_images=20"]
-    return [*words, *added, *SHORTER]
+    return [*words, *SHORTER, *added]
 
 
 @pytest.mark.parametrize("line", BIGTRAIN)

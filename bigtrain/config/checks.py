@@ -91,12 +91,6 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
         yield Problem("CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer")
     if warmup and (length := _parse(warmup)) and length.seconds is not None:
         yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}")
-    if warmup and total and (length := _parse(warmup)) and length.unit == total.unit and length.amount > total.amount:
-        yield Problem(
-            "CONFIG-COMBINATION",
-            f"scheduler.warmup is {warmup}, longer than trainer.max_duration={config.trainer.max_duration}",
-            fix="make it shorter: the peak rate would never be reached",
-        )
     for name in ("eval_every", "save_every"):
         every = getattr(config.trainer, name)
         if every is not None and (length := _parse(every)) and length.amount == 0:
@@ -135,12 +129,6 @@ def _ranks(config: RunConfig) -> Iterator[Problem]:
             "CONFIG-COMBINATION",
             "trainer.early_stopping.patience is set, but trainer.eval_every=null evaluates only at the end",
             fix="give trainer.eval_every, or leave patience out",
-        )
-    if trainer.overfit and trainer.early_stopping.patience is not None:
-        yield Problem(
-            "CONFIG-COMBINATION",
-            "trainer.early_stopping.patience is set, but trainer.overfit=true is there to see the loss vanish",
-            fix="leave one of the two out",
         )
 
 

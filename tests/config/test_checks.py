@@ -27,7 +27,6 @@ CONFLICTS = {
     ("trainer.processes=0",): "trainer.processes is 0; it must be at least 1",
     ("trainer.max_restarts=2", "trainer.gpus=0"): "no effect on a single process",
     ("trainer.early_stopping.patience=2", "trainer.eval_every=null"): "evaluates only at the end",
-    ("scheduler.warmup=30step", "trainer.max_duration=20step"): "longer than trainer.max_duration=20step",
     ("trainer.early_stopping.min_delta=0.1",): "no effect without patience",
     ("trainer.gpus=two",): "allowed: auto, 0, or a number",
     ("name=../x",): "one folder name",
