@@ -58,11 +58,11 @@ _SECONDS_FOR_RANK_0 = 3.0
 def run(composed: Composed) -> int:
     """Trains. Returns the exit code; raises BigtrainError for what the user can mend."""
     composed = _with_full_names(composed)
-    end_with_launcher()
+    launched = end_with_launcher()
     ranks = ranks_to_start(composed.config.trainer)
     if ranks > 1:
         return _launch(composed, ranks)
-    with join_world(composed.config.trainer) as world, _rank_errors(world):
+    with join_world(composed.config.trainer) as world, _rank_errors(world, launched):
         _require_same_settings(composed, world)
         return _train_here(composed, world)
 
@@ -115,7 +115,7 @@ def _require_same_settings(composed: Composed, world: World) -> None:
 
 
 @contextlib.contextmanager
-def _rank_errors(world: World) -> Iterator[None]:
+def _rank_errors(world: World, launched: bool) -> Iterator[None]:
     """What fails on every rank is said once: rank 0 speaks first, and its launcher then ends the others."""
     if not world.is_main:
         warnings.simplefilter("ignore")
@@ -128,7 +128,7 @@ def _rank_errors(world: World) -> Iterator[None]:
         if not world.is_main:
             time.sleep(_SECONDS_FOR_RANK_0)
             print(f"rank {world.rank}:", file=sys.stderr)
-        if isinstance(error, RankLostError):
+        if isinstance(error, RankLostError) and launched:  # which then tells it apart from the cause
             print(error, file=sys.stderr, flush=True)
             raise SystemExit(RANK_LOST) from error
         raise

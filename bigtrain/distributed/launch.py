@@ -67,14 +67,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def end_with_launcher() -> None:
-    """A rank, or a job of a sweep, whose launcher is killed gets SIGTERM, and so saves and stops (Linux only)."""
+def end_with_launcher() -> bool:
+    """Whether a launcher of ours started this process: a rank, or a job of a sweep.
+
+    When that launcher is killed, this process gets SIGTERM, and so saves and stops (Linux only).
+    """
     launcher = os.environ.pop(LAUNCHED, "")  # not for what this process starts in its turn
     if launcher and sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
         if os.getppid() != int(launcher):  # it was killed before
             os.kill(os.getpid(), signal.SIGTERM)
+    return bool(launcher)
 
 
 class _Ranks:

@@ -173,11 +173,14 @@ def test_what_fails_on_every_rank_is_said_once_with_its_code(shell, words, code,
     assert refused.stderr.count(message) == 1
 
 
-def join(shell, environments, *words):
-    """Starts a rank with each environment, as torchrun and srun do; their exit codes and outputs."""
+def join(shell, environments, *words, last=()):
+    """Starts a rank with each environment, as torchrun and srun do; their exit codes and outputs.
+
+    `last`: more words for the last rank.
+    """
     processes = [
         subprocess.Popen(
-            [str(COMMAND), *words],
+            [str(COMMAND), *words, *(last if environment is environments[-1] else ())],
             cwd=shell.folder,
             env={**shell.environment, **environment},
             stdout=subprocess.PIPE,
@@ -207,6 +210,16 @@ def test_ranks_of_another_launcher_join(shell, launcher):
     (run,) = shell.runs()
     assert shell.status(run)["environment"]["ranks"] == 2
     assert outputs[1][0] == "", "rank 1 prints nothing"
+
+
+def test_what_fails_on_another_rank_alone_reaches_the_user_with_documented_codes(shell):
+    ranks = torchrun(20_000 + (os.getpid() + 7) % 20_000)
+    codes, outputs = join(shell, ranks, *TINY, "tracking.samples=false", last=["seed=3"])
+    assert "rank 1:" in outputs[1][1]
+    assert "error[RANK-SETTINGS]: rank 1 was given other settings than rank 0" in outputs[1][1]
+    assert "error[RANK-LOST]" in outputs[0][1]
+    assert codes == [5, 2]
+    assert shell.runs() == []
 
 
 @pytest.mark.parametrize("key", ["trainer.processes", "trainer.gpus"])
