@@ -6,25 +6,22 @@ into what exists; nothing is built from a file.
 
 from __future__ import annotations
 
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from bigtrain import __version__
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.run import RunConfig, TrainerConfig
-from bigtrain.data.base import DataModule, DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
-from bigtrain.data.loader import TrainLoader, to_device
-from bigtrain.data.order import ShuffledOrder
-from bigtrain.data.randomness import mix
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
+from bigtrain.data.order import BucketedOrder, Order, ShuffledOrder
+from bigtrain.data.randomness import mix, sample_keys
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
@@ -33,13 +30,13 @@ from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 from bigtrain.tasks.base import Task, TrainingModule
-from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops
+from bigtrain.tracking.throughput import flops_per_sample
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.cadence import Cadence, WorkUnits
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.machine import choose_precision, compile_blocks, device_name, keep_threads, peak_flops
 from bigtrain.training.moving_average import MovingAverage
-from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.samples import ShowSamples, no_observer, observer_for
 from bigtrain.training.selection import Selection
 from bigtrain.training.signals import StopRequest
@@ -80,7 +77,7 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataMod
 def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpec | None = None) -> Parts:
     """Task and network for the data; `spec`: a checkpoint's own."""
     spec = spec or data.spec
-    task: Task = TASKS.entry_of(config.task).load()(config.task, spec)
+    task: Task = TASKS.entry_of(config.task).load()(config.task, spec, data.tokenizer)
     network = build_network(config, task, spec, world.device)
     return Parts(config, data, task, network, TrainingModule(network, task), world)
 
@@ -110,10 +107,9 @@ def build_trainer(
         state.threads = 0  # of so many ranks; this number of them has its own share of the cores
     keep_threads(state, tracker)
     loader = build_loader(parts)
-    batch = to_device(loader.collate(loader.dataset.gather(np.zeros(1, dtype=np.int64))), world.device)
-    flops = flops_per_sample(parts.module, batch)
-    precision = choose_precision(parts, loader, flops, state)
-    state.resolved["compile"] = compile_blocks(parts, loader, precision, tracker)
+    flops = flops_per_sample(parts.module, to_device(typical_batch(loader), world.device))
+    precision = choose_precision(parts.module, settings, loader, flops, state, world)
+    state.resolved["compile"] = compile_blocks(parts.module, settings.compile, loader, precision, tracker, world)
 
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
@@ -127,12 +123,13 @@ def build_trainer(
     evaluator = Evaluator(
         parts.module, parts.task, parts.data, precision, evaluation_batch_size(settings, world.size), world
     )
-    limits = build_limits(config, parts.data.spec, flops, peak_flops(world, precision))
+    units = work_units(loader, parts.data.spec)
+    limits = build_limits(settings, units, flops, peak_flops(world, precision))
     return Trainer(
         module=parts.module,
         replica=replicate(parts.module, world),
         optimizer=optimizer,
-        schedule=build_schedule(config, parts.data.spec, limits),
+        schedule=build_schedule(config, units, limits),
         average=average,
         scaler=scaler,
         precision=precision,
@@ -154,20 +151,56 @@ def build_trainer(
 
 
 def build_loader(parts: Parts) -> TrainLoader:
-    """This rank's micro-batches. Raises ConfigError for a batch that the ranks can't share evenly."""
-    settings, size = parts.config.trainer, parts.world.size
-    micro_batch_size = settings.micro_batch_size or max(1, settings.batch_size // size)
-    if settings.batch_size % (micro_batch_size * size):
+    """This rank's micro-batches. Raises ConfigError for a batch that the ranks can't share."""
+    settings, size, seed = parts.config.trainer, parts.world.size, parts.config.seed
+    dataset, task = parts.data.dataset("train"), parts.task
+    order = build_order(settings, dataset, seed)
+    micro_batch_size = settings.micro_batch_size
+    if lengths_of(dataset) is None and settings.batch_size % ((micro_batch_size or 1) * size):
         raise ConfigError.of(
             "CONFIG-COMBINATION",
             f"trainer.batch_size is {settings.batch_size}, which {size} ranks times "
-            f"trainer.micro_batch_size={micro_batch_size} does not divide",
-            fix=f"make it a multiple of {micro_batch_size * size}",
+            f"trainer.micro_batch_size={micro_batch_size or 1} does not divide",
+            fix=f"make it a multiple of {(micro_batch_size or 1) * size}",
         )
-    dataset = parts.data.dataset("train")
-    collate = lambda samples: parts.task.collate(samples, training=True)  # noqa: E731
-    order = ShuffledOrder(len(dataset), settings.batch_size, parts.config.seed)
-    return TrainLoader(dataset, collate, order, micro_batch_size, parts.world)
+    if order.smallest_batch < size:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"a batch of {order.smallest_batch} samples can't be shared among {size} ranks",
+            cause="batches of texts differ in size; the smallest is what is left over",
+            fix="train in fewer ranks, or change trainer.batch_tokens or trainer.batch_size",
+        )
+    augment = getattr(parts.data, "augment", None)
+    collate = lambda samples: task.collate(augment(samples) if augment else samples, training=True)  # noqa: E731
+    partners = task.needs_partners or getattr(augment, "needs_partners", False)
+    return TrainLoader(dataset, collate, order, micro_batch_size, parts.world, seed=seed, partners=partners)
+
+
+def build_order(settings: TrainerConfig, dataset: Dataset, seed: int) -> Order:
+    """Bucketed where samples differ in length. Raises ConfigError for `batch_tokens` that can't be kept to."""
+    lengths = lengths_of(dataset)
+    if lengths is None:
+        if settings.batch_tokens is not None:
+            raise ConfigError.of(
+                "CONFIG-COMBINATION",
+                "trainer.batch_tokens has no effect: the samples of this data are all of one size",
+                fix="give trainer.batch_size",
+            )
+        return ShuffledOrder(len(dataset), settings.batch_size, seed)
+    try:
+        return BucketedOrder(lengths, seed, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens)
+    except ValueError as error:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION", f"trainer.batch_tokens: {error}", fix="raise it, or shorten the samples"
+        ) from error
+
+
+def typical_batch(loader: TrainLoader) -> Batch:
+    """A batch to count FLOPs on, on the host: one sample where all are alike, else a whole step's."""
+    if lengths_of(loader.dataset) is None:
+        first = np.zeros(1, dtype=np.int64)
+        return loader.collate(keyed_samples(loader.dataset, first, sample_keys(0, 0, first), loader.partners))
+    return loader.micro_batches(0)[0]
 
 
 def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:
@@ -208,26 +241,25 @@ def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:
     return settings.micro_batch_size or max(1, settings.batch_size // ranks)
 
 
-def work_units(settings: TrainerConfig, spec: DataSpec) -> WorkUnits:
+def work_units(loader: TrainLoader, spec: DataSpec) -> WorkUnits:
     """What turns this run's durations into steps."""
-    return WorkUnits(settings.batch_size, spec.sizes["train"], spec.sequence_length)
+    lengths = lengths_of(loader.dataset)
+    tokens = spec.sequence_length if lengths is None else float(lengths.mean())
+    return WorkUnits(loader.order.samples_per_step, spec.sizes["train"], tokens)
 
 
-def build_limits(config: RunConfig, spec: DataSpec, flops: float, peak: float | None) -> Limits:
+def build_limits(settings: TrainerConfig, units: WorkUnits, flops: float, peak: float | None) -> Limits:
     """The settings' durations in steps."""
-    settings, units = config.trainer, work_units(config.trainer, spec)
     try:
-        total_steps = units.steps(settings.max_duration)
-        tokens = spec.sequence_length
         return Limits(
-            total_steps=total_steps,
+            total_steps=units.steps(settings.max_duration),
             total_seconds=parse_duration(settings.max_duration).seconds,
             log=Cadence(steps=settings.log_every),
             evaluate=Cadence.of(settings.eval_every, units),
             save=Cadence.of(settings.save_every, units),
             clip_norm=settings.clip_norm,
-            samples_per_step=settings.batch_size,
-            tokens_per_step=None if tokens is None else tokens * settings.batch_size,
+            samples_per_step=units.batch_size,
+            tokens_per_step=None if units.sample_tokens is None else units.sample_tokens * units.batch_size,
             flops_per_sample=flops,
             peak_flops=peak,
         )
@@ -237,98 +269,11 @@ def build_limits(config: RunConfig, spec: DataSpec, flops: float, peak: float | 
         ) from error
 
 
-def build_schedule(config: RunConfig, spec: DataSpec, limits: Limits) -> Schedule:
+def build_schedule(config: RunConfig, units: WorkUnits, limits: Limits) -> Schedule:
     """The learning-rate schedule."""
     warmup = getattr(config.scheduler, "warmup", "0step")  # one_cycle's rise is a fraction of the whole
-    warmup_steps = work_units(config.trainer, spec).steps(warmup)
     factory = SCHEDULERS.entry_of(config.scheduler).load()
-    return factory(config.scheduler, warmup_steps, limits.total_steps)  # type: ignore[no-any-return]
-
-
-def keep_threads(state: TrainState, tracker: Tracker) -> None:
-    """One and two threads give different bytes: a resumed run takes the number it began with."""
-    if state.threads and state.threads != torch.get_num_threads():
-        tracker.note(f"using {state.threads} CPU threads, as the run began with, to stay exact", True)
-        torch.set_num_threads(state.threads)
-    state.threads = torch.get_num_threads()
-
-
-def prepare_device(settings: TrainerConfig, device: torch.device) -> None:
-    """Global switches of torch: TF32, deterministic kernels. Before the first product: cuBLAS reads them once."""
-    if device.type == "cuda":
-        allow_tf32()
-        if settings.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if settings.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
-
-
-def choose_precision(parts: Parts, loader: TrainLoader, flops: float, state: TrainState) -> ResolvedPrecision:
-    """As set, by rule, by probe; or what the resumed run resolved to."""
-    if "precision" in state.resolved:
-        return ResolvedPrecision(state.resolved["precision"], "as the run began with")
-    settings = parts.config.trainer
-    # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
-    forward_flops = flops / 3 * (settings.micro_batch_size or settings.batch_size)
-    precision = resolve_precision(
-        settings.precision,
-        parts.world.device,
-        forward_flops,
-        lambda candidate: try_step(parts, loader, candidate),
-    )
-    name = parts.world.share(precision.name)  # ranks that probed may not agree
-    state.resolved["precision"] = name
-    return ResolvedPrecision(name, precision.reason)
-
-
-def try_step(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision) -> None:
-    """A forward and backward pass that leaves no trace: gradients dropped, running statistics put back."""
-    buffers = [(buffer, buffer.clone()) for buffer in parts.module.buffers()]
-    batch = to_device(loader.micro_batches(0)[0], parts.world.device)
-    try:
-        with precision.autocast(parts.world.device):
-            output = parts.module(batch)
-            loss = torch.stack([term.sum for term in output.terms.values()]).sum()
-        loss.backward()
-    finally:
-        parts.module.zero_grad()
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
-
-
-def compile_blocks(parts: Parts, loader: TrainLoader, precision: ResolvedPrecision, tracker: Tracker) -> str:
-    """Compiles each block of the backbone in place (`torch.compile(module)` would rename every key); says what it did.
-
-    A compiler that is missing or fails is one warning, and the run goes on without.
-    """
-    setting = parts.config.trainer.compile
-    if setting == "false" or (setting == "auto" and parts.world.device.type == "cpu"):
-        return "off (auto: on a CPU compiling costs more than it saves)" if setting == "auto" else "off"
-    blocks: list[nn.Module] = list(parts.network.backbone.blocks)  # type: ignore[arg-type]
-    for block in blocks:
-        block.compile()
-    try:
-        try_step(parts, loader, precision)
-    except Exception as error:  # any failure of the compiler: it has no common base class
-        for block in blocks:
-            block._compiled_call_impl = None
-        parts.module.zero_grad()
-        tracker.note(f"torch.compile failed ({type(error).__name__}); going on without", True)
-        return "off (the compiler failed)"
-    return f"{len(blocks)} blocks"
-
-
-def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """The measured ceiling of all ranks' devices together in this precision; they measure at the same time."""
-    device = world.device
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peak = measured_peak_flops(device, precision.dtype)
-    if device.type == "cuda":  # the matrices of the measurement are not the run's memory
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    return float(world.gather([peak]).sum())
+    return factory(config.scheduler, units.steps(warmup), limits.total_steps)  # type: ignore[no-any-return]
 
 
 def manifest_facts(parts: Parts, state: TrainState) -> dict[str, Any]:
@@ -342,10 +287,3 @@ def manifest_facts(parts: Parts, state: TrainState) -> dict[str, Any]:
         "resolved": dict(state.resolved),
         "data_fingerprint": parts.data.spec.fingerprint,
     }
-
-
-def device_name(device: torch.device) -> str:
-    """For people: the GPU's name, or the CPU with its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

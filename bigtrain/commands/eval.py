@@ -39,7 +39,7 @@ def run(composed: Composed) -> int:
     spec = dataclasses.replace(
         loaded.spec, bytes_per_token=data.spec.bytes_per_token, optimal_loss=data.spec.optimal_loss
     )
-    task = TASKS.entry_of(loaded.config.task).load()(loaded.config.task, spec)
+    task = TASKS.entry_of(loaded.config.task).load()(loaded.config.task, spec, loaded.tokenizer)
     evaluator = Evaluator(TrainingModule(loaded.network, task), task, data, precision, batch_size, world)
     evaluation = evaluator.evaluate(config.split)
     assert evaluation is not None

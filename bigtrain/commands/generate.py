@@ -12,7 +12,7 @@ from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
 from bigtrain.data.randomness import mix
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.world import World, lone_world
 from bigtrain.errors import ConfigError, DataError, ExitCode
 from bigtrain.tasks.generation import Sampling, stream, text_pieces

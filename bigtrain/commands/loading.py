@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigtrain.build import build_network, prepare_device
+from bigtrain.build import build_network
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
-from bigtrain.data.tokenizer import Tokenizer
-from bigtrain.data.tokenizer_file import tokenizer_from_json
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError, ConfigError, DataError, PluginMissing
 from bigtrain.models.network import Network
 from bigtrain.registry import TASKS
 from bigtrain.tasks.base import Task
 from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.training.machine import prepare_device
 from bigtrain.training.run_directory import find_latest_run
 from bigtrain.training.snapshot import load_evaluated_weights
 
@@ -50,7 +51,7 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
             f"{checkpoint.path} can't be understood: {error}",
             fix="it may be of another version of bigtrain",
         ) from error
-    task: Task = TASKS.entry_of(config.task).load()(config.task, spec)
+    task: Task = TASKS.entry_of(config.task).load()(config.task, spec, tokenizer)
     prepare_device(config.trainer, world.device)
     network = build_network(config, task, spec, world.device)
     load_evaluated_weights(network, checkpoint)

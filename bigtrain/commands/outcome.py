@@ -40,7 +40,7 @@ def conclude(
     trainer.tracker.hyperparameters(_flat(composed.document), metrics)
     trainer.tracker.close()  # the live view must be gone before the table is printed
     limits, state = trainer.limits, trainer.state
-    samples = state.step * limits.samples_per_step
+    samples = round(state.step * limits.samples_per_step)
     speed = samples / state.train_seconds if state.train_seconds else 0.0
     results = Results(
         title=f"{composed.choices['model']} on {composed.choices['data']}",
@@ -49,7 +49,7 @@ def conclude(
         steps=state.step,
         train_seconds=state.train_seconds,
         samples=samples,
-        tokens=None if limits.tokens_per_step is None else state.step * limits.tokens_per_step,
+        tokens=None if limits.tokens_per_step is None else round(state.step * limits.tokens_per_step),
         optimal_loss=parts.data.spec.optimal_loss,
         optimal_accuracy=parts.data.spec.optimal_accuracy,
         share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,

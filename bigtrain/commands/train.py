@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from bigtrain.build import Parts, build_data, build_parts, build_trainer, device_name, prepare_device
+from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
 from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
@@ -38,6 +38,7 @@ from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
 from bigtrain.training import durable
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, find_checkpoint, verify
+from bigtrain.training.machine import device_name, prepare_device
 from bigtrain.training.run_directory import (
     RUN_DIR_VARIABLE,
     Status,

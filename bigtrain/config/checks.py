@@ -13,7 +13,7 @@ from typing import Any
 from bigtrain.config.durations import Duration, parse_duration
 from bigtrain.config.run import EvalConfig, GenerateConfig, RunConfig
 from bigtrain.errors import Problem
-from bigtrain.registry import DATA, MODELS, TASKS
+from bigtrain.registry import DATA, MODELS, TASKS, Registry
 
 Parts = Callable[[str], Mapping[str, str]]
 
@@ -34,36 +34,62 @@ def find_conflicts(config: Any, parts: Parts) -> list[Problem]:
 
 
 def _kinds(config: RunConfig, parts: Parts) -> Iterator[Problem]:
-    """Data provides one kind of sample, which the model and the task must be able to read."""
-    sample = config.data.provides
-    suits_model = sample in config.model.consumes
-    suits_task = sample in config.task.consumes
-    if suits_model and suits_task:
+    """Data, model and task go together: what the data gives, the others read; what the task needs, the model gives."""
+    data, model, task = config.data, config.model, config.task
+    if _reads(model, data) and _reads(task, data) and _serves(model, task):
         return
-    consumed = [kind for kind in config.model.consumes if kind in config.task.consumes]
-    readers = [word for word, suits in (("the model", suits_model), ("the task", suits_task)) if not suits]
-    reads = config.model.consumes if not suits_model else config.task.consumes
-    message = f"the data gives {sample}, but {' and '.join(readers)} can only use {', '.join(reads)}"
-    data = [
-        f"data={choice}"
-        for choice, part in parts("data").items()
-        if part in DATA and DATA[part].config_class.provides in (consumed or config.model.consumes)  # type: ignore[attr-defined]
-    ]
+    if not (_reads(model, data) and _reads(task, data)):
+        readers = [word for word, part in (("the model", model), ("the task", task)) if not _reads(part, data)]
+        reads = model.consumes if not _reads(model, data) else task.consumes
+        message = f"the data gives {data.provides}, but {' and '.join(readers)} can only use {', '.join(reads)}"
+        if _reads(model, data) and data.provides in reads:
+            message = f"the data gives {data.provides} with {data.target}, but the task needs {task.target}"
+    else:
+        message = f"the task needs {_FEATURES[task.needs]}, which this model does not give"
+    every = {kind: _choices(kind, registry, parts) for kind, registry in _KINDS.items()}
+    models = [name for name, other in every["model"].items() if _reads(other, data) and _serves(other, task)]
+    if not _reads(task, data):  # then the task has to change anyway
+        models = [name for name, other in every["model"].items() if _reads(other, data)]
+    together = [name for name, other in every["data"].items() if _reads(model, other) and _reads(task, other)]
     tasks = [
-        f"task={choice}"
-        for choice, part in parts("task").items()
-        if part in TASKS and set(TASKS[part].config_class.consumes) & set(config.model.consumes)  # type: ignore[attr-defined]
+        name
+        for name, other in every["task"].items()
+        if _serves(model, other) and set(other.consumes) & set(model.consumes)
     ]
-    models = [
-        f"model={choice}"
-        for choice, part in parts("model").items()
-        if part in MODELS and sample in MODELS[part].config_class.consumes  # type: ignore[attr-defined]
-    ]
-    fixes = ["models that suit the data: " + ", ".join(models)] if models and not suits_model else []
-    fixes += ["data that suits: " + ", ".join(data)] if data else []
-    if not consumed or suits_model:
+    fixes = []
+    if models and not (_reads(model, data) and _serves(model, task)):
+        fixes.append("models that suit the data: " + ", ".join(models))
+    if together and _serves(model, task):
+        fixes.append("data that suits: " + ", ".join(together))
+    if not (_reads(model, data) and _reads(task, data) and together) or not _serves(model, task):
         fixes += ["tasks that suit the model: " + ", ".join(tasks)] if tasks else []
     yield Problem("CONFIG-COMBINATION", message, fix="; ".join(fixes))
+
+
+_KINDS = {"data": DATA, "model": MODELS, "task": TASKS}
+_FEATURES = {
+    "causal": "a vector per token that has seen only the tokens up to it",
+    "bidirectional": "a vector per token that has seen the whole text",
+    "pooled": "a vector per sample",
+    "decoder": "an encoder and a decoder",
+}
+
+
+def _reads(part: Any, data: Any) -> bool:
+    """Whether a model or a task can use what the data provides."""
+    return data.provides in part.consumes and data.target in (getattr(part, "target", data.target), "")
+
+
+def _serves(model: Any, task: Any) -> bool:
+    """Whether a model gives what a task needs."""
+    return not task.needs or task.needs in model.gives()
+
+
+def _choices(kind: str, registry: Registry, parts: Parts) -> dict[str, Any]:
+    """`kind=choice` → settings of the part that it chooses, as they are by default."""
+    return {
+        f"{kind}={choice}": registry[part].config_class() for choice, part in parts(kind).items() if part in registry
+    }
 
 
 def _lengths(config: RunConfig) -> Iterator[Problem]:

@@ -42,21 +42,21 @@ class Duration:
         """Length in seconds, or None for a unit of work."""
         return self.amount if self.unit == "second" else None
 
-    def steps(self, *, batch_size: int, epoch_samples: int, sample_tokens: int | None) -> int:
-        """Optimizer steps, rounded up. `sample_tokens` is None where samples have no tokens.
+    def steps(self, *, batch_size: float, epoch_samples: int, sample_tokens: float | None) -> int:
+        """Optimizer steps, rounded up. Sizes are averages; `sample_tokens` is None where samples have no tokens.
 
         Raises ValueError for a unit of time, and for tokens of data that has none.
         """
         if self.unit == "step":
             return math.ceil(self.amount)
         if self.unit == "epoch":
-            return math.ceil(self.amount * epoch_samples / batch_size)
+            return _steps(self.amount * epoch_samples / batch_size)
         if self.unit == "sample":
-            return math.ceil(self.amount / batch_size)
+            return _steps(self.amount / batch_size)
         if self.unit == "token":
             if sample_tokens is None:
                 raise ValueError("counts tokens, but this data has none; use step, epoch or sample")
-            return math.ceil(self.amount / (batch_size * sample_tokens))
+            return _steps(self.amount / (batch_size * sample_tokens))
         raise ValueError("is a time, which can't be turned into steps; use step, epoch, sample or tok")
 
 
@@ -72,3 +72,8 @@ def parse_duration(text: str) -> Duration:
     if unit in _SECONDS:
         return Duration(amount * _SECONDS[unit], "second")
     return Duration(amount, unit)
+
+
+def _steps(count: float) -> int:
+    """Rounded up; but three epochs of so many batches are no step more, whatever the rounding of the average."""
+    return math.ceil(count * (1 - 1e-12))

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bigtrain.config.redact import redact
 from bigtrain.config.schema import ROOTS, field_types, is_group, leaves, node_type
 from bigtrain.errors import nearest
 from bigtrain.registry import REGISTRIES
@@ -63,7 +64,7 @@ def suggest(key: str, known: Iterable[str], value: Any = None) -> list[str]:
         [anywhere[name] for name in nearest(last, anywhere, limit=2)],
     )
     best = next((tier for tier in tiers if tier), [])[:3]
-    if value is None:
+    if value is None or redact(value, key) != value:  # a secret is not repeated
         return best
     unit = unit if value.isdigit() and best and best[0].split(".")[-1] == alias else ""
     return [f"{name}={value}{unit}" for name in best]

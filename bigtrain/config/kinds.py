@@ -1,8 +1,20 @@
 """The base settings of each kind of part: what a registered settings class extends.
 
-The class variables say, without torch, which parts go together: data *provides* one kind of sample, a task
-and a model *consume* some kinds. `config/checks.py` refuses a combination that can't work before anything
-slow.
+What they declare says, without torch, which parts go together; `config/checks.py` refuses a combination that can't work
+before anything slow. Data *provides* one kind of input, perhaps with a *target*; a model and a task *consume* some:
+
+    text        windows of a long stream of tokens; the targets are the tokens themselves
+    sentences   texts of different lengths, each with a target
+    pairs       a source text and a target text
+    images      (C, H, W), each with a target
+    vectors     (F,), each with a target
+
+A target is one of `classes` or `values`. A task *needs* one kind of feature, which the model must *give*:
+
+    causal          a vector per position that has seen the tokens up to it
+    bidirectional   a vector per position that has seen the whole text
+    pooled          a vector per sample
+    decoder         a vector per position of the target that has seen the source, and the target up to it
 """
 
 from __future__ import annotations
@@ -18,12 +30,17 @@ class ModelConfig:
     consumes: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
 
+    def gives(self) -> tuple[str, ...]:
+        """Kinds of feature; by default, what reads text is a causal language model."""
+        return ("causal", "pooled") if "text" in self.consumes else ("pooled",)
+
 
 @dataclass
 class DataConfig:
     """Settings of a data module."""
 
     provides: ClassVar[str] = ""
+    target: ClassVar[str] = ""
 
 
 @dataclass
@@ -31,6 +48,8 @@ class TaskConfig:
     """Settings of a task."""
 
     consumes: ClassVar[tuple[str, ...]] = ()
+    target: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
 
 
 @dataclass

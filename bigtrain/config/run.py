@@ -73,6 +73,11 @@ class TrainerConfig:
         False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat)."
     )
     batch_size: int = setting(32, "Samples per optimizer step, over all ranks.", at_least=1)
+    batch_tokens: int | None = setting(
+        None,
+        "Tokens per optimizer step, padding included, instead of batch_size: for texts of different lengths.",
+        at_least=1,
+    )
     micro_batch_size: int | None = setting(
         None, "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share.", at_least=1
     )

@@ -52,10 +52,10 @@ def register_schemas() -> None:
 
 
 def register_parts() -> None:
-    """Imports every torch-free `<package>/config.py`, which fills the registries. Again costs nothing."""
-    for package in pkgutil.iter_modules(bigtrain.__path__):
-        if package.ispkg and importlib.util.find_spec(f"bigtrain.{package.name}.config"):
-            importlib.import_module(f"bigtrain.{package.name}.config")
+    """Imports every torch-free `config.py` of the package's rooms, which fill the registries. Again costs nothing."""
+    for module in pkgutil.walk_packages(bigtrain.__path__, "bigtrain."):
+        if module.name.endswith(".config") and not module.ispkg:
+            importlib.import_module(module.name)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
 
@@ -22,12 +22,12 @@ SPLITS = ("train", "val", "test")
 class DataSpec:
     """Facts about the data that models, tasks and later readers of a checkpoint need. JSON in and out."""
 
-    kind: str  # what DataConfig.provides said: "text", "images", "vectors"
+    kind: str  # what DataConfig.provides said: "text", "sentences", "pairs", "images", "vectors"
     fingerprint: str  # of the source bytes and every setting that shapes the samples
     sizes: dict[str, int]  # samples per split
     vocab_size: int | None = None
-    sequence_length: int | None = None  # tokens T per sample
-    special_tokens: dict[str, int] = field(default_factory=dict)  # "end_of_text": id
+    sequence_length: int | None = None  # tokens T per sample; of sentences and pairs, those of the longest allowed
+    special_tokens: dict[str, int] = field(default_factory=dict)  # "end_of_text", "begin", "separator", "mask": id
     bytes_per_token: dict[str, float] = field(default_factory=dict)  # per split; UTF-8 bytes of text per scored token
     input_shape: tuple[int, ...] | None = None  # (channels, height, width) of images, (features,) of vectors
     num_classes: int | None = None
@@ -38,6 +38,16 @@ class DataSpec:
     optimal_loss_error: float | None = None  # its standard error; None: it is exact, or unknown
     optimal_accuracy: float | None = None  # share of right answers that no model can beat on average
     optimal_accuracy_error: float | None = None  # its standard error; None: it is exact, or unknown
+
+    @property
+    def mask_id(self) -> int:
+        """The token that hides another one: the tokenizer's own, or the id after its last."""
+        return self.special_tokens.get("mask", self.vocab_size or 0)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Tokens that a model of masked text reads: the vocabulary and the mask."""
+        return max(self.vocab_size or 0, self.mask_id + 1)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -68,9 +78,13 @@ class Dataset(Protocol):
     """Samples of one split.
 
     `gather` returns, for text, `tokens` (B, T+1) int64 and, where not every position counts as a target,
-    `scored` (B, T) bool: whether tokens[:, t+1] is one. For images, `images` (B, C, H, W) uint8 and
-    `labels` (B,) int64; for vectors, `vectors` (B, F) fp32 and `labels`. A value that
-    can't be read raises DataError naming file and sample id.
+    `scored` (B, T) bool: whether tokens[:, t+1] is one. For sentences, `tokens` (B, T) int64, padded with 0 on the
+    right to the longest of them, their `lengths` (B,) int64, and `labels` (B,) int64. For pairs, `source` (B, S) and
+    `target` (B, T), padded likewise, with `source_lengths` and `target_lengths`. For images, `images` (B, C, H, W)
+    uint8 and `labels`; for vectors, `vectors` (B, F) fp32 and `labels`. Where the target is values, `values` (B, K)
+    fp32 stand in place of `labels`. A value that can't be read raises DataError naming file and sample id.
+
+    Where samples differ in length, `lengths`, an array (N,), has the tokens of each: `data/order.py` batches by it.
     """
 
     def __len__(self) -> int: ...

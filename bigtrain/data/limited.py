@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.loader import lengths_of
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
 
@@ -54,6 +55,8 @@ class _First:
     def __init__(self, dataset: Dataset, size: int):
         self._dataset = dataset
         self._size = size
+        lengths = lengths_of(dataset)
+        self.lengths = None if lengths is None else lengths[:size]
 
     def __len__(self) -> int:
         return self._size

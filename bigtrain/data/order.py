@@ -1,19 +1,25 @@
 """Which samples make up step t: a pure function of (seed, t), the same for any world size and any resume point.
 
-Global step t takes positions [t*B, (t+1)*B) of an endless sequence; position p lies in epoch p // n, and its sample
-is permute(seed, epoch, p mod n). The permutation is a keyed Feistel network with cycle walking (Black & Rogaway
-2002), so any position costs O(1) and nothing needs to be saved.
+`ShuffledOrder`, for samples of one size: global step t takes positions [t*B, (t+1)*B) of an endless sequence; position
+p lies in epoch p // n, and its sample is permute(seed, epoch, p mod n). The permutation is a keyed Feistel network with
+cycle walking (Black & Rogaway 2002), so any position costs O(1) and nothing needs to be saved.
+
+`BucketedOrder`, for samples that differ in length: which samples share a batch is fixed by (seed, lengths), so that
+little is padded; the order of the batches is permuted anew in each epoch. Every epoch has the same number of batches.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from bigtrain.data.randomness import mix, mix_array
 
 _ROUNDS = 6
+_POOL_BATCHES = 100  # batches' worth of samples that are sorted by length together
+_POOLS, _BATCHES = 0x9001, 0xBA7C  # domains of the seed
 _BLOCK_STEPS = 64  # ids are made for this many steps at once: 5 µs a step; one by one it was 120
 
 
@@ -37,6 +43,28 @@ def _feistel(values: np.ndarray, half: int, keys: list[int]) -> np.ndarray:
     return (left << shift) | right
 
 
+class Order(Protocol):
+    """What each step reads. Nothing in it is state."""
+
+    @property
+    def samples_per_step(self) -> float:
+        """On average."""
+        ...
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples of the smallest batch there is."""
+        ...
+
+    def ids(self, step: int) -> np.ndarray:
+        """Sample ids, int64, of the global batch of `step`, over all ranks."""
+        ...
+
+    def epochs(self, step: int) -> np.ndarray:
+        """The epoch that each of them lies in."""
+        ...
+
+
 class ShuffledOrder:
     """Every epoch visits every sample once, in an order of its own; batches run across epoch borders."""
 
@@ -46,10 +74,25 @@ class ShuffledOrder:
         self.seed = seed
         self._block = lru_cache(maxsize=2)(self._make_block)
 
+    @property
+    def samples_per_step(self) -> float:
+        """On average."""
+        return self.batch_size
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples of the smallest batch there is."""
+        return self.batch_size
+
     def ids(self, step: int) -> np.ndarray:
         """Sample ids (batch_size,) int64 of the global batch of `step`."""
         block, offset = divmod(step, _BLOCK_STEPS)
         return self._block(block)[offset]
+
+    def epochs(self, step: int) -> np.ndarray:
+        """The epoch (batch_size,) int64 that each of them lies in."""
+        first = step * self.batch_size
+        return np.arange(first, first + self.batch_size) // self.size
 
     def _make_block(self, block: int) -> np.ndarray:
         first = block * _BLOCK_STEPS * self.batch_size
@@ -60,3 +103,61 @@ class ShuffledOrder:
             chosen = epochs == epoch
             ids[chosen] = permute(self.seed, int(epoch), within[chosen], self.size)
         return ids.reshape(_BLOCK_STEPS, self.batch_size)
+
+
+class BucketedOrder:
+    """Batches of samples of similar length (N,), of `batch_size` samples each, or of at most `batch_tokens` tokens.
+
+    Tokens are counted with padding: the longest sample of the batch times their number. The last batch of a pool may
+    be smaller. Raises ValueError for a sample longer than `batch_tokens`.
+    """
+
+    def __init__(self, lengths: np.ndarray, seed: int, *, batch_size: int, batch_tokens: int | None = None):
+        if batch_tokens is not None and lengths.max() > batch_tokens:
+            raise ValueError(f"a sample of {lengths.max():,} tokens is longer than a batch of {batch_tokens:,}")
+        self.size = len(lengths)
+        self.seed = seed
+        self._batches = _cut_batches(lengths, seed, batch_size, batch_tokens)
+        self._epoch = lru_cache(maxsize=2)(self._order_of_epoch)
+
+    @property
+    def samples_per_step(self) -> float:
+        """On average."""
+        return self.size / len(self._batches)
+
+    @property
+    def smallest_batch(self) -> int:
+        """Samples of the smallest batch there is."""
+        return min(map(len, self._batches))
+
+    def ids(self, step: int) -> np.ndarray:
+        """See `Order`."""
+        epoch, position = divmod(step, len(self._batches))
+        return self._batches[self._epoch(epoch)[position]]
+
+    def epochs(self, step: int) -> np.ndarray:
+        """See `Order`."""
+        return np.full(len(self.ids(step)), step // len(self._batches))
+
+    def _order_of_epoch(self, epoch: int) -> np.ndarray:
+        count = len(self._batches)
+        return permute(mix(self.seed, _BATCHES), epoch, np.arange(count), count)
+
+
+def _cut_batches(lengths: np.ndarray, seed: int, batch_size: int, batch_tokens: int | None) -> list[np.ndarray]:
+    size = len(lengths)
+    typical = batch_size if batch_tokens is None else max(1, int(batch_tokens / lengths.mean()))
+    shuffled = permute(mix(seed, _POOLS), 0, np.arange(size), size)
+    batches = []
+    for start in range(0, size, typical * _POOL_BATCHES):
+        pool = shuffled[start : start + typical * _POOL_BATCHES]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        first = 0
+        while first < len(pool):
+            last = first + batch_size
+            if batch_tokens is not None:  # lengths ascend, so the next sample is the longest of its batch
+                padded = lengths[pool[first:]] * np.arange(1, len(pool) - first + 1)
+                last = first + int(np.searchsorted(padded, batch_tokens, side="right"))
+            batches.append(pool[first:last])
+            first = last
+    return batches

@@ -10,6 +10,7 @@ import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_SAMPLES = 0x5A3B1E  # the domain of sample keys, apart from those of steps
 
 
 def mix(*parts: int) -> int:
@@ -23,9 +24,24 @@ def mix(*parts: int) -> int:
     return value
 
 
-def mix_array(key: int, values: np.ndarray) -> np.ndarray:
-    """`mix` of one key with many values: uint64 in, uint64 out, vectorised."""
-    mixed = (values ^ np.uint64(key)) + np.uint64(_GOLDEN)
+def mix_array(key: int | np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A hash of values with one key, or with a key each (broadcast): uint64 in, uint64 out, vectorised."""
+    mixed = (values ^ np.asarray(key, dtype=np.uint64)) + np.uint64(_GOLDEN)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def sample_keys(seed: int, epochs: np.ndarray | int, ids: np.ndarray) -> np.ndarray:
+    """A key (N,) uint64 per sample and epoch: all that is random about a sample (masks, augmentation) follows from
+    it.
+    """
+    per_epoch = mix_array(mix(seed, _SAMPLES), np.atleast_1d(epochs).astype(np.uint64))
+    return mix_array(per_epoch, ids.astype(np.uint64))
+
+
+def uniforms(keys: np.ndarray, count: int, domain: int) -> np.ndarray:
+    """(N, count) float64 in [0, 1) from keys (N,) uint64. Each use of a key has a `domain` of its own."""
+    numbers = mix_array(mix(domain), np.arange(count, dtype=np.uint64))
+    mixed = mix_array(mix_array(keys[:, None], numbers), np.zeros(1, dtype=np.uint64))
+    return (mixed >> np.uint64(11)) * 2.0**-53

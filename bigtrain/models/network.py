@@ -25,17 +25,20 @@ class Network(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
 
-    def forward(self, inputs: Tensor, state: Any = None) -> NetworkOutput:
-        """`inputs` and `state` as the backbone takes them."""
-        features = self.backbone(inputs, state)
+    def forward(self, inputs: Tensor, state: Any = None, **context: Tensor) -> NetworkOutput:
+        """`inputs`, `state` and `context` (`nn/features.py`) as the backbone takes them."""
+        features = self.backbone(inputs, state, **context)
         predictions = {name: head(features) for name, head in self.heads.items()}
         return NetworkOutput(predictions, features.state)
 
 
 def tie_weights(network: Network, model_config: object) -> None:
-    """Where `model.tie_embeddings` says so, the language-model head takes the token embedding's very
+    """Where `model.tie_embeddings` says so, a head over the vocabulary takes the token embedding's very
     Parameter (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that
     head.
     """
-    if getattr(model_config, "tie_embeddings", False) and "language_model" in network.heads:
-        network.heads["language_model"].weight = network.backbone.token_embedding.weight
+    if not getattr(model_config, "tie_embeddings", False):
+        return
+    for name in ("language_model", "masked_language_model"):
+        if name in network.heads:
+            network.heads[name].weight = network.backbone.token_embedding.weight

@@ -16,7 +16,7 @@ from bigtrain.errors import ConfigError
 from bigtrain.models.config import Positional, TransformerConfig
 from bigtrain.nn.attention import CausalSelfAttention, LayerCache
 from bigtrain.nn.autocast import autocast_dtype
-from bigtrain.nn.features import Features
+from bigtrain.nn.features import Features, last_before_padding
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, residual_std
 from bigtrain.nn.norm import make_norm
@@ -105,8 +105,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, std) for _ in range(config.num_layers))
         self.norm = make_norm(config.norm.value, config.hidden_size, epsilon=config.norm_epsilon, bias=config.bias)
 
-    def forward(self, inputs_BT: Tensor, state: DecodingState | None = None) -> Features:
+    def forward(
+        self, inputs_BT: Tensor, state: DecodingState | None = None, *, lengths: Tensor | None = None
+    ) -> Features:
         """With a state, `inputs` are the T tokens after the `state.length` already seen.
+
+        With `lengths` (B,), pooled is the last position before the padding; what is right of it no position sees.
 
         Raises ValueError past `max_length`, or past the room that `initial_state` made.
         """
@@ -124,7 +128,8 @@ class Transformer(nn.Module):
             x_BTD = block(x_BTD, rotation, None if state is None else state.layer(index))
         hidden_BTD = self.norm(x_BTD)
         next_state = None if state is None else state._replace(length=start + length)
-        return Features(hidden=hidden_BTD, pooled=hidden_BTD[:, -1], state=next_state)
+        pooled_BD = hidden_BTD[:, -1] if lengths is None else last_before_padding(hidden_BTD, lengths)
+        return Features(hidden=hidden_BTD, pooled=pooled_BD, state=next_state)
 
     def initial_state(self, batch: int, max_length: int) -> DecodingState:
         """An empty cache for up to `max_length` tokens, in the dtype that attention works in.

@@ -1,4 +1,12 @@
-"""What a backbone hands to its heads.
+"""What a backbone is told beside its inputs, and what it hands to its heads.
+
+`backbone(inputs, state=None, **context)`. The context of a batch is what it has of these, and a backbone takes by name
+those that its kind of sample can bring:
+
+    lengths          (B,) int64   tokens of each row of `inputs`; what is right of them is padding (0)
+    segments         (B, T) int64 which of two texts each token belongs to, 0 or 1
+    source           (B, S) int64 for an encoder; `inputs` are then the decoder's
+    source_lengths   (B,) int64
 
 Shape suffixes here and in `nn/`, `models/`, `tasks/`: B batch, T time, D model width, H heads, K head width,
 V vocabulary, C classes.
@@ -8,7 +16,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+CONTEXT = ("lengths", "segments", "source", "source_lengths")
+
+
+def context_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch has of `CONTEXT`."""
+    return {name: batch[name] for name in CONTEXT if name in batch}
+
+
+def last_before_padding(hidden_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    """(B, D): of each row the vector of its last token."""
+    return hidden_BTD[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
 
 
 class Features(NamedTuple):

@@ -37,17 +37,21 @@ class LossOutput:
 
 
 class Task(Protocol):
-    """Built as `factory(config, data_spec)`."""
+    """Built as `factory(config, data_spec, tokenizer)`; the tokenizer is None for data that has none."""
 
     primary_metric: str  # compared to choose the best checkpoint: "loss", "accuracy"
     higher_is_better: bool
+    needs_partners: bool  # whether `collate` reads another sample of the split beside each (data/loader.py)
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
         """The heads that this task needs, by name, for a backbone of this width D."""
         ...
 
     def collate(self, samples: Batch, training: bool) -> Batch:
-        """Samples as gathered → the batch that `compute_loss` reads. A pure function of its arguments."""
+        """Samples with their `keys` (data/loader.py) → the batch that `compute_loss` reads.
+
+        A pure function of its arguments: whatever is random follows from the keys.
+        """
         ...
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Classification of images and of vectors: loss, accuracy, top-5 accuracy, macro F1, and predictions to show."""
+"""Classification of images, vectors and sentences: loss, accuracy, top-5 accuracy, macro F1, predictions to show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
+from bigtrain.nn.features import context_of
 from bigtrain.nn.heads import ClassificationHead
 from bigtrain.tasks.base import Batch, LossOutput, LossTerm
 from bigtrain.tasks.config import ClassificationConfig
@@ -25,8 +27,9 @@ class Classification:
 
     primary_metric = "accuracy"
     higher_is_better = True
+    needs_partners = False
 
-    def __init__(self, config: ClassificationConfig, data_spec: DataSpec):
+    def __init__(self, config: ClassificationConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         if data_spec.num_classes is None:
             raise ConfigError.of(
                 "TASK-DATA",
@@ -49,8 +52,10 @@ class Classification:
 
     def collate(self, samples: Batch, training: bool) -> Batch:
         """`images` (B, C, H, W) uint8 or `vectors` (B, F) → `inputs` fp32 of that shape, normalised per channel or
-        feature; `labels` (B,) unchanged.
+        feature; `labels` (B,) unchanged. Of sentences, `tokens` (B, T) → `inputs`, with their `lengths`.
         """
+        if "tokens" in samples:
+            return {"inputs": samples["tokens"], "lengths": samples["lengths"], "labels": samples["labels"]}
         x = samples["images"] if "images" in samples else samples["vectors"]
         scale, shift = self._scale.to(x.device), self._shift.to(x.device)
         return {"inputs": (x.float() * scale).add_(shift), "labels": samples["labels"]}
@@ -114,5 +119,5 @@ def macro_f1(confusion_CC: Tensor) -> float:
 
 
 def _logits(network: nn.Module, batch: Batch) -> Tensor:
-    logits_BC: Tensor = network(batch["inputs"]).predictions["classification"]
+    logits_BC: Tensor = network(batch["inputs"], **context_of(batch)).predictions["classification"]
     return logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))

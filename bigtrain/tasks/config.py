@@ -28,13 +28,16 @@ class LanguageModelingConfig(SmoothedTaskConfig):
     """Predict the next token."""
 
     consumes: ClassVar[tuple[str, ...]] = ("text",)
+    needs: ClassVar[str] = "causal"
 
 
 @dataclass
 class ClassificationConfig(SmoothedTaskConfig):
     """Predict the class of each sample."""
 
-    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors")
+    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors", "sentences")
+    target: ClassVar[str] = "classes"
+    needs: ClassVar[str] = "pooled"
 
 
 TASKS.register("language_modeling", LanguageModelingConfig, factory="bigtrain.tasks.language_modeling:LanguageModeling")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bigtrain.data.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differently at the start of a text
 

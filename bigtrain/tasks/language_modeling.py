@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.heads import LanguageModelHead
@@ -20,8 +21,9 @@ class LanguageModeling:
 
     primary_metric = "loss"
     higher_is_better = False
+    needs_partners = False
 
-    def __init__(self, config: LanguageModelingConfig, data_spec: DataSpec):
+    def __init__(self, config: LanguageModelingConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         if data_spec.vocab_size is None:
             raise ConfigError.of(
                 "TASK-DATA",

@@ -106,9 +106,9 @@ class Progress:
 def start_lines(facts: RunFacts) -> list[tuple[str, str]]:
     """(label, sentence) lines for the start: where, how big, how long, and what was resolved and why."""
     lines = [("run", short_path(facts.run_dir)), ("parameters", f"{facts.parameters:,}")]
-    work = f"{facts.samples_per_step:,} samples"
+    work = f"{round(facts.samples_per_step):,} samples"
     if facts.tokens_per_step is not None:
-        work += f" = {facts.tokens_per_step:,} tokens"
+        work += f" = {round(facts.tokens_per_step):,} tokens"
     lines.append(("step", work))
     if facts.total_steps is None:
         lines.append(("length", "until the time is up"))

@@ -27,8 +27,8 @@ class RunFacts:
     parameters: int
     total_steps: int | None  # None: ended by time only
     first_step: int  # 0, or where a resumed run goes on
-    samples_per_step: int
-    tokens_per_step: int | None  # None where samples have no tokens
+    samples_per_step: float
+    tokens_per_step: float | None  # None where samples have no tokens
     flops_per_sample: float  # forward and backward
     peak_flops: float | None  # measured matmul ceiling of this device and precision, FLOP/s
     primary_metric: str  # "val/loss"

@@ -9,11 +9,11 @@ from bigtrain.config.durations import parse_duration
 
 @dataclass(frozen=True)
 class WorkUnits:
-    """What turns durations into optimizer steps."""
+    """What turns durations into optimizer steps; sizes of batches and samples are averages."""
 
-    batch_size: int
+    batch_size: float
     epoch_samples: int
-    sample_tokens: int | None
+    sample_tokens: float | None
 
     def steps(self, duration: str) -> int | None:
         """Steps of a duration, or None for a time."""

@@ -51,7 +51,9 @@ class Evaluator:
         """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
         dataset = self.data.dataset(split)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
-        for batch, counts in evaluation_batches(dataset, collate, self._batch_size, self._world):
+        for batch, counts in evaluation_batches(
+            dataset, collate, self._batch_size, self._world, self.task.needs_partners
+        ):
             yield to_device(batch, self._world.device), counts
 
     def sample_metrics(self, split: str) -> dict[str, float]:

@@ -53,8 +53,8 @@ class Limits:
     evaluate: Cadence
     save: Cadence
     clip_norm: float | None
-    samples_per_step: int
-    tokens_per_step: int | None
+    samples_per_step: float  # where batches differ, on average
+    tokens_per_step: float | None
     flops_per_sample: float
     peak_flops: float | None
 
@@ -308,9 +308,9 @@ class Trainer:
     def row(self) -> Row:
         """The columns that every row has."""
         step = self.state.step
-        counted: Row = {"step": step, "samples": step * self.limits.samples_per_step}
+        counted: Row = {"step": step, "samples": round(step * self.limits.samples_per_step)}
         if self.limits.tokens_per_step is not None:
-            counted["tokens"] = step * self.limits.tokens_per_step
+            counted["tokens"] = round(step * self.limits.tokens_per_step)
         return counted | {"time_seconds": self.state.train_seconds}
 
     def evaluate(self) -> None:

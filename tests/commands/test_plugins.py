@@ -128,7 +128,7 @@ def test_plugins_in_a_file_are_refused_and_import_nothing(tmp_path):
         ("import no_such_dependency", "No module named 'no_such_dependency'"),
         (
             "from bigtrain.registry import MODELS\nMODELS.register('cnn', int, factory='a:b')",
-            "model=cnn is registered already, by bigtrain.models.cnn:CNN",
+            "model=cnn is registered already, by bigtrain.models.vision.cnn:CNN",
         ),
     ],
 )

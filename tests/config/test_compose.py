@@ -8,8 +8,11 @@ from omegaconf import OmegaConf
 from bigtrain.config.compose import compose
 from bigtrain.config.library import Library, Request
 from bigtrain.config.run import Precision
-from bigtrain.data.config import GlyphsConfig, IDXConfig, MarkovConfig, PythonDocsConfig
-from bigtrain.models.config import CNNConfig, TransformerConfig
+from bigtrain.data.images.config import GlyphsConfig, IDXConfig
+from bigtrain.data.synthetic.config import MarkovConfig
+from bigtrain.data.text.config import PythonDocsConfig
+from bigtrain.models.config import TransformerConfig
+from bigtrain.models.vision.config import CNNConfig
 from bigtrain.optim.config import SGDConfig
 from bigtrain.registry import REGISTRIES
 from bigtrain.tasks.config import ClassificationConfig, LanguageModelingConfig

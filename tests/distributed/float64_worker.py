@@ -12,7 +12,7 @@ import torch
 
 from bigtrain.build import build_data, build_parts, build_trainer
 from bigtrain.config.run import RunConfig, TrackingConfig, TrainerConfig
-from bigtrain.data.config import TextCorpusConfig
+from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.distributed.world import join_world
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import AdamWConfig, LinearConfig

@@ -11,8 +11,8 @@ from tiny_networks import IMAGES, TEXT, VECTORS, perturb, samples, tiny_config, 
 from torch import nn
 
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import CNNConfig
 from bigtrain.models.network import NetworkOutput
+from bigtrain.models.vision.config import CNNConfig
 from bigtrain.tasks.base import evaluation_totals
 from bigtrain.tasks.classification import Classification, macro_f1
 from bigtrain.tasks.config import ClassificationConfig

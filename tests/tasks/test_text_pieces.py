@@ -6,9 +6,9 @@ from data.subword_definitions import TEXT, bert, byte_level, metaspace, sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.data.bpe import train_bpe
-from bigtrain.data.subword import SubwordTokenizer
-from bigtrain.data.tokenizer import ByteTokenizer, CharTokenizer
+from bigtrain.data.tokenizers.bpe import train_bpe
+from bigtrain.data.tokenizers.subword import SubwordTokenizer
+from bigtrain.data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer
 from bigtrain.tasks.generation import text_pieces
 
 TOKENIZERS = {

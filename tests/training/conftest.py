@@ -7,7 +7,7 @@ import torch
 
 from bigtrain.build import build_data, build_parts, build_trainer
 from bigtrain.config.run import RunConfig, TrackingConfig, TrainerConfig
-from bigtrain.data.config import MarkovConfig
+from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.distributed.world import World
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import AdamWConfig, CosineConfig

@@ -9,7 +9,7 @@ import pytest
 
 from bigtrain.config.run import EarlyStoppingConfig, Precision
 from bigtrain.config.schema import register_parts
-from bigtrain.data.config import MarkovConfig
+from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import MuonConfig
 from bigtrain.registry import OPTIMIZERS, SCHEDULERS

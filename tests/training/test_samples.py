@@ -6,9 +6,9 @@ import torch
 from tiny_networks import tiny_config
 
 from bigtrain.config.run import TrackingConfig
-from bigtrain.data.config import GaussianMixtureConfig, RandomLabelsConfig
-from bigtrain.data.gaussian_mixture import GaussianMixture
-from bigtrain.data.random_labels import RandomLabels
+from bigtrain.data.synthetic.config import GaussianMixtureConfig, RandomLabelsConfig
+from bigtrain.data.synthetic.gaussian_mixture import GaussianMixture
+from bigtrain.data.synthetic.random_labels import RandomLabels
 from bigtrain.models.config import MLPConfig
 from bigtrain.models.mlp import MLP
 from bigtrain.models.network import Network

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 
 from bigtrain.config.run import EarlyStoppingConfig, Mode
-from bigtrain.data.config import RandomLabelsConfig
+from bigtrain.data.synthetic.config import RandomLabelsConfig
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import CNNConfig
+from bigtrain.models.vision.config import CNNConfig
 from bigtrain.tasks.config import ClassificationConfig
 from bigtrain.training.selection import Selection
 from bigtrain.training.snapshot import live_tensors, load_evaluated_weights, load_matching, module_tensors

@@ -1,0 +1,1 @@
+"""Images as training data: readers and data modules."""

@@ -1,0 +1,171 @@
+"""Image data in MNIST's IDX format: finding the four files, and the data module. Reading one is
+`data/images/idx_file.py`'s business. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bigtrain.data.base import DataSpec
+from bigtrain.data.cache import fingerprint_of
+from bigtrain.data.images.config import IDXConfig
+from bigtrain.data.images.idx_file import read_idx
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.errors import DataError
+
+_PARTS = ("train-images", "train-labels", "test-images", "test-labels")
+_NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_PATTERN = re.compile(r"(.*?)(train|t10k|test)-(?:(images)[.-]idx[34]|(labels)[.-]idx1)-ubyte(?:\.gz)?")
+
+
+class IDXImages:
+    """Data module `idx`: train and test as they come, validation held out of train; see `IDXConfig`.
+
+    Raises DataError for files that are missing or damaged, and for labels that don't fit.
+    """
+
+    tokenizer: Tokenizer | None = None
+
+    def __init__(self, config: IDXConfig, tokenizer: Tokenizer | None = None):
+        files = find_idx_files(config)
+        train_images, train_labels = _read_pair(config, files, "train")
+        test_images, test_labels = _read_pair(config, files, "test")
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise _mismatch(
+                files["test-images"],
+                f"its images are {test_images.shape[1:]}, those of train {train_images.shape[1:]}",
+            )
+        names = _class_names(config, files, {"train": train_labels, "test": test_labels})
+        self._samples = hold_out(train_images, train_labels, config.val_fraction)
+        held_out = len(train_images) - len(self._samples["train"])
+        self._samples["test"] = ImageSamples(test_images, test_labels)
+        self.spec = DataSpec(
+            kind="images",
+            fingerprint=fingerprint_of(train_images, train_labels, test_images, test_labels, held_out, names),
+            sizes={split: len(samples) for split, samples in self._samples.items()},
+            input_shape=tuple(map(int, train_images.shape[1:])),
+            num_classes=len(names),
+            labels=names,
+            normalization=normalization(self._samples["train"]),
+        )
+
+    def dataset(self, split: str) -> ImageSamples:
+        """See `data/base.py`."""
+        return split_of(self._samples, split)
+
+
+def find_idx_files(config: IDXConfig) -> dict[str, Path]:
+    """The path of each part. Files may share a prefix (emnist-letters-train-…); a plain file wins over its
+    .gz.
+
+    Raises DataError that names the four files where none, not all, or more than one set of them is there.
+    """
+    folders = [_folder(config.path)] if config.path else [Path(place) for place in config.usual_places]
+    missing = "no directory to look in was given"
+    for folder in folders:
+        there = _sets_in(folder)
+        sets = {config.prefix: there.get(config.prefix, {})} if config.prefix else there
+        complete = {prefix: found for prefix, found in sets.items() if len(found) == len(_PARTS)}
+        if len(complete) == 1 or "" in complete:
+            return complete.get("") or next(iter(complete.values()))
+        if complete:
+            raise DataError.of(
+                "DATA-AMBIGUOUS",
+                f"{folder} holds more than one data set",
+                cause=f"their names begin with {', '.join(sorted(complete))}",
+                fix=f"choose one, for instance data.prefix={min(complete)}",
+            )
+        missing = "; ".join(_absent(folder, prefix, found) for prefix, found in (sets or {"": {}}).items())
+        if others := sorted(set(there) - set(sets)):
+            missing += f"; what is there begins with {', '.join(other or 'train and t10k' for other in others)}"
+    raise DataError.of(
+        "DATA-MISSING",
+        "the image files are not there",
+        cause=missing,
+        fix=f"put {', '.join(config.prefix + name for name in _NAMES)} (each may end in .gz) into a directory, "
+        "and give data.path=DIRECTORY" + (f"; or, {config.hint}" if config.hint else ""),
+    )
+
+
+def _folder(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home of an unknown user: reported as a directory that is not there
+        return Path(path)
+
+
+def _sets_in(folder: Path) -> dict[str, dict[str, Path]]:
+    """Prefix → part → path."""
+    sets: dict[str, dict[str, Path]] = {}
+    try:
+        entries = sorted(folder.iterdir(), reverse=True)  # x after x.gz, so that the plain file is kept
+    except (OSError, ValueError):
+        return sets
+    for path in entries:
+        if match := _PATTERN.fullmatch(path.name):
+            prefix, split, what = match[1], match[2], match[3] or match[4]
+            sets.setdefault(prefix, {})[f"{'train' if split == 'train' else 'test'}-{what}"] = path
+    return sets
+
+
+def _absent(folder: Path, prefix: str, found: dict[str, Path]) -> str:
+    if not folder.is_dir():
+        return f"{folder} is not a directory"
+    absent = [prefix + name for part, name in zip(_PARTS, _NAMES, strict=True) if part not in found]
+    return f"{folder} lacks {', '.join(absent)}"
+
+
+def _read_pair(config: IDXConfig, files: dict[str, Path], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, C, H, W), upright, and labels (N,) that count from 0."""
+    images = read_idx(files[f"{split}-images"], (3, 4))
+    labels = read_idx(files[f"{split}-labels"], (1,))
+    if len(images) != len(labels):
+        raise _mismatch(files[f"{split}-labels"], f"it has {len(labels):,} labels for {len(images):,} images")
+    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        raise _mismatch(
+            files[f"{split}-images"],
+            f"its images are {images.shape[1:]}; channels come first: (channels, height, width)",
+        )
+    if labels.min() < config.first_label:
+        raise _mismatch(
+            files[f"{split}-labels"], f"it has label {labels.min()}; data.first_label is {config.first_label}"
+        )
+    images = images.reshape(len(images), -1, *images.shape[-2:])
+    if config.transpose:
+        images = np.ascontiguousarray(images.swapaxes(2, 3))
+    return images, labels - np.uint8(config.first_label)
+
+
+def _class_names(config: IDXConfig, files: dict[str, Path], labels: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """The names given, or the numbers up to train's largest label: what train never saw can't be learnt.
+
+    Names given must be as many as train's classes: those of another set of EMNIST would name the wrong ones.
+    """
+    first = config.first_label
+    largest = {split: first + int(values.max()) for split, values in labels.items()}
+    names = tuple(config.labels) or tuple(map(str, range(first, largest["train"] + 1)))
+    last = first + len(names) - 1
+    for split, label in largest.items():
+        if label > last:
+            known = "data.labels names" if config.labels else "the training labels are"
+            raise _mismatch(files[f"{split}-labels"], f"it has label {label}; {known} {first} to {last}")
+    if largest["train"] < last:
+        raise _mismatch(
+            files["train-labels"],
+            f"its labels end at {largest['train']}; data.labels names {len(names)} classes, {first} to {last}",
+            fix="name exactly the classes that it has; data.labels=[] takes the numbers",
+        )
+    return names
+
+
+def _mismatch(path: Path, cause: str, fix: str = "use files that belong together") -> DataError:
+    return DataError.of("DATA-IDX", f"{path} does not fit", cause=cause, fix=fix)

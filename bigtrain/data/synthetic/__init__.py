@@ -1,0 +1,1 @@
+"""Data that is drawn; where it can be, the best possible result is known."""

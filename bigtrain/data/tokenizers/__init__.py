@@ -1,0 +1,1 @@
+"""Tokenisers: text to ids and back."""
