@@ -19,7 +19,7 @@ from bigtrain.config.run import RunConfig, TrainerConfig
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
-from bigtrain.data.order import BucketedOrder, Order, ShuffledOrder
+from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
 from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.replica import replicate
@@ -33,6 +33,7 @@ from bigtrain.tasks.base import Task, TrainingModule
 from bigtrain.tracking.throughput import flops_per_sample
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.cadence import Cadence, WorkUnits
+from bigtrain.training.carried import carries_state, state_of
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
 from bigtrain.training.machine import choose_precision, compile_blocks, device_name, keep_threads, peak_flops
@@ -64,6 +65,11 @@ class Parts:
         """Whether samples of generated text can be shown."""
         has_words = self.data.tokenizer is not None and "language_model" in self.network.heads
         return has_words and type(self.config.model).generates
+
+    @property
+    def optimal_loss(self) -> float | None:
+        """The loss that no model can beat, where it is known of what this task asks."""
+        return self.data.spec.optimal_loss if self.config.task.meets_optimum else None
 
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataModule:
@@ -107,6 +113,8 @@ def build_trainer(
         state.threads = 0  # of so many ranks; this number of them has its own share of the cores
     keep_threads(state, tracker)
     loader = build_loader(parts)
+    if isinstance(loader.order, ContiguousOrder):
+        parts.module.carried = state_of(parts.network, loader.order.batch_size)
     flops = flops_per_sample(parts.module, to_device(typical_batch(loader), world.device))
     precision = choose_precision(parts.module, settings, loader, flops, state, world)
     state.resolved["compile"] = compile_blocks(parts.module, settings.compile, loader, precision, tracker, world)
@@ -117,7 +125,7 @@ def build_trainer(
     documents = {"config.json": document, "data_spec.json": parts.data.spec.to_json()}
     if parts.data.tokenizer is not None:
         documents["tokenizer.json"] = parts.data.tokenizer.to_json()
-    snapshot = Snapshot(parts.network, optimizer, average, scaler, state, documents)
+    snapshot = Snapshot(parts.network, optimizer, average, scaler, state, documents, parts.module.carried)
     if resume is not None:
         snapshot.restore(resume)
     evaluator = Evaluator(
@@ -154,7 +162,7 @@ def build_loader(parts: Parts) -> TrainLoader:
     """This rank's micro-batches. Raises ConfigError for a batch that the ranks can't share."""
     settings, size, seed = parts.config.trainer, parts.world.size, parts.config.seed
     dataset, task = parts.data.dataset("train"), parts.task
-    order = build_order(settings, dataset, seed)
+    order = build_order(settings, dataset, seed, contiguous=carries_state(parts.network, dataset))
     micro_batch_size = settings.micro_batch_size
     if lengths_of(dataset) is None and settings.batch_size % ((micro_batch_size or 1) * size):
         raise ConfigError.of(
@@ -176,8 +184,11 @@ def build_loader(parts: Parts) -> TrainLoader:
     return TrainLoader(dataset, collate, order, micro_batch_size, parts.world, seed=seed, partners=partners)
 
 
-def build_order(settings: TrainerConfig, dataset: Dataset, seed: int) -> Order:
-    """Bucketed where samples differ in length. Raises ConfigError for `batch_tokens` that can't be kept to."""
+def build_order(settings: TrainerConfig, dataset: Dataset, seed: int, contiguous: bool) -> Order:
+    """Bucketed where samples differ in length; `contiguous` where the model carries its state.
+
+    Raises ConfigError for `batch_tokens` that can't be kept to.
+    """
     lengths = lengths_of(dataset)
     if lengths is None:
         if settings.batch_tokens is not None:
@@ -186,7 +197,8 @@ def build_order(settings: TrainerConfig, dataset: Dataset, seed: int) -> Order:
                 "trainer.batch_tokens has no effect: the samples of this data are all of one size",
                 fix="give trainer.batch_size",
             )
-        return ShuffledOrder(len(dataset), settings.batch_size, seed)
+        order = ContiguousOrder if contiguous else ShuffledOrder
+        return order(len(dataset), settings.batch_size, seed)
     try:
         return BucketedOrder(lengths, seed, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens)
     except ValueError as error:

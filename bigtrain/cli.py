@@ -20,8 +20,8 @@ from typing import NoReturn
 
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
 
-VERBS = ("train", "eval", "generate")
-LATER_VERBS = ("plan", "check-data", "explain", "compare", "export", "verify")
+VERBS = ("train", "eval", "generate", "export")
+LATER_VERBS = ("plan", "check-data", "explain", "compare", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

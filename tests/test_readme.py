@@ -17,6 +17,9 @@ SHORTER = ["trainer.max_duration=4step", "trainer.eval_every=null", "trainer.bat
 SMALL_TEXT = ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=1", "tracking.sample_tokens=5"]
 SMALL_IMAGES = ["model.widths=[2]"]
 # What a word needs to run in a test: no GPU, no Debian package, nothing that trains for a minute.
+TESTED_ELSEWHERE = ("data=fashion_mnist", "debug=", "trainer.processes=", "experiment=topics", "experiment=sst2_bert")
+TESTED_ELSEWHERE += ("model=bert", "model=lstm", "model=seq2seq", "model=resnet", "data=image_folder")
+TESTED_ELSEWHERE += ("data=text_classification", "data=synthetic/disks")
 ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],
@@ -64,17 +67,16 @@ def shell(tmp_path_factory):
 def runnable(line, shell):
     """The words to run for a README line, with what makes it short."""
     words = [word for word in shlex.split(line)[1:] if word != "trainer.gpus=1"]
-    tested_elsewhere = ("data=fashion_mnist", "debug=", "trainer.processes=")
-    if "-m" in words or any(word.startswith(tested_elsewhere) for word in words):
+    if "-m" in words or any(word.startswith(TESTED_ELSEWHERE) for word in words):
         return [*words, "--cfg", "job"]  # composed as they stand
     run = next(run for run in shell.runs() if run.parent.name == "first")
     words = [word.replace("outputs/<name>/<run>", str(run)) for word in words]
     asks = any(word.startswith("-") and word != "-cd" for word in words)
-    if asks or words[:1] in (["eval"], ["generate"]) or any(word.startswith("resume=") for word in words):
+    if asks or words[:1] in (["eval"], ["generate"], ["export"]) or any(word.startswith("resume=") for word in words):
         return [word.replace("=latest", f"={run}") for word in words]
     if any(word.startswith("init_from=") for word in words):
         return [*words, *SMALL_TEXT, *SHORTER]
-    if "model=gpt2" in words:
+    if "model=gpt2" in words or "model=llama" in words:
         return [*words, *SMALL_TEXT, *SHORTER]
     added = [extra for word in words for extra in ADDED.get(word, [])]
     if not words:

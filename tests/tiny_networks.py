@@ -11,9 +11,9 @@ from bigtrain.config.schema import register_parts
 from bigtrain.data.base import DataSpec
 from bigtrain.data.loader import keyed_samples
 from bigtrain.data.randomness import sample_keys
-from bigtrain.models.config import MLPConfig, TransformerConfig
+from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
-from bigtrain.models.vision.config import CNNConfig
+from bigtrain.models.vision.config import CNNConfig, ResNetConfig, VGGConfig
 from bigtrain.registry import MODELS, TASKS
 
 register_parts()
@@ -41,11 +41,17 @@ VECTORS = DataSpec(
     normalization={"mean": [0.5, -1.0, 0.0, 3.0, 0.1], "std": [0.2, 3.0, 1.0, 0.5, 2.0]},
 )
 SPECS = {spec.kind: spec for spec in (TEXT, SENTENCES, PAIRS, IMAGES, VECTORS)}
+VALUES = {"num_classes": None, "values": ("y", "z"), "value_normalization": {"mean": [0.3, -2.0], "std": [0.5, 4.0]}}
 
 # A model registered later needs a line here, and the tests over the registry ask for it. Two blocks each.
 TINY = {
     TransformerConfig: {"hidden_size": 24, "num_layers": 2, "num_heads": 4, "max_length": 16},
+    LSTMConfig: {"hidden_size": 24, "num_layers": 2},
+    BertConfig: {"hidden_size": 24, "num_layers": 2, "num_heads": 4, "max_length": 16, "dropout": 0.0},
+    Seq2SeqConfig: {"hidden_size": 24, "num_layers": 2, "num_heads": 4, "max_length": 16, "dropout": 0.0},
     CNNConfig: {"widths": [4, 6], "hidden_size": 16},
+    ResNetConfig: {"depth": 8, "width": 4},
+    VGGConfig: {"width": 4, "hidden_size": 16, "dropout": 0.0},
     MLPConfig: {"widths": [24, 16]},
 }
 # Settings of a task that its tests over all models need, beside the defaults.
@@ -60,7 +66,8 @@ def serving():
             needs = task.config_class.needs
             kinds = [kind for kind in task.config_class.consumes if kind in config.consumes]
             if needs in config.gives():
-                yield from ((model, task, SPECS[kind]) for kind in kinds)
+                changes = VALUES if task.config_class.target == "values" else {}
+                yield from ((model, task, replace(SPECS[kind], **changes)) for kind in kinds)
 
 
 def tiny_config(config_class, **changes):
@@ -99,12 +106,13 @@ def perturb(network, scale=0.3, seed=1):
 class Memory:
     """A dataset of the samples of a spec that lie in memory, every time the same."""
 
-    def __init__(self, spec, count, seed=0, values=False):
+    def __init__(self, spec, count, seed=0):
         rng = np.random.default_rng(seed)
         self._samples, self._count = _draw(spec, count, rng), count
-        if values:
-            self._samples.pop("labels", None)
-            self._samples["values"] = rng.normal(size=(count, 2)).astype(np.float32)
+        if spec.values:
+            del self._samples["labels"]
+            mean, std = spec.value_normalization["mean"], spec.value_normalization["std"]
+            self._samples["values"] = rng.normal(mean, std, size=(count, len(spec.values))).astype(np.float32)
         if spec.kind in ("sentences", "pairs"):
             self.lengths = self._samples["lengths" if spec.kind == "sentences" else "target_lengths"]
 

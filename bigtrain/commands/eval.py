@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -12,10 +14,13 @@ from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig, RunConfig
 from bigtrain.data.base import DataModule
+from bigtrain.data.text.config import TextClassificationConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import DataError, ExitCode
 from bigtrain.registry import TASKS
+from bigtrain.report.ngram import counting_losses
 from bigtrain.tasks.base import TrainingModule
+from bigtrain.tasks.language_modeling import LanguageModeling
 from bigtrain.tracking.console import SteadyConsole
 from bigtrain.tracking.formatting import number
 from bigtrain.tracking.tensorboard import TensorBoardSink
@@ -30,7 +35,7 @@ def run(composed: Composed) -> int:
     config: EvalConfig = composed.config
     world = lone_world(config.gpus)
     loaded = load(config.checkpoint, world)
-    data = build_data(_with_other_data(loaded.config, config), loaded.tokenizer)
+    data = build_data(_with_other_data(loaded, config), loaded.tokenizer)
     _require_same_kind(loaded, data)
     config = dataclasses.replace(config, split=_split(config.split, data))
     precision = ResolvedPrecision(loaded.checkpoint.fact("resolved")["precision"], "as the run had it")
@@ -41,8 +46,10 @@ def run(composed: Composed) -> int:
     )
     task = TASKS.entry_of(loaded.config.task).load()(loaded.config.task, spec, loaded.tokenizer)
     evaluator = Evaluator(TrainingModule(loaded.network, task), task, data, precision, batch_size, world)
-    evaluation = evaluator.evaluate(config.split)
+    evaluation = evaluator.evaluate(config.split, final=True)
     assert evaluation is not None
+    if isinstance(task, LanguageModeling) and data.spec.fingerprint == loaded.spec.fingerprint:
+        evaluation.metrics.update(counting_losses(data, [config.split])[0][config.split])
     report = {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,
@@ -57,8 +64,9 @@ def run(composed: Composed) -> int:
     return ExitCode.OK
 
 
-def _with_other_data(run_config: RunConfig, config: EvalConfig) -> RunConfig:
-    changes = {
+def _with_other_data(loaded: Loaded, config: EvalConfig) -> RunConfig:
+    run_config = loaded.config
+    changes: dict[str, Any] = {
         field.name: getattr(config.data, field.name)
         for field in dataclasses.fields(config.data)
         if getattr(config.data, field.name) is not None
@@ -66,6 +74,10 @@ def _with_other_data(run_config: RunConfig, config: EvalConfig) -> RunConfig:
     fields = {field.name for field in dataclasses.fields(run_config.data)}
     if "path" in changes and "train_path" in fields:
         changes |= {"train_path": None, "val_path": None, "test_path": None}
+    if "path" in changes and isinstance(run_config.data, TextClassificationConfig):
+        changes["labels"] = list(loaded.spec.labels)  # in the order that the model knows, whichever of them occur
+        if not Path(changes["path"]).expanduser().is_dir():  # nothing has to be held out of a file
+            changes |= {"path": None, "test_path": changes["path"]}
     refused = sorted(set(changes) - fields)
     if refused:
         raise DataError.of(
@@ -78,6 +90,13 @@ def _with_other_data(run_config: RunConfig, config: EvalConfig) -> RunConfig:
 
 def _require_same_kind(loaded: Loaded, data: DataModule) -> None:
     spec, other = loaded.spec, data.spec
+    if other.labels != spec.labels[: len(other.labels)]:
+        raise DataError.of(
+            "EVAL-DATA",
+            "this data has other classes than the checkpoint",
+            cause=f"it has {', '.join(other.labels[:20])}; the model knows {', '.join(spec.labels[:20])}",
+            fix="evaluate on data with the classes that the model was trained on",
+        )
     if (spec.kind, spec.vocab_size, spec.input_shape) != (other.kind, other.vocab_size, other.input_shape):
         raise DataError.of(
             "EVAL-DATA",

@@ -1,14 +1,19 @@
-"""`bigtrain generate`: text from a checkpoint, printed as it comes; without a prompt, an interactive one."""
+"""`bigtrain generate`: a checkpoint's answer to a prompt; without one, an interactive prompt. Text is printed as it
+comes; what a classifier answers is `commands/predict.py`'s business, a translation `commands/translate.py`'s.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import takewhile
 
 import numpy as np
 import torch
 
 from bigtrain.commands.loading import Loaded, load
+from bigtrain.commands.predict import classifies_texts, print_prediction
+from bigtrain.commands.translate import print_targets, refuse_beams, refuse_sampling
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
 from bigtrain.data.randomness import mix
@@ -16,24 +21,38 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.world import World, lone_world
 from bigtrain.errors import ConfigError, DataError, ExitCode
 from bigtrain.tasks.generation import Sampling, stream, text_pieces
+from bigtrain.tasks.seq2seq import Seq2Seq
+
+Answer = Callable[[str, int], None]  # prints what the checkpoint makes of a prompt; the number seeds the sampling
 
 
 def run(composed: Composed) -> int:
-    """Prints continuations. Raises BigtrainError for a checkpoint that can't generate."""
+    """Prints answers. Raises BigtrainError for a checkpoint that has none."""
     config: GenerateConfig = composed.config
     world = lone_world(config.gpus)
     loaded = load(config.checkpoint, world)
-    if loaded.tokenizer is None or not type(loaded.config.model).generates:
-        raise ConfigError.of(
-            "GENERATE-MODEL",
-            f"{loaded.checkpoint.path} is a {composed_kind(loaded)}, which generates no text",
-            fix="use bigtrain eval, or a checkpoint of a language model",
-        )
-    if config.prompt is not None:
-        for number in range(config.num_samples):
-            print_continuation(loaded, config, config.prompt, number, world)
-        return ExitCode.OK
-    return interact(loaded, config, world)
+    answer = answer_of(loaded, config, world)
+    if config.prompt is None:
+        return interact(answer, loaded)
+    answer(config.prompt, 0)
+    return ExitCode.OK
+
+
+def answer_of(loaded: Loaded, config: GenerateConfig, world: World) -> Answer:
+    """What this checkpoint does with a prompt."""
+    if isinstance(loaded.task, Seq2Seq):
+        refuse_sampling(config)
+        return lambda prompt, number: print_targets(loaded, config, prompt, world)
+    refuse_beams(config)
+    if classifies_texts(loaded):
+        return lambda prompt, number: print_prediction(loaded, prompt, world)
+    if loaded.tokenizer is not None and type(loaded.config.model).generates:
+        return lambda prompt, number: print_continuations(loaded, config, prompt, number, world)
+    raise ConfigError.of(
+        "GENERATE-MODEL",
+        f"{loaded.checkpoint.path} is a {composed_kind(loaded)}, which generates no text",
+        fix="use bigtrain eval, or a checkpoint of a language model",
+    )
 
 
 def composed_kind(loaded: Loaded) -> str:
@@ -41,7 +60,7 @@ def composed_kind(loaded: Loaded) -> str:
     return f"{type(loaded.config.model).__name__.removesuffix('Config')} for {loaded.spec.kind}"
 
 
-def interact(loaded: Loaded, config: GenerateConfig, world: World) -> int:
+def interact(answer: Answer, loaded: Loaded) -> int:
     """Reads prompts line by line until the input ends."""
     interactive = sys.stdin.isatty()
     if interactive:
@@ -53,8 +72,14 @@ def interact(loaded: Loaded, config: GenerateConfig, world: World) -> int:
         line = sys.stdin.readline()
         if not line:
             return ExitCode.OK
-        print_continuation(loaded, config, line.rstrip("\n"), number, world)
+        answer(line.rstrip("\n"), number)
         number += 1
+
+
+def print_continuations(loaded: Loaded, config: GenerateConfig, prompt: str, number: int, world: World) -> None:
+    """Prints `num_samples` continuations; the first is drawn with the generator of that number."""
+    for sample in range(config.num_samples):
+        print_continuation(loaded, config, prompt, number + sample, world)
 
 
 def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, number: int, world: World) -> None:

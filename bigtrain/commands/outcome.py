@@ -9,13 +9,18 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
+from bigtrain.report.ngram import MAX_TOKENS, counting_losses
+from bigtrain.tasks.language_modeling import LanguageModeling
+from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
+from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.checkpoint import verify
-from bigtrain.training.samples import sample_text
+from bigtrain.training.samples import sample_text, written_targets
 from bigtrain.training.snapshot import load_evaluated_weights
 from bigtrain.training.trainer import Trainer
 
 _FINAL_SAMPLE = 0xF1A1  # the seed domain of the sample shown at the end
+_FINAL_PAIRS = 3
 
 
 def conclude(
@@ -28,15 +33,14 @@ def conclude(
     columns = _evaluate_best(trainer)
     if not parts.world.is_main:
         return {}, None
+    baselines = _add_baselines(columns, parts, trainer.tracker)
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
-    sample = ""
-    if composed.config.tracking.samples and parts.writes_text:
-        seed = mix(composed.config.seed, _FINAL_SAMPLE)
-        sample = sample_text(parts.network, parts.data, composed.config.tracking, seed, parts.world.device)
+    sample, prompt = _final_sample(parts) if composed.config.tracking.samples else ("", None)
+    if sample:
         trainer.tracker.text("test/sample", sample, trainer.state.step)
-    if any(column.split == "test" for column in columns):
-        test_metrics = {tag: value for tag, value in metrics.items() if tag.startswith("test/")}
-        trainer.tracker.scalars(trainer.row() | test_metrics)
+    fresh = {tag: value for tag, value in metrics.items() if tag.startswith("test/")} | baselines
+    if fresh:
+        trainer.tracker.scalars(trainer.row() | fresh)
     trainer.tracker.hyperparameters(_flat(composed.document), metrics)
     trainer.tracker.close()  # the live view must be gone before the table is printed
     limits, state = trainer.limits, trainer.state
@@ -50,11 +54,11 @@ def conclude(
         train_seconds=state.train_seconds,
         samples=samples,
         tokens=None if limits.tokens_per_step is None else round(state.step * limits.tokens_per_step),
-        optimal_loss=parts.data.spec.optimal_loss,
+        optimal_loss=parts.optimal_loss,
         optimal_accuracy=parts.data.spec.optimal_accuracy,
         share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
         sample=sample,
-        commands=next_commands(run_dir, _prompt(parts, sample), " ".join(composed.request.plugin_words)),
+        commands=next_commands(run_dir, prompt, " ".join(composed.request.plugin_words)),
     )
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
@@ -77,10 +81,22 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     columns = []
     for split in ("val", "test"):
         if trainer.evaluator.has(split):
-            evaluation = trainer.evaluator.evaluate(split)
+            evaluation = trainer.evaluator.evaluate(split, final=True)
             assert evaluation is not None
             columns.append(SplitMetrics(split, weights, step, evaluation.metrics))
     return columns
+
+
+def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) -> dict[str, float]:
+    """What counting alone reaches, as further metrics of a language model's columns; returned by tag, too."""
+    if not isinstance(parts.task, LanguageModeling):
+        return {}
+    losses, whole = counting_losses(parts.data, [column.split for column in columns])
+    if not whole:
+        tracker.note(f"the counting baselines are of the first {MAX_TOKENS:,} tokens of the training split")
+    for column in columns:
+        column.metrics.update(losses[column.split])
+    return {f"{split}/{name}": value for split, metrics in losses.items() for name, value in metrics.items()}
 
 
 def _intact_best(trainer: Trainer) -> str:
@@ -95,10 +111,21 @@ def _intact_best(trainer: Trainer) -> str:
         return ""
 
 
-def _prompt(parts: Parts, sample: str) -> str | None:
-    """The start of the sample, as a prompt to try; None where the model generates no text."""
-    if not sample:
-        return None
+def _final_sample(parts: Parts) -> tuple[str, str | None]:
+    """What the model writes, and a prompt to try; "" and None where it writes nothing."""
+    network, data, device = parts.network, parts.data, parts.world.device
+    if isinstance(parts.task, Seq2Seq):
+        split = "test" if data.spec.sizes.get("test") else "val"
+        sample = written_targets(network, data, parts.task, device, split, _FINAL_PAIRS)
+        return sample, sample.splitlines()[0].removeprefix("source").strip()
+    if not parts.writes_text:
+        return "", None
+    sample = sample_text(network, data, parts.config.tracking, mix(parts.config.seed, _FINAL_SAMPLE), device)
+    return sample, _prompt(parts, sample)
+
+
+def _prompt(parts: Parts, sample: str) -> str:
+    """The start of the sample."""
     tokenizer = parts.data.tokenizer
     assert tokenizer is not None
     word = next(iter(sample.split()), "The")[:16]

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
+from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
-from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
 from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
@@ -37,20 +35,19 @@ from bigtrain.tracking.results import Results, override, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
 from bigtrain.training import durable
-from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, find_checkpoint, verify
+from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
 from bigtrain.training.machine import device_name, prepare_device
 from bigtrain.training.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
     create_run_directory,
     environment,
-    find_latest_run,
     is_run_directory,
     lock,
     new_run_path,
 )
 from bigtrain.training.signals import StopRequest
-from bigtrain.training.snapshot import load_matching, read_state
+from bigtrain.training.snapshot import read_state
 from bigtrain.training.trainer import Trainer
 
 _SECONDS_FOR_RANK_0 = 3.0
@@ -58,7 +55,7 @@ _SECONDS_FOR_RANK_0 = 3.0
 
 def run(composed: Composed) -> int:
     """Trains. Returns the exit code; raises BigtrainError for what the user can mend."""
-    composed = _with_full_names(composed)
+    composed = settled(composed)
     launched = end_with_launcher()
     ranks = ranks_to_start(composed.config.trainer)
     if ranks > 1:
@@ -91,16 +88,6 @@ def _launch(composed: Composed, ranks: int) -> int:
         words_to_go_on,
         **{RUN_DIR_VARIABLE: str(run_dir)},
     )
-
-
-def _with_full_names(composed: Composed) -> Composed:
-    """`init_from` by its full name: "latest" means another run later, and perhaps on another rank."""
-    config: RunConfig = composed.config
-    if not config.init_from or composed.resumed is not None:
-        return composed
-    source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir)))
-    name = str(source.path.absolute())
-    return replace(composed, config=replace(config, init_from=name), document=composed.document | {"init_from": name})
 
 
 def _require_same_settings(composed: Composed, world: World) -> None:
@@ -142,7 +129,7 @@ def _train_here(composed: Composed, world: World) -> int:
         with lock(run_dir) if world.is_main else contextlib.nullcontext():
             return _resume(composed, run_dir, world)
     parts = _build(config, world)
-    notes = _initialise(config, parts)
+    notes = initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing leaves no directory behind.
     made = create_run_directory(Path(config.output_dir), config.name) if world.is_main else Path()
     run_dir = Path(world.share(str(made)))
@@ -162,12 +149,12 @@ def _resume(composed: Composed, run_dir: Path, world: World) -> int:
             print(f"{run_dir} is finished already; nothing to do")
         return ExitCode.OK
     assert composed.resumed is not None
-    parts = _build(composed.config, world)
     checkpoint = _newest(CheckpointStore(run_dir / "checkpoints"), world)
+    parts = _build(composed.config, world, checkpoint)
     evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
     redone = ("test/",) if evaluated else ("test/", "val/")
     if checkpoint is None:
-        notes = _initialise(composed.config, parts)
+        notes = initialise(composed.config, parts)
     else:
         notes = []
         _require_same_data(checkpoint, parts)
@@ -201,10 +188,10 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     return newest if world.is_main or not where else verify(Path(where))
 
 
-def _build(config: RunConfig, world: World) -> Parts:
+def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -> Parts:
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
-        data = build_data(config)
+        data = build_data(config, brought_tokenizer(config, resumed))
     if data.spec.fingerprint != world.share(data.spec.fingerprint):
         raise DataError.of(
             "RANK-DATA",
@@ -213,28 +200,6 @@ def _build(config: RunConfig, world: World) -> Parts:
             fix="give every rank the same files",
         )
     return build_parts(config, data, world)
-
-
-def _initialise(config: RunConfig, parts: Parts) -> list[str]:
-    """Weights of `init_from`, where it is given; returns what was done, in sentences."""
-    if not config.init_from:
-        return []
-    checkpoint = find_checkpoint(config.init_from)
-    tokenizer = parts.data.tokenizer
-    if tokenizer is not None and checkpoint.has("tokenizer.json"):
-        _require_same_tokens(checkpoint, tokenizer)
-    return load_matching(parts.network, checkpoint)
-
-
-def _require_same_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else."""
-    if checkpoint.read_json("tokenizer.json") != json.loads(json.dumps(tokenizer.to_json())):
-        raise DataError.of(
-            "DATA-TOKENIZER",
-            f"{checkpoint.path} was trained with another tokenizer than this data has",
-            cause="init_from takes its embeddings, which belong to its tokens",
-            fix=f"data.tokenizer=file data.tokenizer_path={checkpoint.path}/tokenizer.json",
-        )
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -326,7 +291,7 @@ def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str)
 def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
     spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
-    unit = f"windows of {spec.sequence_length} tokens" if spec.sequence_length else "samples"
+    unit = f"windows of {spec.sequence_length} tokens" if spec.kind == "text" else spec.kind
     ranks = f"{world.size} ranks, each " if world.size > 1 else ""
     return RunFacts(
         title=f"{composed.choices['model']} on {composed.choices['data']}",
@@ -346,7 +311,7 @@ def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) ->
         peak_flops=limits.peak_flops,
         primary_metric=f"val/{trainer.selection.metric}",
         higher_is_better=trainer.selection.higher_is_better,
-        optimal_loss=spec.optimal_loss,
+        optimal_loss=parts.optimal_loss,
         optimal_accuracy=spec.optimal_accuracy,
         details={"data": f"{sizes} {unit}"},
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bigtrain.config.durations import Duration, parse_duration
-from bigtrain.config.run import EvalConfig, GenerateConfig, RunConfig
+from bigtrain.config.run import EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.errors import Problem
 from bigtrain.registry import DATA, MODELS, TASKS, Registry
 
@@ -35,38 +35,25 @@ def find_conflicts(config: Any, parts: Parts) -> list[Problem]:
 
 def _kinds(config: RunConfig, parts: Parts) -> Iterator[Problem]:
     """Data, model and task go together: what the data gives, the others read; what the task needs, the model gives."""
-    data, model, task = config.data, config.model, config.task
-    if _reads(model, data) and _reads(task, data) and _serves(model, task):
+    chosen = {"data": config.data, "model": config.model, "task": config.task}
+    if _fit(**chosen):
         return
-    if not (_reads(model, data) and _reads(task, data)):
-        readers = [word for word, part in (("the model", model), ("the task", task)) if not _reads(part, data)]
-        reads = model.consumes if not _reads(model, data) else task.consumes
-        message = f"the data gives {data.provides}, but {' and '.join(readers)} can only use {', '.join(reads)}"
-        if _reads(model, data) and data.provides in reads:
-            message = f"the data gives {data.provides} with {data.target}, but the task needs {task.target}"
-    else:
-        message = f"the task needs {_FEATURES[task.needs]}, which this model does not give"
     every = {kind: _choices(kind, registry, parts) for kind, registry in _KINDS.items()}
-    models = [name for name, other in every["model"].items() if _reads(other, data) and _serves(other, task)]
-    if not _reads(task, data):  # then the task has to change anyway
-        models = [name for name, other in every["model"].items() if _reads(other, data)]
-    together = [name for name, other in every["data"].items() if _reads(model, other) and _reads(task, other)]
-    tasks = [
-        name
-        for name, other in every["task"].items()
-        if _serves(model, other) and set(other.consumes) & set(model.consumes)
-    ]
-    fixes = []
-    if models and not (_reads(model, data) and _serves(model, task)):
-        fixes.append("models that suit the data: " + ", ".join(models))
-    if together and _serves(model, task):
-        fixes.append("data that suits: " + ", ".join(together))
-    if not (_reads(model, data) and _reads(task, data) and together) or not _serves(model, task):
-        fixes += ["tasks that suit the model: " + ", ".join(tasks)] if tasks else []
-    yield Problem("CONFIG-COMBINATION", message, fix="; ".join(fixes))
+    advice = {kind: [name for name in every[kind] if _fit(**chosen | {kind: every[kind][name]})] for kind in every}
+    start = ""
+    if not any(advice.values()):
+        start = "two of the three have to change; "
+        datas, models, tasks = every["data"], every["model"], every["task"]
+        advice = {
+            "model": [name for name in models if any(_fit(config.data, models[name], tasks[task]) for task in tasks)],
+            "task": [name for name in tasks if any(_fit(datas[data], config.model, tasks[name]) for data in datas)],
+        }
+    fixes = [f"{_ADVICE[kind]}: {', '.join(names)}" for kind, names in advice.items() if names]
+    yield Problem("CONFIG-COMBINATION", _misfit(**chosen), fix=start + "; ".join(fixes))
 
 
-_KINDS = {"data": DATA, "model": MODELS, "task": TASKS}
+_KINDS = {"model": MODELS, "data": DATA, "task": TASKS}
+_ADVICE = {"model": "models that suit the data", "data": "data that suits", "task": "tasks that suit the model"}
 _FEATURES = {
     "causal": "a vector per token that has seen only the tokens up to it",
     "bidirectional": "a vector per token that has seen the whole text",
@@ -75,9 +62,27 @@ _FEATURES = {
 }
 
 
+def _fit(data: Any, model: Any, task: Any) -> bool:
+    return _reads(model, data) and _reads(task, data) and _serves(model, task)
+
+
+def _misfit(data: Any, model: Any, task: Any) -> str:
+    """What keeps them from going together."""
+    readers = {word: part for word, part in (("the model", model), ("the task", task)) if not _reads(part, data)}
+    if not readers:
+        return f"the task needs {_FEATURES[task.needs]}, which this model does not give"
+    word, first = next(iter(readers.items()))
+    if data.provides in first.consumes:
+        return f"the data gives {data.provides} with {data.target}, but the task needs {task.target}"
+    both = [kind for kind in first.consumes if all(kind in part.consumes for part in readers.values())]
+    words, reads = (" and ".join(readers), both) if both else (word, first.consumes)
+    return f"the data gives {data.provides}, but {words} can only use {', '.join(reads)}"
+
+
 def _reads(part: Any, data: Any) -> bool:
     """Whether a model or a task can use what the data provides."""
-    return data.provides in part.consumes and data.target in (getattr(part, "target", data.target), "")
+    wanted = getattr(part, "target", "")
+    return data.provides in part.consumes and (not wanted or data.target in (wanted, ""))
 
 
 def _serves(model: Any, task: Any) -> bool:
@@ -170,8 +175,11 @@ def _names(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-def _checkpoint(config: EvalConfig | GenerateConfig) -> Iterator[Problem]:
-    verb = "eval" if isinstance(config, EvalConfig) else "generate"
+_VERBS: dict[type, str] = {EvalConfig: "eval", GenerateConfig: "generate", ExportConfig: "export"}
+
+
+def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig) -> Iterator[Problem]:
+    verb = _VERBS[type(config)]
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         yield Problem(
             "CONFIG-VALUE",
@@ -184,6 +192,10 @@ def _checkpoint(config: EvalConfig | GenerateConfig) -> Iterator[Problem]:
             "CONFIG-VALUE",
             f"bigtrain {verb} needs a checkpoint",
             fix=f"bigtrain {verb} checkpoint=outputs/<name>/<run>",
+        )
+    if isinstance(config, ExportConfig) and not config.path:
+        yield Problem(
+            "CONFIG-VALUE", "bigtrain export needs a folder to write", fix="give it one that is not there yet: path=…"
         )
 
 

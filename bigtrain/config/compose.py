@@ -32,6 +32,7 @@ from bigtrain.config.library import (
 )
 from bigtrain.config.redact import redact_words
 from bigtrain.config.resume import ResumeInfo, resumed_tree
+from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
 from bigtrain.config.schema import ROOTS, node_type
 from bigtrain.config.settings import find_problems
@@ -44,13 +45,17 @@ FindRun = Callable[[str, Path], Path]
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """What a command gets: its settings as dataclasses, and the same as a JSON document to be kept."""
+    """What a command gets: its settings as dataclasses, and the same as a JSON document to be kept.
+
+    `typed` are the keys that stand on the command line.
+    """
 
     verb: str
     config: Any
     document: dict[str, Any]
     choices: dict[str, str]
     overrides: tuple[str, ...]
+    typed: frozenset[str]
     resumed: ResumeInfo | None
     request: Request
 
@@ -117,6 +122,8 @@ def validate(composition: Composition) -> Composed:
     tree = composition.tree
     offer_hydra_facts(composition)
     config = to_config(tree)
+    if isinstance(config, RunConfig) and config.init_from and not composition.resumed:
+        config = _with_pretrained(composition, config)
     problems = find_problems(config)
     problems += find_conflicts(config, composition.parts)
     if problems:
@@ -126,10 +133,23 @@ def validate(composition: Composition) -> Composed:
         config=config,
         document=to_document(tree, config, composition.choices),
         choices=composition.choices,
+        typed=tree.typed,
         overrides=(*composition.request.plugin_words, *redact_words(composition.request.words)),
         resumed=composition.resumed,
         request=composition.request,
     )
+
+
+def _with_pretrained(composition: Composition, config: RunConfig) -> RunConfig:
+    """The settings that come with the weights, where `init_from` names a Hugging Face folder."""
+    from bigtrain.config import pretrained  # only here: it knows architectures
+
+    if not pretrained.is_hugging_face(str(config.init_from)):
+        return config
+    tree = composition.tree
+    pretrained.adopt(tree, config, composition.choices.get("model", ""), composition.parts("model"))
+    adopted: RunConfig = to_config(tree)
+    return adopted
 
 
 def offer_hydra_facts(composition: Composition) -> None:

@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a model (the default verb)",
     "eval": "evaluate a checkpoint on a split",
     "generate": "generate text from a checkpoint",
+    "export": "write a checkpoint in another library's format",
 }
 
 FLAGS = {
@@ -49,6 +50,7 @@ EXAMPLES = {
     ),
     "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
     "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),
+    "export": ("bigtrain export checkpoint=outputs/<name>/<run> path=my_model/",),
 }
 
 EXIT_CODES = (
@@ -109,7 +111,7 @@ def _settings(node: DictConfig, path: str, title: str) -> Iterator[tuple[str, di
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else show(value) if not isinstance(value, dict) else "{}"
+    return value if isinstance(value, str) else show(value)
 
 
 def _members(hint: Any) -> str:

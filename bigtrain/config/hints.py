@@ -32,6 +32,8 @@ _ALIASES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("n_head", "n_heads", "heads", "nhead"), ("num_heads", "")),
     **dict.fromkeys(("block_size", "seq_len", "context_length", "max_seq_len"), ("sequence_length", "")),
     **dict.fromkeys(("eps",), ("epsilon", "")),
+    **dict.fromkeys(("groups", "param_groups", "lr_scale", "lr_mult"), ("learning_rate_scale", "")),
+    **dict.fromkeys(("llrd", "layer_lr_decay", "layerwise_lr_decay", "lr_decay_rate"), ("layer_decay", "")),
     **dict.fromkeys(("ckpt", "checkpoint_path", "ckpt_path", "run"), ("checkpoint", "")),
     **dict.fromkeys(("max_new_tokens",), ("max_tokens", "")),
     **dict.fromkeys(("pretrained", "load_from", "finetune_from"), ("init_from", "")),

@@ -50,6 +50,7 @@ class TaskConfig:
     consumes: ClassVar[tuple[str, ...]] = ()
     target: ClassVar[str] = ""
     needs: ClassVar[str] = ""
+    meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
 
 
 @dataclass

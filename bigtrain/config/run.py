@@ -142,7 +142,9 @@ class RunConfig:
     seed: int = setting(0, "Seed of initialisation, data order and dropout.", at_least=0)
     tags: list[str] = setting([], "Words to find the run by; written to status.json.")
     output_dir: str = setting("outputs", "Where runs go.", path=True)
-    init_from: str | None = setting(None, "Run or checkpoint whose weights a new run starts from.", path=True)
+    init_from: str | None = setting(
+        None, "Run, checkpoint or Hugging Face folder whose weights a new run starts from.", path=True
+    )
     resume: str | None = setting(None, "Run directory to go on with, or latest.", path=True)
     extra: dict[str, Any] = setting({}, "Anything you want kept with the run: +extra.note=...")
     model: ModelConfig = MISSING
@@ -188,6 +190,23 @@ class GenerateConfig:
     top_p: float | None = setting(
         None, "Sample among the likeliest tokens that hold this probability.", above=0, at_most=1
     )
-    num_samples: int = setting(1, "Continuations of the prompt.", at_least=1)
+    num_samples: int = setting(1, "Continuations of the prompt; of a translation, the best ones found.", at_least=1)
+    num_beams: int | None = setting(
+        None, "For a translation: beams of the search, 1 is greedy; default: the run's task.num_beams.", at_least=1
+    )
+    length_penalty: float | None = setting(
+        None, "For a translation: more makes it longer; default: the run's task.length_penalty.", at_least=0
+    )
     seed: int = setting(0, "Seed of the sampling.", at_least=0)
     gpus: str = setting("auto", "GPUs to use: auto, 0 or 1.", choices=("auto", "0", "1"))
+
+
+@dataclass
+class ExportConfig:
+    """`bigtrain export`."""
+
+    checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.", path=True)
+    format: str = setting(
+        "hugging_face", "What is written: a folder that Hugging Face's transformers loads.", choices=("hugging_face",)
+    )
+    path: str = setting("", "Folder to write; it must not be there yet.", path=True)

@@ -20,13 +20,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 import bigtrain
-from bigtrain.config.run import EvalConfig, GenerateConfig, RunConfig
+from bigtrain.config.run import EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.registry import REGISTRIES
 
-ROOTS: dict[str, type] = {"train": RunConfig, "eval": EvalConfig, "generate": GenerateConfig}
+ROOTS: dict[str, type] = {"train": RunConfig, "eval": EvalConfig, "generate": GenerateConfig, "export": ExportConfig}
 """Verb → its tree. The verb is also the name of its root YAML, configs/<verb>.yaml."""
 
-_SCHEMA_NAMES = {"train": "run", "eval": "eval", "generate": "generate"}
+_SCHEMA_NAMES = {"train": "run"}  # of the others: the verb
 _WORDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -45,7 +45,7 @@ def register_schemas() -> None:
     register_parts()
     store = ConfigStore.instance()
     for verb, root in ROOTS.items():
-        store.store(group="schema", name=_SCHEMA_NAMES[verb], node=root, package="_global_")
+        store.store(group="schema", name=_SCHEMA_NAMES.get(verb, verb), node=root, package="_global_")
     for kind, registry in REGISTRIES.items():
         for entry in registry:
             store.store(group=f"schema/{kind}", name=entry.name, node=entry.config_class)
@@ -89,8 +89,10 @@ def describe_type(hint: Any) -> str:
         words = "one of " + ", ".join(inner.__members__)
     elif typing.get_origin(inner) is list:
         words = f"a list of {_WORDS[typing.get_args(inner)[0]][1]} in brackets, such as [a,b]"
-    elif typing.get_origin(inner) is dict or is_group(inner):
+    elif inner == dict[str, Any] or is_group(inner):
         words = "a group of settings"
+    elif typing.get_origin(inner) is dict:
+        words = f"{_WORDS[typing.get_args(inner)[1]][1]} by name in braces, such as {{a: 1, b: 2}}"
     else:
         words = _WORDS[inner][0]
     return words if inner is hint else f"{words}, or null"

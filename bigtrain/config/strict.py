@@ -8,6 +8,7 @@ saved config alike. Whatever is wrong is collected, with where it came from, and
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ class SettingsTree:
     def assign(self, content: Mapping[str, Any], origin: Origin) -> None:
         """Merges plain content, key by key. What can't be taken becomes a problem and is left out."""
         self._assign(self.config, (), content, origin)
+
+    @property
+    def typed(self) -> frozenset[str]:
+        """Keys whose value stands on the command line."""
+        return frozenset(key for key, origin in self.origins.items() if origin.word)
 
     def raw(self) -> dict[str, Any]:
         """The plain values as they were given: references unresolved, enums by name."""
@@ -136,7 +142,7 @@ class SettingsTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) != (typing.get_origin(hint) is dict):
             self._wrong_type(keys, value, hint, origin)
         else:
             self._set(node, keys, hint, value, origin)
@@ -159,7 +165,8 @@ class SettingsTree:
     def _unknown(self, keys: Keys, value: Any, origin: Origin) -> None:
         if len(self.problems) >= MAX_PROBLEMS:
             return
-        while origin.word and isinstance(value, Mapping) and len(value) == 1:
+        typed_keys = origin.word.partition("=")[0].split(".")
+        while origin.word and len(keys) < len(typed_keys) and isinstance(value, Mapping):
             name, value = next(iter(value.items()))
             keys = (*keys, str(name))
         key = ".".join(keys)
@@ -181,7 +188,7 @@ class SettingsTree:
         self._report("CONFIG-KEY", f"{key} is not a setting of bigtrain {self._verb}", keys, origin, fix)
 
     def _wrong_type(self, keys: Keys, value: Any, hint: Any, origin: Origin) -> None:
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and typing.get_origin(hint) is not dict:
             message = f"{'.'.join(keys)} is one setting, not a group of them"
         else:
             message = f"{'.'.join(keys)} is {show(value)}"
@@ -210,4 +217,6 @@ def show(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (list, ListConfig)):
         return f"[{','.join(show(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {show(item)}' for key, item in value.items())}}}"
     return repr(value) if isinstance(value, str) else str(value)

@@ -32,9 +32,12 @@ class DataSpec:
     input_shape: tuple[int, ...] | None = None  # (channels, height, width) of images, (features,) of vectors
     num_classes: int | None = None
     labels: tuple[str, ...] = ()  # class names, in order
+    values: tuple[str, ...] = ()  # names of the K values to predict, where the target is values
+    value_normalization: dict[str, list[float]] = field(default_factory=dict)  # their "mean" and "std" in training
     # "mean" and "std" of the training split: per channel, of x / 255; or per feature of vectors.
     normalization: dict[str, list[float]] = field(default_factory=dict)
-    optimal_loss: float | None = None  # nats per scored target that no model can beat on average
+    # That no model can beat on average: nats per scored target, or the mean square error of standardised values.
+    optimal_loss: float | None = None
     optimal_loss_error: float | None = None  # its standard error; None: it is exact, or unknown
     optimal_accuracy: float | None = None  # share of right answers that no model can beat on average
     optimal_accuracy_error: float | None = None  # its standard error; None: it is exact, or unknown
@@ -58,7 +61,8 @@ class DataSpec:
         """Inverse of `to_json`. Raises TypeError or ValueError for what no DataSpec has."""
         if not isinstance(document, dict):
             raise TypeError("the data's facts are not a JSON object")
-        tuples = {key: tuple(document[key]) for key in ("input_shape", "labels") if document.get(key) is not None}
+        keys = ("input_shape", "labels", "values")
+        tuples = {key: tuple(document[key]) for key in keys if document.get(key) is not None}
         spec = cls(**{**document, **tuples})
         counts = [
             spec.vocab_size,
@@ -71,6 +75,8 @@ class DataSpec:
             raise ValueError("sizes and shapes must be whole numbers from 0 to 2**40")
         if max(spec.vocab_size or 0, spec.num_classes or 0) > 2**24:
             raise ValueError("over 16,777,216 tokens or classes")
+        if spec.values and {len(numbers) for numbers in spec.value_normalization.values()} != {len(spec.values)}:
+            raise ValueError("value_normalization does not have a number for each of the values")
         return spec
 
 
@@ -85,6 +91,7 @@ class Dataset(Protocol):
     fp32 stand in place of `labels`. A value that can't be read raises DataError naming file and sample id.
 
     Where samples differ in length, `lengths`, an array (N,), has the tokens of each: `data/order.py` batches by it.
+    Where they are the windows of one long text, each going on where the one before it ends, `contiguous` is True.
     """
 
     def __len__(self) -> int: ...
@@ -98,6 +105,7 @@ class DataModule(Protocol):
     """Built from its settings alone: `factory(config, tokenizer=None)`.
 
     `tokenizer` is given when a checkpoint brings its own; it is then used as it is, never fitted again.
+    It may have an `augment`, samples → samples, for training only: a function of the samples and their keys.
     Raises DataError with a sentence for data that is missing, damaged or empty.
     """
 

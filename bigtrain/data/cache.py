@@ -15,8 +15,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,50 @@ _STALE_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
+class Chunked:
+    """An array (length,) that is only ever held chunk by chunk; `chunks` gives them all, as often as it is called."""
+
+    dtype: np.dtype
+    length: int
+    chunks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def shape(self) -> tuple[int]:
+        """As an array's."""
+        return (self.length,)
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """`meta`: plain JSON types. `arrays`: by name (letters only); memory-mapped when they come from disk."""
+    """`meta`: plain JSON types. `arrays`: by name (letters only); memory-mapped when they come from disk.
+
+    `streams`: arrays that may be larger than memory, while they are built; from disk they are arrays like others.
+    """
 
     meta: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    streams: dict[str, Chunked] = field(default_factory=dict)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it comes from disk."""
+        return all(isinstance(array.base, np.memmap) for array in self.arrays.values())
 
 
 def fingerprint_of(*parts: Any) -> str:
     """sha256 over JSON values and arrays (dtype, shape and bytes), in hex."""
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray):
-            header, body = (
-                [part.dtype.str, *part.shape],
-                np.ascontiguousarray(part).reshape(-1).view(np.uint8),
-            )
-        else:
-            header, body = part, np.empty(0, dtype=np.uint8)
+        is_array = isinstance(part, (np.ndarray, Chunked))
+        header = [part.dtype.str, *part.shape] if is_array else part
         digest.update(json.dumps(header, sort_keys=True).encode() + b"\n")
-        digest.update(body.data)
+        for chunk in _chunks_of(part) if is_array else ():
+            digest.update(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _chunks_of(array: np.ndarray | Chunked) -> Iterator[np.ndarray]:
+    return array.chunks() if isinstance(array, Chunked) else iter([array])
 
 
 def cache_root(cache_dir: str | None) -> Path | None:
@@ -84,13 +107,18 @@ def load_or_build(root: Path | None, kind: str, key: str, build: Callable[[], Pr
             "anew at each start. Set data.cache_dir to a folder that can be written.",
             stacklevel=2,
         )
-        return built
-    return find(root, kind, key) or built
+        return _in_memory(built)
+    return find(root, kind, key) or _in_memory(built)
 
 
 def find(root: Path | None, kind: str, key: str) -> Prepared | None:
     """The entry `key`, if it is on disk and whole."""
     return _load(root / kind / key) if root else None
+
+
+def _in_memory(built: Prepared) -> Prepared:
+    streams = {name: np.concatenate(list(stream.chunks())) for name, stream in built.streams.items()}
+    return Prepared(built.meta, built.arrays | streams)
 
 
 def _load(entry: Path) -> Prepared | None:
@@ -115,10 +143,11 @@ def _load(entry: Path) -> Prepared | None:
 
 def _write(entry: Path, prepared: Prepared) -> None:
     entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_stale(entry.parent)
+    remove_untouched(entry.parent, ".tmp-*", _STALE_SECONDS)  # what builds that were killed left behind
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=entry.parent))  # 0700
     try:
-        layout = {name: _write_array(temporary / f"{name}.npy", array) for name, array in prepared.arrays.items()}
+        arrays: dict[str, np.ndarray | Chunked] = {**prepared.arrays, **prepared.streams}
+        layout = {name: _write_array(temporary / f"{name}.npy", array) for name, array in arrays.items()}
         document = {"format": _FORMAT, "arrays": layout, "meta": prepared.meta}
         with (temporary / "meta.json").open("w", encoding="utf-8") as file:
             json.dump(document, file)
@@ -137,9 +166,12 @@ def _write(entry: Path, prepared: Prepared) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_array(path: Path, array: np.ndarray) -> list[Any]:
+def _write_array(path: Path, array: np.ndarray | Chunked) -> list[Any]:
+    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
     with path.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in _chunks_of(array):
+            file.write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
         return [array.dtype.str, list(array.shape), file.tell()]
@@ -153,8 +185,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(folder: Path) -> None:
-    """What builds that were killed left behind."""
-    for left_over in folder.glob(".tmp-*"):
-        if left_over.is_dir() and time.time() - left_over.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left_over, ignore_errors=True)
+def remove_untouched(folder: Path, pattern: str, seconds: float) -> None:
+    """Removes the folders in `folder` that match, and that nothing was put into for so long."""
+    for found in folder.glob(pattern):
+        if found.is_dir() and time.time() - found.stat().st_mtime > seconds:
+            shutil.rmtree(found, ignore_errors=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
-from bigtrain.data.loader import lengths_of
+from bigtrain.data.loader import is_contiguous, lengths_of
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -40,6 +40,7 @@ class LimitedData:
             **optima,
         )
         self.tokenizer: Tokenizer | None = data.tokenizer
+        self.augment = getattr(data, "augment", None)
 
     def dataset(self, split: str) -> Dataset:
         """See `data/base.py`."""
@@ -57,6 +58,7 @@ class _First:
         self._size = size
         lengths = lengths_of(dataset)
         self.lengths = None if lengths is None else lengths[:size]
+        self.contiguous = is_contiguous(dataset)
 
     def __len__(self) -> int:
         return self._size

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bigtrain.data.base import Dataset
-from bigtrain.data.order import Order
+from bigtrain.data.order import ContiguousOrder, Order
 from bigtrain.data.randomness import sample_keys, uniforms
 from bigtrain.distributed.world import World
 
@@ -22,6 +22,7 @@ Batch = dict[str, Tensor]
 Collate = Callable[[Batch], Batch]
 
 _EVALUATION = 0xE7A1  # the seed of what is random about samples in an evaluation: the same for every run
+_EVALUATION_STREAMS, _EVALUATION_WINDOWS = 32, 16  # at most so many streams, of about so many windows at least
 _PARTNERS = 0x9A127  # the domain of the numbers that choose partners
 
 
@@ -52,13 +53,33 @@ class TrainLoader:
         return self.order.ids(step)
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """This rank's share of the step, cut into micro-batches (None: one), still on the host."""
-        ids = np.array_split(self.ids(step), self._world.size)[self._world.rank]
-        epochs = np.array_split(self.order.epochs(step), self._world.size)[self._world.rank]
+        """This rank's share of the step, cut into micro-batches (None: one), still on the host.
+
+        In a contiguous order with `streams` and `begins` beside what the task reads: see `carried`.
+        """
+        ids, epochs = self._share(self.ids(step)), self._share(self.order.epochs(step))
         keys = sample_keys(self._seed, epochs, ids)
         size = self._micro_batch_size or len(ids)
-        pieces = (slice(first, first + size) for first in range(0, len(ids), size))
-        return [self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self.partners)) for piece in pieces]
+        pieces = [slice(first, first + size) for first in range(0, len(ids), size)]
+        batches = [
+            self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self.partners)) for piece in pieces
+        ]
+        if isinstance(self.order, ContiguousOrder):
+            streams, begins = self._share(np.arange(self.order.batch_size)), self._share(self.order.begins(step))
+            for batch, piece in zip(batches, pieces, strict=True):
+                batch |= carried(streams[piece], begins[piece])
+        return batches
+
+    def _share(self, values: np.ndarray) -> np.ndarray:
+        """What belongs to this rank of a step's values, one per sample."""
+        return np.array_split(values, self._world.size)[self._world.rank]
+
+
+def carried(streams: np.ndarray, begins: np.ndarray) -> Batch:
+    """What a model that carries its state is told: (B,) int64, whose state a row goes on from; (B,) bool, whether
+    there is none yet.
+    """
+    return {"streams": torch.from_numpy(streams), "begins": torch.from_numpy(begins)}
 
 
 def keyed_samples(dataset: Dataset, ids: np.ndarray, keys: np.ndarray, partners: bool) -> Batch:
@@ -90,6 +111,38 @@ def evaluation_batches(
         start = starts[round_start + world.rank] if counts else 0
         chosen = ids[start : start + batch_size]
         yield collate(keyed_samples(dataset, chosen, sample_keys(_EVALUATION, 0, chosen), partners)), counts
+
+
+def evaluation_streams(
+    dataset: Dataset, collate: Collate, batch_size: int, world: World
+) -> Iterator[tuple[Batch, bool]]:
+    """Like `evaluation_batches`, but row after row of a batch goes on where it ended in the batch before.
+
+    The split is cut into `evaluation_stream_count` stretches, whatever the batch and the ranks; `batch_size` of them
+    are read at a time, from end to end, and rank r takes every W-th such group.
+    """
+    stretches = np.array_split(np.arange(len(dataset)), evaluation_stream_count(len(dataset)))  # the longer ones first
+    groups = range(0, len(stretches), batch_size)
+    for round_start in range(0, len(groups), world.size):
+        counts = round_start + world.rank < len(groups)
+        first = groups[round_start + world.rank] if counts else 0
+        group = stretches[first : first + batch_size]
+        for position in range(len(stretches[0])):
+            rows = [stretch[position] for stretch in group if position < len(stretch)]
+            ids = np.array(rows or [0])
+            batch = collate(keyed_samples(dataset, ids, sample_keys(_EVALUATION, 0, ids), partners=False))
+            streams = first + np.arange(len(ids))
+            yield batch | carried(streams, np.full(len(ids), position == 0)), counts and bool(rows)
+
+
+def evaluation_stream_count(size: int) -> int:
+    """Stretches that a split of so many windows is evaluated in. A few, so that hardly any window begins one."""
+    return min(_EVALUATION_STREAMS, -(-size // _EVALUATION_WINDOWS))
+
+
+def is_contiguous(dataset: Dataset) -> bool:
+    """Whether each sample goes on where the one before it ends."""
+    return getattr(dataset, "contiguous", False)
 
 
 def lengths_of(dataset: Dataset) -> np.ndarray | None:

@@ -6,6 +6,9 @@ cycle walking (Black & Rogaway 2002), so any position costs O(1) and nothing nee
 
 `BucketedOrder`, for samples that differ in length: which samples share a batch is fixed by (seed, lengths), so that
 little is padded; the order of the batches is permuted anew in each epoch. Every epoch has the same number of batches.
+
+`ContiguousOrder`, for a recurrent model that carries its state: row b of every batch reads a stretch of its own, window
+after window.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from bigtrain.data.randomness import mix, mix_array
 
 _ROUNDS = 6
 _POOL_BATCHES = 100  # batches' worth of samples that are sorted by length together
-_POOLS, _BATCHES = 0x9001, 0xBA7C  # domains of the seed
+_POOLS, _BATCHES, _STREAMS = 0x9001, 0xBA7C, 0x57EA  # domains of the seed
 _BLOCK_STEPS = 64  # ids are made for this many steps at once: 5 µs a step; one by one it was 120
 
 
@@ -108,8 +111,8 @@ class ShuffledOrder:
 class BucketedOrder:
     """Batches of samples of similar length (N,), of `batch_size` samples each, or of at most `batch_tokens` tokens.
 
-    Tokens are counted with padding: the longest sample of the batch times their number. The last batch of a pool may
-    be smaller. Raises ValueError for a sample longer than `batch_tokens`.
+    Tokens are counted with padding: the longest sample of the batch times their number. No batch is a mere remainder:
+    what is left over is shared out. Raises ValueError for a sample longer than `batch_tokens`.
     """
 
     def __init__(self, lengths: np.ndarray, seed: int, *, batch_size: int, batch_tokens: int | None = None):
@@ -144,20 +147,66 @@ class BucketedOrder:
         return permute(mix(self.seed, _BATCHES), epoch, np.arange(count), count)
 
 
+class ContiguousOrder:
+    """Windows of one long text, each of which goes on where the one before it ends; row b of every batch is stream b.
+
+    An epoch has L = max(1, n // B) steps. In epoch e, stream b reads the windows (o + b·L + p) mod n for p = 0 … L - 1,
+    with o = mix(seed, …, e) mod n. So each epoch leaves out the n - B·L < B windows before window o, other ones each
+    time; where n < B, streams share windows.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int):
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = max(1, size // batch_size)
+
+    @property
+    def samples_per_step(self) -> float:
+        """See `Order`."""
+        return self.batch_size
+
+    @property
+    def smallest_batch(self) -> int:
+        """See `Order`."""
+        return self.batch_size
+
+    def ids(self, step: int) -> np.ndarray:
+        """See `Order`."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = mix(self.seed, _STREAMS, epoch) % self.size
+        return (first + np.arange(self.batch_size) * self.steps_per_epoch + position) % self.size
+
+    def epochs(self, step: int) -> np.ndarray:
+        """See `Order`."""
+        return np.full(self.batch_size, step // self.steps_per_epoch)
+
+    def begins(self, step: int) -> np.ndarray:
+        """(batch_size,) bool: whether a stream begins with this window: the first of an epoch, or of the text."""
+        return (self.ids(step) == 0) | (step % self.steps_per_epoch == 0)
+
+
 def _cut_batches(lengths: np.ndarray, seed: int, batch_size: int, batch_tokens: int | None) -> list[np.ndarray]:
-    size = len(lengths)
+    size, lengths = len(lengths), np.maximum(lengths, 1).astype(np.int64)
     typical = batch_size if batch_tokens is None else max(1, int(batch_tokens / lengths.mean()))
     shuffled = permute(mix(seed, _POOLS), 0, np.arange(size), size)
-    batches = []
-    for start in range(0, size, typical * _POOL_BATCHES):
-        pool = shuffled[start : start + typical * _POOL_BATCHES]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        first = 0
-        while first < len(pool):
-            last = first + batch_size
-            if batch_tokens is not None:  # lengths ascend, so the next sample is the longest of its batch
-                padded = lengths[pool[first:]] * np.arange(1, len(pool) - first + 1)
-                last = first + int(np.searchsorted(padded, batch_tokens, side="right"))
-            batches.append(pool[first:last])
-            first = last
+    batches: list[np.ndarray] = []
+    for pool in np.array_split(shuffled, -(-size // (typical * _POOL_BATCHES))):
+        pool = pool[np.argsort(-lengths[pool], kind="stable")]
+        if batch_tokens is None:
+            batches += np.array_split(pool, -(-len(pool) // batch_size))
+        else:
+            batches += _cut_by_tokens(pool, lengths, batch_tokens)
+    return batches
+
+
+def _cut_by_tokens(pool: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Full batches of samples whose lengths descend; the last two are of one size, where the last had been smaller."""
+    batches, first = [], 0
+    while first < len(pool):
+        count = batch_tokens // int(lengths[pool[first]])
+        batches.append(pool[first : first + count])
+        first += count
+    if len(batches) > 1 and len(batches[-1]) < len(batches[-2]):
+        batches[-2:] = np.array_split(np.concatenate(batches[-2:]), 2)
     return batches

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _PATIENCE_SECONDS = 2.0
+_BETWEEN_SECONDS = 0.1  # a report may come for every document; drawing one takes 0.1 ms
+_shown: set[str] = set()  # what a line is there for: steps inside it have none of their own
 
 
 @contextmanager
@@ -16,24 +18,26 @@ def status_line(what: str) -> Iterator[Callable[[float], None]]:
 
     with status_line("Drawing the digits") as report: ... report(0.25)
     """
-    if not sys.stderr.isatty():
+    if _shown or not sys.stderr.isatty():
         yield lambda fraction: None
         return
     from rich.console import Console  # 0.1 s that a cached start does not pay
     from rich.status import Status
 
-    status, start, shown = Status(what, console=Console(stderr=True)), time.monotonic(), False
+    status, next_time = Status(what, console=Console(stderr=True)), time.monotonic() + _PATIENCE_SECONDS
 
     def report(fraction: float) -> None:
-        nonlocal shown
-        if time.monotonic() - start < _PATIENCE_SECONDS:
+        nonlocal next_time
+        now = time.monotonic()
+        if now < next_time:
             return
+        next_time = now + _BETWEEN_SECONDS
         status.update(f"{what}: {fraction:.0%} (once; kept for the next start)")
-        if not shown:
-            status.start()
-            shown = True
+        status.start()  # has no effect the second time
 
+    _shown.add(what)
     try:
         yield report
     finally:
+        _shown.clear()
         status.stop()

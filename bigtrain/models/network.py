@@ -18,10 +18,16 @@ class NetworkOutput(NamedTuple):
 
 
 class Network(nn.Module):
-    """Every head reads the same Features of one pass through the backbone."""
+    """Every head reads the same Features of one pass through the backbone.
+
+    A `pooler` of the backbone's that no head reads is left out: it would be saved as if it were trained, and DDP would
+    wait for its gradient.
+    """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
+        if not any(getattr(head, "reads_pooled", True) for head in heads.values()):
+            backbone.pooler = None
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
 
@@ -39,6 +45,6 @@ def tie_weights(network: Network, model_config: object) -> None:
     """
     if not getattr(model_config, "tie_embeddings", False):
         return
-    for name in ("language_model", "masked_language_model"):
+    for name in ("language_model", "masked_language_model", "seq2seq"):
         if name in network.heads:
             network.heads[name].weight = network.backbone.token_embedding.weight

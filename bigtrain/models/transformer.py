@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
-from bigtrain.errors import ConfigError
 from bigtrain.models.config import Positional, TransformerConfig
+from bigtrain.models.tokens import require_tokens
 from bigtrain.nn.attention import CausalSelfAttention, LayerCache
 from bigtrain.nn.autocast import autocast_dtype
-from bigtrain.nn.features import Features, last_before_padding
+from bigtrain.nn.features import Features, pool
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, residual_std
 from bigtrain.nn.norm import make_norm
 from bigtrain.nn.positional import LearnedPositions, RotaryPositions, SinusoidalPositions
+from bigtrain.nn.stochastic_depth import StochasticDepth, skip_probabilities
 
 
 class DecodingState(NamedTuple):
@@ -40,9 +41,12 @@ class DecodingState(NamedTuple):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x)). Weights start with standard deviation `std`."""
+    """x + attention(norm(x)), then x + feedforward(norm(x)). Weights start with standard deviation `std`.
 
-    def __init__(self, config: TransformerConfig, std: float):
+    In training, each of the two sums is left out for a sample with `skip_probability`.
+    """
+
+    def __init__(self, config: TransformerConfig, std: float, skip_probability: float):
         super().__init__()
         width, activation = config.hidden_size, config.activation.value
         projection_std = residual_std(config.projection_init.value, std, config.num_layers)
@@ -67,15 +71,16 @@ class Block(nn.Module):
             std=std,
             projection_std=projection_std,
         )
+        self.stochastic_depth = StochasticDepth(skip_probability)
 
     def forward(self, x_BTD: Tensor, rotation: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, cache)
-        return x_BTD + self.feedforward(self.feedforward_norm(x_BTD))
+        x_BTD = x_BTD + self.stochastic_depth(self.attention(self.attention_norm(x_BTD), rotation, cache))
+        return x_BTD + self.stochastic_depth(self.feedforward(self.feedforward_norm(x_BTD)))
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled is the last position's.
+    """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled (B, D), as `config.pooling` says, then normed.
 
     `max_length` positions exist; `context_length` of them were trained, and generation stays within those.
     Raises ConfigError where the data has no tokens, or sequences longer than `config.max_length`.
@@ -83,12 +88,13 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, data_spec: DataSpec):
         super().__init__()
-        vocab_size = _checked_vocab_size(config, data_spec)
+        vocab_size = require_tokens("transformer", data_spec, config.max_length)
         self.hidden_size = config.hidden_size
         self.max_length = config.max_length
         self.context_length = data_spec.sequence_length or config.max_length
         self._cache_heads = config.num_kv_heads or config.num_heads
         self._head_size = config.hidden_size // config.num_heads
+        self._pooling = config.pooling.value
 
         # GPT-2's 0.02 suits its width, 768. At 128, tiny-shakespeare after 200 steps: 2.24 against 2.01.
         std = config.init_std or config.hidden_size**-0.5
@@ -102,7 +108,8 @@ class Transformer(nn.Module):
         else:
             self.rotary = RotaryPositions(config.max_length, self._head_size, base=config.rope_base)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, std) for _ in range(config.num_layers))
+        skips = skip_probabilities(config.stochastic_depth, config.num_layers)
+        self.blocks = nn.ModuleList(Block(config, std, skip) for skip in skips)
         self.norm = make_norm(config.norm.value, config.hidden_size, epsilon=config.norm_epsilon, bias=config.bias)
 
     def forward(
@@ -110,7 +117,7 @@ class Transformer(nn.Module):
     ) -> Features:
         """With a state, `inputs` are the T tokens after the `state.length` already seen.
 
-        With `lengths` (B,), pooled is the last position before the padding; what is right of it no position sees.
+        With `lengths` (B,), what is right of them is padding: no token sees it, and it has no part in pooled.
 
         Raises ValueError past `max_length`, or past the room that `initial_state` made.
         """
@@ -128,7 +135,8 @@ class Transformer(nn.Module):
             x_BTD = block(x_BTD, rotation, None if state is None else state.layer(index))
         hidden_BTD = self.norm(x_BTD)
         next_state = None if state is None else state._replace(length=start + length)
-        pooled_BD = hidden_BTD[:, -1] if lengths is None else last_before_padding(hidden_BTD, lengths)
+        # Norm after pooling: long vectors count for more. SST-2, bag of embeddings: 0.80 against 0.79 the other way.
+        pooled_BD = self.norm(pool(x_BTD, lengths, self._pooling))
         return Features(hidden=hidden_BTD, pooled=pooled_BD, state=next_state)
 
     def initial_state(self, batch: int, max_length: int) -> DecodingState:
@@ -144,19 +152,3 @@ class Transformer(nn.Module):
         shape = (len(self.blocks), batch, self._cache_heads, max_length, self._head_size)
         keys, values = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
         return DecodingState(keys, values, length=0)
-
-
-def _checked_vocab_size(config: TransformerConfig, data_spec: DataSpec) -> int:
-    if data_spec.vocab_size is None:
-        raise ConfigError.of(
-            "MODEL-DATA",
-            f"model=transformer reads tokens, but this data gives {data_spec.kind}",
-            fix="choose data that gives text, for instance data=python_docs, or another model",
-        )
-    if (data_spec.sequence_length or 0) > config.max_length:
-        raise ConfigError.of(
-            "MODEL-LENGTH",
-            f"data.sequence_length is {data_spec.sequence_length}, over model.max_length={config.max_length}",
-            fix=f"set data.sequence_length={config.max_length} or less, or raise model.max_length",
-        )
-    return data_spec.vocab_size

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped key/value heads, and the cache it decodes with.
+"""Self-attention: causal, with grouped key/value heads and the cache it decodes with; and over a whole text.
 
 Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the
 cache.
@@ -67,7 +67,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation_2T1K: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) → (B, T, D). `rotation` comes from `RotaryPositions`; with a cache, T more positions."""
-        batch, length, width = x_BTD.shape
+        batch, length, _ = x_BTD.shape
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_BTD).view(batch, length, heads + 2 * kv_heads, self.head_size)
         if cache is None and _is_faster_in_fp32(qkv):
@@ -85,18 +85,73 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(k, v)
             if cache.start and length > 1:
                 mask = _causal_mask(length, cache.start, x_BTD.device)
-        with without_autocast(x_BTD.device):  # the dtype is chosen above
-            y_BHTK = F.scaled_dot_product_attention(
-                q.to(v.dtype),
-                k.to(v.dtype),
-                v,
-                attn_mask=mask,
-                dropout_p=self.attention_dropout if self.training else 0.0,
-                is_causal=mask is None and length > 1,
-                enable_gqa=kv_heads != heads,
-            )
-        y_BTD = y_BHTK.transpose(1, 2).reshape(batch, length, width)
+        dropout = self.attention_dropout if self.training else 0.0
+        causal = mask is None and length > 1
+        y_BTD = attend(q.to(v.dtype), k.to(v.dtype), v, mask=mask, dropout=dropout, causal=causal)
         return self.dropout(self.projection(y_BTD))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention (arXiv:1706.03762) in which every position sees all of them, but for those that are masked.
+
+    `attention_dropout` drops attention weights, `dropout` what comes out; by default both by the same probability.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        bias: bool,
+        dropout: float,
+        std: float,
+        projection_std: float,
+        attention_dropout: float | None = None,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_size = hidden_size // num_heads
+        self.attention_dropout = dropout if attention_dropout is None else attention_dropout
+        # One product for queries, keys and values, in this order along the output.
+        self.qkv = normal_linear(hidden_size, 3 * hidden_size, bias=bias, std=std)
+        self.projection = normal_linear(hidden_size, hidden_size, bias=bias, std=projection_std)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D). `mask` is bool, true where a position is seen, at least one in each row."""
+        batch, length, _ = x_BTD.shape
+        qkv = self.qkv(x_BTD).view(batch, length, 3 * self.num_heads, self.head_size)
+        if _is_faster_in_fp32(qkv):
+            qkv = qkv.float()
+        q, k, v = qkv.transpose(1, 2).chunk(3, dim=1)
+        y_BTD = attend(q, k, v, mask=mask_B11T, dropout=self.attention_dropout if self.training else 0.0)
+        return self.dropout(self.projection(y_BTD))
+
+
+def attend(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    *,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """softmax(q · k / sqrt(K)) · v, the heads side by side: (B, T, D), in the dtype of q, k and v, under autocast too.
+
+    `mask` is bool and broadcasts to (B, H, T, S), true where seen; `causal` stands in place of one, where T = S.
+    """
+    with without_autocast(q_BHTK.device):
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            enable_gqa=k_BGSK.shape[1] != q_BHTK.shape[1],
+        )
+    return y_BHTK.transpose(1, 2).flatten(2)
 
 
 def _is_faster_in_fp32(qkv_BTHK: Tensor) -> bool:

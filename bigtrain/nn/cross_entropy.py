@@ -26,9 +26,11 @@ def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def vocabulary_logits(hidden_ND: Tensor, weight_VD: Tensor, softcap: float | None) -> Tensor:
+def vocabulary_logits(
+    hidden_ND: Tensor, weight_VD: Tensor, softcap: float | None, bias_V: Tensor | None = None
+) -> Tensor:
     """(..., D) → (..., V), at least fp32: under autocast only the product is in low precision."""
-    return soft_cap(_at_least_fp32(F.linear(hidden_ND, weight_VD)), softcap)
+    return soft_cap(_at_least_fp32(F.linear(hidden_ND, weight_VD, bias_V)), softcap)
 
 
 def vocabulary_cross_entropy(
@@ -38,8 +40,9 @@ def vocabulary_cross_entropy(
     softcap: float | None = None,
     chunk_logits: int = CHUNK_LOGITS,
     label_smoothing: float = 0.0,
+    bias_V: Tensor | None = None,
 ) -> Tensor:
-    """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ))[target], in nats; a scalar, at least
+    """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ + bias))[target], in nats; a scalar, at least
     fp32.
 
     With `label_smoothing` ε each target is a distribution, 1 - ε + ε/V on the token and ε/V on every other
@@ -48,19 +51,21 @@ def vocabulary_cross_entropy(
     in chunks.
     """
     if targets_N.numel() * weight_VD.shape[0] <= chunk_logits:
-        logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
+        logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap, bias_V)
         return F.cross_entropy(
             logits_NV, targets_N, ignore_index=UNSCORED, reduction="sum", label_smoothing=label_smoothing
         )
     dtype = autocast_dtype(hidden_ND.device)
     if dtype is not None and hidden_ND.dtype != torch.float64:  # autocast leaves float64 alone, too
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
     rows = max(1, chunk_logits // weight_VD.shape[0])
     with without_autocast(hidden_ND.device):
         # Inside `forward` gradients are off, and needs_input_grad is true under no_grad too: so it is asked here.
-        needs_gradient = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+        trained = any(x is not None and x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
+        needs_gradient = torch.is_grad_enabled() and trained
         return _ChunkedCrossEntropy.apply(
-            hidden_ND, weight_VD, targets_N, softcap, label_smoothing, rows, needs_gradient
+            hidden_ND, weight_VD, bias_V, targets_N, softcap, label_smoothing, rows, needs_gradient
         )
 
 
@@ -72,6 +77,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
+        bias_V: Tensor | None,
         targets_N: Tensor,
         softcap: float | None,
         label_smoothing: float,
@@ -82,28 +88,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if needs_gradient:
             hidden_gradient = torch.empty_like(hidden_ND)
             weight_gradient = torch.zeros_like(weight_VD, dtype=total.dtype)
+            bias_gradient = None if bias_V is None else torch.zeros_like(bias_V, dtype=total.dtype)
         for first in range(0, len(targets_N), rows):
             chunk = slice(first, first + rows)
             loss, gradient_NV = _chunk(
-                hidden_ND[chunk], weight_VD, targets_N[chunk], softcap, label_smoothing, needs_gradient
+                hidden_ND[chunk], weight_VD, bias_V, targets_N[chunk], softcap, label_smoothing, needs_gradient
             )
             total += loss
             if gradient_NV is not None:
                 hidden_gradient[chunk] = gradient_NV @ weight_VD
                 weight_gradient += gradient_NV.t() @ hidden_ND[chunk]
+                if bias_gradient is not None:
+                    bias_gradient += gradient_NV.sum(dim=0)
         if needs_gradient:
-            ctx.save_for_backward(hidden_gradient, weight_gradient)
+            ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
             ctx.weight_dtype = weight_VD.dtype
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
+        hidden_gradient, weight_gradient, bias_gradient = ctx.saved_tensors
         return (
             # In fp32, and only then rounded: the unscaled sum over all targets is beyond fp16's range.
             (hidden_gradient.to(scale.dtype) * scale).to(hidden_gradient.dtype),
             (weight_gradient * scale).to(ctx.weight_dtype),
+            None if bias_gradient is None else (bias_gradient * scale).to(ctx.weight_dtype),
             None,
             None,
             None,
@@ -115,13 +125,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _chunk(
     hidden_ND: Tensor,
     weight_VD: Tensor,
+    bias_V: Tensor | None,
     targets_N: Tensor,
     softcap: float | None,
     label_smoothing: float,
     needs_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss sum of a chunk and, if wanted, its gradient with respect to the products hidden · weightᵀ."""
-    logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap)
+    """Loss sum of a chunk and, if wanted, its gradient with respect to the products hidden · weightᵀ + bias."""
+    logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap, bias_V)
     scored_N1 = (targets_N != UNSCORED).unsqueeze(1)
     targets_N1 = targets_N.clamp_min(0).unsqueeze(1)
     log_total_N1 = logits_NV.logsumexp(dim=1, keepdim=True)

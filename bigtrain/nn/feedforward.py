@@ -25,6 +25,7 @@ def swiglu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
     "relu2": relu_squared,
     "swiglu": swiglu,
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.nn.cross_entropy import vocabulary_cross_entropy, vocabulary_logits
+from bigtrain.nn.cross_entropy import CHUNK_LOGITS, vocabulary_cross_entropy, vocabulary_logits
 from bigtrain.nn.features import Features
+from bigtrain.nn.init import normal_linear
 
 
 class VocabularyProjection(NamedTuple):
@@ -16,21 +18,29 @@ class VocabularyProjection(NamedTuple):
 
     hidden_BTD: Tensor
     weight_VD: Tensor
-    softcap: float | None
+    softcap: float | None = None
+    bias_V: Tensor | None = None
 
     def logits(self) -> Tensor:
         """(B, T, V), at least fp32."""
-        return vocabulary_logits(self.hidden_BTD, self.weight_VD, self.softcap)
+        return vocabulary_logits(self.hidden_BTD, self.weight_VD, self.softcap, self.bias_V)
 
     def last_logits(self) -> Tensor:
         """(B, V) of the last position: all that generation needs."""
-        return vocabulary_logits(self.hidden_BTD[:, -1], self.weight_VD, self.softcap)
+        return vocabulary_logits(self.hidden_BTD[:, -1], self.weight_VD, self.softcap, self.bias_V)
+
+    def likeliest(self) -> Tensor:
+        """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
+        rows = max(1, CHUNK_LOGITS // len(self.weight_VD))
+        chunks = self.hidden_BTD.flatten(0, 1).split(rows)
+        logits = (vocabulary_logits(chunk_ND, self.weight_VD, self.softcap, self.bias_V) for chunk_ND in chunks)
+        return torch.cat([chunk_NV.argmax(dim=-1) for chunk_NV in logits]).view(self.hidden_BTD.shape[:2])
 
     def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over scored targets, in nats; see `vocabulary_cross_entropy`."""
         hidden_ND, targets_N = self.hidden_BTD.flatten(0, 1), targets_BT.flatten()
         return vocabulary_cross_entropy(
-            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing=label_smoothing
+            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing=label_smoothing, bias_V=self.bias_V
         )
 
 
@@ -54,14 +64,52 @@ class LanguageModelHead(nn.Module):
         return VocabularyProjection(features.hidden, self.weight, self.softcap)
 
 
-class ClassificationHead(nn.Module):
-    """A linear map D → C on the pooled vector, initialised as PyTorch does."""
+class MaskedProjection(NamedTuple):
+    """What a `MaskedLanguageModelHead` makes of the positions that it is asked for."""
 
-    def __init__(self, hidden_size: int, num_classes: int):
+    hidden_BTD: Tensor
+    head: MaskedLanguageModelHead
+
+    def at(self, positions_BM: Tensor) -> VocabularyProjection:
+        """Of the vectors at `positions` (B, M) int64 of each row, and of no others."""
+        rows_B1 = torch.arange(len(positions_BM), device=positions_BM.device).unsqueeze(1)
+        return self.head.project(self.hidden_BTD[rows_B1, positions_BM])
+
+
+class MaskedLanguageModelHead(nn.Module):
+    """BERT's (arXiv:1810.04805): dense, GELU, layer norm, then a linear map D → V with bias.
+
+    A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own.
+    """
+
+    reads_pooled = False
+
+    def __init__(self, hidden_size: int, vocab_size: int, *, norm_epsilon: float, std: float):
         super().__init__()
-        self.linear = nn.Linear(hidden_size, num_classes)
+        self.transform = normal_linear(hidden_size, hidden_size, bias=True, std=std)
+        self.norm = nn.LayerNorm(hidden_size, eps=norm_epsilon)
+        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        nn.init.normal_(self.weight, std=std)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, features: Features) -> MaskedProjection:
+        """Needs `features.hidden`. Nothing is computed before it is known where."""
+        assert features.hidden is not None, "a masked-language-model head needs a hidden vector per position"
+        return MaskedProjection(features.hidden, self)
+
+    def project(self, hidden_BMD: Tensor) -> VocabularyProjection:
+        """Scores over the vocabulary at these vectors."""
+        return VocabularyProjection(self.norm(F.gelu(self.transform(hidden_BMD))), self.weight, bias_V=self.bias)
+
+
+class PooledHead(nn.Module):
+    """A linear map D → outputs on the pooled vector, initialised as PyTorch does: scores of classes, or values."""
+
+    def __init__(self, hidden_size: int, outputs: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, outputs)
 
     def forward(self, features: Features) -> Tensor:
-        """Logits (B, C). Needs `features.pooled`."""
-        assert features.pooled is not None, "a classification head needs a pooled vector per sample"
+        """(B, outputs). Needs `features.pooled`."""
+        assert features.pooled is not None, "this head needs a pooled vector per sample"
         return self.linear(features.pooled)

@@ -1,7 +1,7 @@
 """How weights start: linear layers and embeddings drawn from a normal distribution, residual projections
 apart.
- Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed,
-same weights. Convolutions and the layers of the CNN keep PyTorch's own initialisation.
+Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed,
+same weights. The CNN and the MLP keep PyTorch's own initialisation.
 """
 
 from __future__ import annotations
@@ -25,6 +25,20 @@ def normal_embedding(num_embeddings: int, width: int, *, std: float) -> nn.Embed
     embedding = nn.Embedding(num_embeddings, width)
     nn.init.normal_(embedding.weight, std=std)
     return embedding
+
+
+def kaiming_convolutions(module: nn.Module) -> None:
+    """Weights of all convolutions in a module from N(0, 2 / fan_out), biases zero (arXiv:1502.01852): for ReLUs."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def xavier_std(in_features: int, out_features: int) -> float:
+    """sqrt(2 / (in + out)), which keeps the variance of activations and gradients (Glorot & Bengio 2010)."""
+    return math.sqrt(2 / (in_features + out_features))
 
 
 def residual_std(init: str, std: float, num_layers: int) -> float:

@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and the RMS norm itself.
+"""Normalisation layers by name, the RMS norm itself, and batch norm for images.
 
 Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low
 precision.
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bigtrain.errors import ConfigError
 
 
 def make_norm(name: str, width: int, *, epsilon: float, bias: bool) -> nn.Module:
@@ -75,3 +77,21 @@ class _RMSNormOnCPU(torch.autograd.Function):
             scaled = gradient * weight
         x_gradient = torch.addcmul(scaled, normed, mean, value=-1).mul_(inverse_rms)
         return x_gradient.to(ctx.dtype), weight_gradient, None
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's (arXiv:1502.03167), statistics per rank and micro-batch.
+
+    Raises ConfigError where they would have to come from a single sample of a single pixel.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Same shape."""
+        if self.training and x_BCHW.numel() == x_BCHW.shape[1]:
+            raise ConfigError.of(
+                "CONFIG-COMBINATION",
+                "batch norm needs at least two samples per forward pass where a single pixel is left of each, "
+                "and there is one",
+                fix="raise trainer.batch_size or trainer.micro_batch_size",
+            )
+        return super().forward(x_BCHW)

@@ -42,7 +42,7 @@ class UpdateRule(Protocol):
 
 
 class Optimizer:
-    """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "rule": UpdateRule}`.
+    """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "l1": float, "rule": UpdateRule}`.
 
     `lr` is the initial rate; whoever drives the schedule sets it before each step. `state` has one entry per
     parameter with that rule's tensors, whose keys never change.
@@ -70,6 +70,8 @@ class Optimizer:
                     gradients = [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
                     states = [self.state[parameter] for parameter in parameters]
                     group["rule"].update(parameters, gradients, states, lr=group["lr"], masked=masked, divisor=divisor)
+                    if group["l1"]:
+                        move_towards_zero(parameters, group["lr"] * group["l1"], masked)
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
@@ -110,6 +112,13 @@ def fused_sgd(
         grad_scale=divisor,
         found_inf=masked,
     )
+
+
+def move_towards_zero(targets: list[Tensor], threshold: float, masked: Tensor) -> None:
+    """Every element by `threshold`, but not beyond zero: the proximal step of an L1 penalty. Unless masked."""
+    steps = torch._foreach_clamp_max(targets, threshold)
+    torch._foreach_clamp_min_(steps, -threshold)
+    fused_sgd(targets, steps, lr=1.0, masked=masked)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,18 +19,44 @@ class CommonConfig(OptimizerConfig):
 
     learning_rate: float = setting(1e-3, "Peak learning rate.", at_least=0)
     weight_decay: float = setting(0.0, "Decoupled decay, times the learning rate, per step.", at_least=0)
-    no_decay: list[str] = setting([], "Patterns of further parameters that are not decayed: ['*embedding*'].")
+    l1: float = setting(
+        0.0,
+        "What is decayed also moves towards zero by this times the learning rate, per step, and stays there: "
+        "the proximal step of an L1 penalty, which makes weights sparse.",
+        at_least=0,
+    )
+    no_decay: list[str] = setting([], "Modules or patterns of further parameters not decayed: ['*embedding*'].")
     freeze: list[str] = setting(
         [],
-        "Patterns of parameters that keep their values: ['backbone.*']. "
-        "Running statistics (batch norm) are no parameters and still move.",
+        "Modules or patterns of parameters that keep their values; [backbone] is a linear probe. "
+        "Dropout still acts, and running statistics (batch norm) are no parameters and still move.",
+    )
+    learning_rate_scale: dict[str, float] = setting(
+        {},
+        "Factors of the learning rate by module or pattern: {heads: 10, '*.norm.*': 0.5}. "
+        "What several match takes their product.",
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Factor of the learning rate per layer from the top (arXiv:2003.10555): 1 for heads and what follows the last "
+        "block, this for that block, and so on down to the embeddings.",
+        above=0,
+        at_most=1,
     )
 
     def problems(self) -> list[str]:
         """Rules across fields."""
-        if self.no_decay and self.weight_decay == 0:
-            return [f"no_decay is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"]
-        return []
+        found = [
+            f"learning_rate_scale has {pattern}: {scale:g}; it must be above 0 and finite "
+            f"(optimizer.freeze=[{pattern}] keeps values as they are)"
+            for pattern, scale in self.learning_rate_scale.items()
+            if not 0 < scale < math.inf
+        ]
+        if self.no_decay and self.weight_decay == self.l1 == 0:
+            found.append(
+                f"no_decay is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"
+            )
+        return found
 
 
 @dataclass

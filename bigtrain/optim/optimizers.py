@@ -1,11 +1,13 @@
 """Optimizers, as `factory(config, module) -> Optimizer`: which parameters are updated by which rule.
 
-`module`'s parameters keep the order of `named_parameters`, apart by decay; `config.freeze` takes effect here at the
-latest (`param_groups.freeze`). Groups without parameters are left out.
+A group has one rule, one rate, and decays or not; `module`'s parameters keep the order of `named_parameters` in it.
+`config.freeze` takes effect here at the latest (`param_groups.freeze`).
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +29,7 @@ from bigtrain.optim.config import (
 )
 from bigtrain.optim.lion import LionRule
 from bigtrain.optim.muon import MuonRule
-from bigtrain.optim.param_groups import decayed_and_not, is_hidden_matrix
+from bigtrain.optim.param_groups import Member, is_hidden_matrix, members
 
 Rule = AdamRule | SGDRule | LionRule | AdafactorRule | MuonRule
 
@@ -63,9 +65,8 @@ def muon(config: MuonConfig, module: nn.Module) -> Optimizer:
 
     Raises ConfigError where no hidden matrix is left to train.
     """
-    decayed, spared = decayed_and_not(config, module)
-    everything = decayed | spared
-    hidden = {name for name, parameter in everything.items() if is_hidden_matrix(name, parameter, module)}
+    everything = members(config, module)
+    hidden = {member.name for member in everything if is_hidden_matrix(member.name, member.parameter, module)}
     if not hidden:
         raise ConfigError.of(
             "OPTIM-MUON",
@@ -73,18 +74,14 @@ def muon(config: MuonConfig, module: nn.Module) -> Optimizer:
             cause="embeddings, heads, norms and biases are AdamW's; the rest is frozen or not there",
             fix="optimizer=adamw",
         )
+    matrices = [member for member in everything if member.name in hidden]
+    rest = [member for member in everything if member.name not in hidden]
     rule = MuonRule(config.momentum, config.nesterov, config.weight_decay)
-    rest = _adam_rule(config, decoupled=True)
     adamw_rate = config.learning_rate if config.adamw_learning_rate is None else config.adamw_learning_rate
-    groups = []
-    for name, of_muon, learning_rate, group_rule in (
-        ("muon", True, config.learning_rate, rule),
-        ("adamw", False, adamw_rate, rest),
-    ):
-        for suffix, members in (("decay", decayed), ("no_decay", spared)):
-            parameters = [parameter for key, parameter in members.items() if (key in hidden) == of_muon]
-            groups.append(_group(f"{name}_{suffix}", parameters, learning_rate, group_rule))
-    return _optimizer(groups)
+    return Optimizer(
+        _groups("muon_", matrices, config.learning_rate, rule, config.l1)
+        + _groups("adamw_", rest, adamw_rate, _adam_rule(config, decoupled=True), config.l1)
+    )
 
 
 def _adam_rule(config: AdamWConfig | AdamConfig | MuonConfig, *, decoupled: bool) -> AdamRule:
@@ -92,24 +89,28 @@ def _adam_rule(config: AdamWConfig | AdamConfig | MuonConfig, *, decoupled: bool
 
 
 def _one_rule(config: CommonConfig, module: nn.Module, rule: Rule) -> Optimizer:
-    decayed, spared = decayed_and_not(config, module)
-    return _optimizer(
-        [
-            _group("decay", decayed.values(), config.learning_rate, rule),
-            _group("no_decay", spared.values(), config.learning_rate, rule),
-        ]
-    )
+    return Optimizer(_groups("", members(config, module), config.learning_rate, rule, config.l1))
 
 
-def _group(name: str, parameters: Iterable[nn.Parameter], learning_rate: float, rule: Rule) -> dict[str, Any]:
-    """A group; its rule decays nothing where the name says so."""
-    if name.endswith("no_decay"):
-        rule = replace(rule, weight_decay=0.0)
-    return {"name": name, "params": list(parameters), "lr": learning_rate, "rule": rule}
-
-
-def _optimizer(groups: list[dict[str, Any]]) -> Optimizer:
-    return Optimizer([group for group in groups if group["params"]])
+def _groups(prefix: str, parts: Iterable[Member], learning_rate: float, rule: Rule, l1: float) -> list[dict[str, Any]]:
+    """A group per rate of what is decayed, and of what is not. The rate nearest to `learning_rate`, which is logged,
+    comes first.
+    """
+    together = defaultdict(list)
+    for member in parts:
+        together[member.scale, member.decays].append(member.parameter)
+    groups = []
+    for scale, decays in sorted(together, key=lambda kind: (abs(math.log(kind[0])), not kind[1])):
+        groups.append(
+            {
+                "name": f"{prefix}{'decay' if decays else 'no_decay'}{'' if scale == 1 else f'_x{scale:.4g}'}",
+                "params": together[scale, decays],
+                "lr": learning_rate * scale,
+                "l1": l1 if decays else 0.0,
+                "rule": rule if decays else replace(rule, weight_decay=0.0),
+            }
+        )
+    return groups
 
 
 def _pair(betas: list[float]) -> tuple[float, float]:

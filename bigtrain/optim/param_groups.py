@@ -1,13 +1,15 @@
-"""Which parameters are trained, which are decayed, and which are hidden matrices: by pattern and by module.
+"""Which parameters are trained, which are decayed, at which rate, and which are hidden matrices: by pattern and module.
 
 Patterns are those of file names (`backbone.token_embedding*`, `*.norm.weight`), over the names that modules give their
-parameters; a tied weight has all its names. Matrices and larger (weights, embeddings, kernels) are decayed; vectors and
-scalars (norm gains, biases) never are, as in GPT-2's and Llama's recipes.
+parameters; a pattern that matches a module (`backbone`, `*.blocks.0`) means all parameters in it, and a tied weight has
+all its names. Matrices and larger (weights, embeddings, kernels) are decayed; vectors and scalars (norm gains, biases)
+never are, as in GPT-2's and Llama's recipes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -15,7 +17,15 @@ from torch import nn
 from bigtrain.errors import ConfigError, nearest
 from bigtrain.optim.config import CommonConfig
 
-Named = dict[str, nn.Parameter]
+
+@dataclass(frozen=True)
+class Member:
+    """A parameter that is trained; `scale` is its factor of the learning rate."""
+
+    name: str
+    parameter: nn.Parameter
+    decays: bool
+    scale: float
 
 
 def freeze(config: CommonConfig, module: nn.Module) -> None:
@@ -37,27 +47,36 @@ def freeze(config: CommonConfig, module: nn.Module) -> None:
         )
 
 
-def decayed_and_not(config: CommonConfig, module: nn.Module) -> tuple[Named, Named]:
-    """The trainable parameters by name, after freezing: those that decay, those that don't. Order of the module.
+def members(config: CommonConfig, module: nn.Module) -> list[Member]:
+    """What is trained, after freezing, in the order of the module.
 
-    Raises ConfigError as `freeze` does, and where a pattern of `config.no_decay` has no effect.
+    Raises ConfigError as `freeze` does, and where a pattern of `no_decay` or `learning_rate_scale` has no effect.
     """
     freeze(config, module)
-    decays = {id(parameter) for parameter in module.parameters() if parameter.requires_grad and parameter.ndim >= 2}
-    spared = set()
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    matrices = decays = {id(parameter) for parameter in trained.values() if parameter.ndim >= 2}
     for pattern in config.no_decay:
-        found = {id(parameter) for parameter in _matches("no_decay", [pattern], module)}
-        if not found & decays:
-            raise ConfigError.of(
-                "OPTIM-PATTERN",
-                f'optimizer.no_decay has "{pattern}", which has no effect: all it matches is frozen, or a vector',
-                cause="norms, biases and other vectors are never decayed",
-                fix="leave it out",
-            )
-        spared |= found
-    trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    decayed = {name: parameter for name, parameter in trainable.items() if id(parameter) in decays - spared}
-    return decayed, {name: parameter for name, parameter in trainable.items() if name not in decayed}
+        decays = decays - _effect("no_decay", pattern, module, matrices, "frozen, or a vector, which is never decayed")
+    scales = {id(parameter): 1.0 for parameter in trained.values()}
+    if config.layer_decay != 1:
+        below_top = layers_below_top(module.get_submodule("backbone"))
+        scales |= {key: config.layer_decay**layers for key, layers in below_top.items() if key in scales}
+    for pattern, scale in config.learning_rate_scale.items():
+        for key in _effect("learning_rate_scale", pattern, module, set(scales), "frozen"):
+            scales[key] *= scale
+    return [Member(name, item, id(item) in decays, scales[id(item)]) for name, item in trained.items()]
+
+
+def layers_below_top(backbone: nn.Module) -> dict[int, int]:
+    """id of each parameter → 0 after `backbone.blocks`, 1 in the last of them, and so on; one more before the first."""
+    blocks = list(backbone.get_submodule("blocks").children())
+    in_blocks = {id(item): layers for layers, block in enumerate(reversed(blocks), 1) for item in block.parameters()}
+    below, outside = {}, len(blocks) + 1
+    for parameter in backbone.parameters():  # in the order in which the backbone declares its parts
+        below[id(parameter)] = in_blocks.get(id(parameter), outside)
+        if id(parameter) in in_blocks:
+            outside = 0
+    return below
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
@@ -71,12 +90,25 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> b
     return parameter.ndim >= 2 and last.startswith("weight") and not embeds and not name.startswith("heads.")
 
 
+def _effect(setting: str, pattern: str, module: nn.Module, among: set[int], otherwise: str) -> set[int]:
+    """The ids `among` these of what a pattern matches. Raises ConfigError where there is none."""
+    found = {id(parameter) for parameter in _matches(setting, [pattern], module)} & among
+    if not found:
+        raise ConfigError.of(
+            "OPTIM-PATTERN",
+            f'optimizer.{setting} has "{pattern}", which has no effect',
+            cause=f"all that it matches is {otherwise}",
+            fix="leave it out",
+        )
+    return found
+
+
 def _matches(setting: str, patterns: Iterable[str], module: nn.Module) -> list[nn.Parameter]:
     """The parameters that any of the patterns matches. Raises ConfigError for a pattern that matches none."""
     named = list(module.named_parameters(remove_duplicate=False))
     matched = []
     for pattern in patterns:
-        found = [parameter for name, parameter in named if fnmatchcase(name, pattern)]
+        found = [parameter for name, parameter in named if _means(pattern, name)]
         if not found:
             raise ConfigError.of(
                 "OPTIM-PATTERN",
@@ -87,10 +119,14 @@ def _matches(setting: str, patterns: Iterable[str], module: nn.Module) -> list[n
     return matched
 
 
+def _means(pattern: str, name: str) -> bool:
+    """Whether a pattern matches a parameter, or a module around it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
 def _advice(pattern: str, names: list[str]) -> str:
-    """What may have been meant: the module of that name, or parameters with similar names."""
-    for wider in (f"{pattern}.*", f"*.{pattern}", f"*.{pattern}.*"):
-        if any(fnmatchcase(name, wider) for name in names):
-            return f'did you mean "{wider}" ?'
+    """What may have been meant: that name somewhere below, or parameters with similar names."""
+    if any(_means(f"*.{pattern}", name) for name in names):
+        return f'did you mean "*.{pattern}" ?'
     similar = nearest(pattern.replace("*", ""), names)
     return ("near: " if similar else "parameters are, for instance: ") + ", ".join(similar or names[:3])

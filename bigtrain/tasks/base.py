@@ -8,11 +8,14 @@ target counts differ.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from bigtrain.nn.cross_entropy import UNSCORED
 
 Batch = dict[str, Tensor]
 
@@ -30,10 +33,14 @@ class LossTerm:
 
 @dataclass
 class LossOutput:
-    """Terms by name, and, in evaluation only, statistics that add up over batches and ranks (no gradient)."""
+    """Terms by name, and, in evaluation only, statistics that add up over batches and ranks (no gradient).
+
+    `state`: where the backbone has got to, for a task that goes on from the batch's `state`.
+    """
 
     terms: dict[str, LossTerm]
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    state: Any = None
 
 
 class Task(Protocol):
@@ -67,17 +74,49 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class WritesTargets(Protocol):
+    """A task that has the network write targets of its own in an evaluation, and scores them."""
+
+    def generated_statistics(self, network: nn.Module, batch: Batch, final: bool) -> dict[str, Tensor]:
+        """Statistics that add up over batches and ranks; `final`: as at the end of a run, whatever time it takes."""
+        ...
+
+
 class TrainingModule(nn.Module):
-    """Network and task as the one module that is wrapped and sharded: forward(batch) → LossOutput."""
+    """Network and task as the one module that is wrapped and sharded: forward(batch) → LossOutput.
+
+    `carried` (S, …) is the state in which each of S streams of text has been left, where it is carried from one batch
+    to the next (`training/carried.py`). It is a buffer, so what a step that is masked has done to it is undone.
+    """
+
+    carried: Tensor | None
 
     def __init__(self, network: nn.Module, task: Task):
         super().__init__()
         self.network = network
         self.task = task
+        self.register_buffer("carried", None)
 
     def forward(self, batch: Batch) -> LossOutput:
-        """See `Task.compute_loss`."""
-        return self.task.compute_loss(self.network, batch)
+        """See `Task.compute_loss`. A batch with `streams` goes on from their states, and leaves them behind."""
+        if self.carried is None or "streams" not in batch:
+            return self.task.compute_loss(self.network, batch)
+        state = self.carried[batch["streams"]]
+        begins = batch["begins"].view(-1, *[1] * (state.ndim - 1))
+        output = self.task.compute_loss(self.network, batch | {"state": state.masked_fill(begins, 0.0)})
+        self.carried[batch["streams"]] = output.state.detach().to(self.carried.dtype)
+        return replace(output, state=None)
+
+
+def num_scored(targets: Tensor) -> Tensor:
+    """How many targets are not UNSCORED, a scalar."""
+    return torch.count_nonzero(targets != UNSCORED)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite instead of an OverflowError (a diverged loss may pass 709)."""
+    return math.exp(loss) if loss < 700 or math.isnan(loss) else math.inf
 
 
 def evaluation_totals(output: LossOutput) -> dict[str, Tensor]:

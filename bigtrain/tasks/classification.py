@@ -11,9 +11,10 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.features import context_of
-from bigtrain.nn.heads import ClassificationHead
+from bigtrain.nn.heads import PooledHead
 from bigtrain.tasks.base import Batch, LossOutput, LossTerm
 from bigtrain.tasks.config import ClassificationConfig
+from bigtrain.tasks.inputs import Inputs
 
 TOP = 5
 
@@ -39,26 +40,20 @@ class Classification:
         self.data_spec = data_spec
         self.num_classes = data_spec.num_classes
         self._label_smoothing = config.label_smoothing
-        # (x / unit - mean) / std as one product and one sum.
-        mean = torch.tensor(data_spec.normalization.get("mean", [0.0]), dtype=torch.float64, device="cpu")
-        std = torch.tensor(data_spec.normalization.get("std", [1.0]), dtype=torch.float64, device="cpu")
-        unit, shape = (1, (-1,)) if data_spec.kind == "vectors" else (255, (-1, 1, 1))
-        self._scale = (1 / (unit * std)).float().view(shape)
-        self._shift = (-mean / std).float().view(shape)
+        self._inputs = Inputs(data_spec)
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
         """One linear layer on the pooled vector."""
-        return {"classification": ClassificationHead(hidden_size, self.num_classes)}
+        return {"classification": PooledHead(hidden_size, self.num_classes)}
 
     def collate(self, samples: Batch, training: bool) -> Batch:
-        """`images` (B, C, H, W) uint8 or `vectors` (B, F) → `inputs` fp32 of that shape, normalised per channel or
-        feature; `labels` (B,) unchanged. Of sentences, `tokens` (B, T) → `inputs`, with their `lengths`.
+        """`inputs` as `tasks/inputs.py` has them; `labels` (B,) unchanged, and so are `partner_labels` and
+        `label_weight` of mixed samples.
         """
-        if "tokens" in samples:
-            return {"inputs": samples["tokens"], "lengths": samples["lengths"], "labels": samples["labels"]}
-        x = samples["images"] if "images" in samples else samples["vectors"]
-        scale, shift = self._scale.to(x.device), self._shift.to(x.device)
-        return {"inputs": (x.float() * scale).add_(shift), "labels": samples["labels"]}
+        batch = self._inputs(samples) | {"labels": samples["labels"]}
+        if "label_weight" in samples:
+            batch |= {name: samples[name] for name in ("partner_labels", "label_weight")}
+        return batch
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Labelled samples."""
@@ -69,7 +64,7 @@ class Classification:
         labels_B = batch["labels"]
         logits_BC = _logits(network, batch)
         smoothing = self._label_smoothing if network.training else 0.0
-        loss = F.cross_entropy(logits_BC, labels_B, ignore_index=UNSCORED, reduction="sum", label_smoothing=smoothing)
+        loss = _cross_entropy(logits_BC, batch, smoothing)
         term = LossTerm(loss, torch.count_nonzero(labels_B != UNSCORED))
         statistics = {} if network.training else self._statistics(logits_BC.detach(), labels_B)
         return LossOutput({"loss": term}, statistics)
@@ -116,6 +111,22 @@ def macro_f1(confusion_CC: Tensor) -> float:
     occurrences_C = confusion_CC.sum(dim=0) + confusion_CC.sum(dim=1)
     present = occurrences_C > 0
     return float((2 * confusion_CC.diagonal()[present] / occurrences_C[present]).mean())
+
+
+def _cross_entropy(logits_BC: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """Sum over labelled samples; for one that is mixed with its partner, each label by its share."""
+
+    def against(labels_B: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(
+            logits_BC, labels_B, ignore_index=UNSCORED, reduction=reduction, label_smoothing=smoothing
+        )
+
+    labels_B = batch["labels"]
+    if "label_weight" not in batch:
+        return against(labels_B, "sum")
+    weight_B = batch["label_weight"]
+    loss_B = weight_B * against(labels_B, "none") + (1 - weight_B) * against(batch["partner_labels"], "none")
+    return torch.where(labels_B == UNSCORED, 0.0, loss_B).sum()
 
 
 def _logits(network: nn.Module, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import TaskConfig
@@ -32,6 +33,26 @@ class LanguageModelingConfig(SmoothedTaskConfig):
 
 
 @dataclass
+class MaskedLanguageModelingConfig(TaskConfig):
+    """Guess hidden tokens (arXiv:1810.04805)."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("text", "sentences")
+    needs: ClassVar[str] = "bidirectional"
+    meets_optimum: ClassVar[bool] = False
+
+    mask_rate: float = setting(
+        0.15,
+        "Share of the tokens to guess; of those, 80 % are masked, 10 % replaced by any token, 10 % left as they are.",
+        above=0,
+        at_most=1,
+    )
+    whole_word: bool = setting(False, "Hide all tokens of a word together.")
+    next_sentence: bool = setting(
+        False, "Also tell whether the second half of a window follows the first, or comes from another window."
+    )
+
+
+@dataclass
 class ClassificationConfig(SmoothedTaskConfig):
     """Predict the class of each sample."""
 
@@ -40,5 +61,49 @@ class ClassificationConfig(SmoothedTaskConfig):
     needs: ClassVar[str] = "pooled"
 
 
+@dataclass
+class RegressionConfig(TaskConfig):
+    """Predict the values of each sample."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors", "sentences")
+    target: ClassVar[str] = "values"
+    needs: ClassVar[str] = "pooled"
+
+
+class Generate(Enum):
+    """How targets are written while a run still trains."""
+
+    none = "none"
+    greedy = "greedy"
+    beam = "beam"
+
+
+@dataclass
+class Seq2SeqTaskConfig(SmoothedTaskConfig):
+    """Predict a target text from a source text."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("pairs",)
+    needs: ClassVar[str] = "decoder"
+
+    generate: Generate = setting(
+        Generate.greedy,
+        "How validation targets are written and scored during training: greedy (one beam), beam, or none, which saves "
+        "the time. At the end, and in bigtrain eval, it is always beam.",
+    )
+    num_beams: int = setting(5, "Beams of the search.", at_least=1)
+    length_penalty: float = setting(
+        0.6,
+        "Exponent: targets are compared by log P / ((5 + tokens) / 6)^length_penalty (arXiv:1609.08144); more makes "
+        "them longer.",
+        at_least=0,
+    )
+    max_length_factor: float = setting(
+        2.0, "Most tokens of a written target, as a multiple of its source's; 10 are added.", above=0
+    )
+
+
 TASKS.register("language_modeling", LanguageModelingConfig, factory="bigtrain.tasks.language_modeling:LanguageModeling")
+TASKS.register("masked_lm", MaskedLanguageModelingConfig, factory="bigtrain.tasks.masked_lm:MaskedLanguageModeling")
 TASKS.register("classification", ClassificationConfig, factory="bigtrain.tasks.classification:Classification")
+TASKS.register("regression", RegressionConfig, factory="bigtrain.tasks.regression:Regression")
+TASKS.register("seq2seq", Seq2SeqTaskConfig, factory="bigtrain.tasks.seq2seq:Seq2Seq")

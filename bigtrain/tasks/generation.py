@@ -59,7 +59,7 @@ def stream(
             if context_BT.shape[1] > limit:
                 context_BT = context_BT[:, -max(1, limit // 2) :]
                 state, inputs_BT = None, context_BT
-            with torch.inference_mode(), _eager(network):
+            with torch.inference_mode(), eagerly(network):
                 if state is None:
                     state = network.backbone.initial_state(len(context_BT), limit)
                 output = network(inputs_BT, state)
@@ -160,7 +160,7 @@ def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> i
     return min(limit for limit in (needed, wanted, positions) if limit is not None)
 
 
-def _eager(network: nn.Module) -> contextlib.AbstractContextManager:
+def eagerly(network: nn.Module) -> contextlib.AbstractContextManager:
     """Blocks compiled for training run eagerly here: every new length would be compiled again."""
     compiled = any(module._compiled_call_impl is not None for module in network.modules())
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

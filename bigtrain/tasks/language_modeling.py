@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
@@ -12,7 +11,7 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.heads import LanguageModelHead
-from bigtrain.tasks.base import Batch, LossOutput, LossTerm
+from bigtrain.tasks.base import Batch, LossOutput, LossTerm, num_scored, perplexity
 from bigtrain.tasks.config import LanguageModelingConfig
 
 
@@ -52,33 +51,24 @@ class LanguageModeling:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Scored tokens."""
-        return {"loss": _num_scored(batch["targets"]).double()}
+        return {"loss": num_scored(batch["targets"]).double()}
 
     def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
         """Sum of the cross entropy over scored tokens, with smoothed targets in training mode."""
-        projection = network(batch["inputs"]).predictions["language_model"]
+        output = network(batch["inputs"], batch.get("state"))
         smoothing = self._label_smoothing if network.training else 0.0
-        loss = projection.cross_entropy(batch["targets"], smoothing)
-        return LossOutput({"loss": LossTerm(loss, _num_scored(batch["targets"]))})
+        loss = output.predictions["language_model"].cross_entropy(batch["targets"], smoothing)
+        return LossOutput({"loss": LossTerm(loss, num_scored(batch["targets"]))}, state=output.state)
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
         """`loss` (nats per token), `perplexity`, and where known `bits_per_byte` and `excess` over the best
         possible.
         """
         loss = float(totals["loss.sum"] / totals["loss.count"])
-        metrics = {"loss": loss, "perplexity": _exponential(loss)}
+        metrics = {"loss": loss, "perplexity": perplexity(loss)}
         bytes_per_token = self.data_spec.bytes_per_token.get(split)
         if bytes_per_token:
             metrics["bits_per_byte"] = loss / math.log(2) / bytes_per_token
         if self.data_spec.optimal_loss is not None:
             metrics["excess"] = loss - self.data_spec.optimal_loss
         return metrics
-
-
-def _num_scored(targets: Tensor) -> Tensor:
-    return torch.count_nonzero(targets != UNSCORED)
-
-
-def _exponential(loss: float) -> float:
-    """exp, infinite instead of an OverflowError (a diverged loss may pass 709)."""
-    return math.exp(loss) if loss < 700 or math.isnan(loss) else math.inf

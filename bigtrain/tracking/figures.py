@@ -1,4 +1,5 @@
-"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix, a map of decisions.
+"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix, a map of decisions, and
+predicted against true values.
 
 Each function returns (height, width, 3) uint8. matplotlib is imported on first use, through its object
 interface on an Agg canvas: no window, no global state, and nothing left open.
@@ -15,6 +16,7 @@ import numpy as np
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 _MOST_CELLS_WITH_NUMBERS = 20  # classes up to which a cell has room for its number
 _MOST_NAMES = 50  # classes up to which an axis has room for names
+_MOST_PANELS = 9  # values that are drawn, the first ones
 _CAPTION_LENGTH = 14
 
 
@@ -122,6 +124,22 @@ def decision_map(
     axes.set_ylabel("second feature")
     if classes <= _MOST_CELLS_WITH_NUMBERS:
         axes.legend(title="true class", fontsize=8, title_fontsize=8, markerscale=3, loc="upper right")
+    return _pixels(figure)
+
+
+def value_scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """Values (N, K): a panel for each of the first nine, with a dot per sample; on the line a prediction is right."""
+    panels = min(true.shape[1], _MOST_PANELS)
+    columns = math.ceil(math.sqrt(panels))
+    figure = _figure(3.2 * columns, 3.2 * math.ceil(panels / columns))
+    for index in range(panels):
+        axes = figure.add_subplot(math.ceil(panels / columns), columns, index + 1)
+        axes.scatter(true[:, index], predicted[:, index], s=5, color="#08306b", alpha=0.5, linewidths=0)
+        middle = float(true[:, index].mean())
+        axes.axline((middle, middle), slope=1, color=_RIGHT, linewidth=1)
+        axes.set_title(_name(index, names), fontsize=10)
+        axes.set_xlabel("true")
+        axes.set_ylabel("predicted")
     return _pixels(figure)
 
 

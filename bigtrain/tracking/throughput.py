@@ -80,7 +80,7 @@ class _FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
-        self._formulas = flop_registry | _attention_formulas()
+        self._formulas = flop_registry | _attention_formulas() | _recurrence_formulas()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -111,6 +111,19 @@ def _attention_formulas() -> dict[Any, Callable[..., int]]:
     kernels = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
     names = [f"_scaled_dot_product_{kernel}" for kernel in kernels]
     return {getattr(torch.ops.aten, name): attention for name in names if hasattr(torch.ops.aten, name)}
+
+
+def _recurrence_formulas() -> dict[Any, Callable[..., int]]:
+    """FLOPs of the fused recurrent kernels, which PyTorch counts as 0: a product of each weight with every position."""
+
+    def one_layer(x: torch.Tensor, input_weight: torch.Tensor, hidden_weight: torch.Tensor, *_: Any, **__: Any) -> int:
+        return 2 * x.shape[0] * x.shape[1] * (input_weight.numel() + hidden_weight.numel())
+
+    def layers(x: torch.Tensor, weights: list[torch.Tensor], *_: Any, **__: Any) -> int:
+        return 2 * x.shape[0] * x.shape[1] * sum(weight.numel() for weight in weights if weight.ndim == 2)
+
+    aten = torch.ops.aten
+    return {aten.mkldnn_rnn_layer: one_layer, aten._cudnn_rnn: layers, aten.miopen_rnn: layers}
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bigtrain.data.base import DataModule
-from bigtrain.data.loader import evaluation_batches, to_device
+from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
 from bigtrain.distributed.world import World
-from bigtrain.tasks.base import Batch, Task, TrainingModule, evaluation_totals
+from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
+from bigtrain.training.carried import carries_state, state_apart
 from bigtrain.training.precision import ResolvedPrecision
 
 
@@ -51,43 +52,57 @@ class Evaluator:
         """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
         dataset = self.data.dataset(split)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
-        for batch, counts in evaluation_batches(
-            dataset, collate, self._batch_size, self._world, self.task.needs_partners
-        ):
+        if carries_state(self.module.network, dataset):
+            batches = evaluation_streams(dataset, collate, self._batch_size, self._world)
+        else:
+            batches = evaluation_batches(dataset, collate, self._batch_size, self._world, self.task.needs_partners)
+        for batch, counts in batches:
             yield to_device(batch, self._world.device), counts
 
     def sample_metrics(self, split: str) -> dict[str, float]:
         """The metrics of one batch: which there are."""
-        with evaluating(self.module), self._precision.autocast(self._world.device):
+        with self._evaluating(split):
             batch, _ = next(self.batches(split))
-            totals = evaluation_totals(self.module(batch))
+            totals = self._totals(batch, final=False)
         return self.task.metrics({name: value.cpu() for name, value in totals.items()}, split)
 
-    def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
-        """Metrics over the whole split; None when `stop` asked for an end before it was done.
+    def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False, final: bool = False) -> Evaluation | None:
+        """Metrics over the whole split; None when `stop` asked for an end before it was done. `final`: as at the end of
+        a run, where a task may take more time than while it goes on.
 
         `stop` is asked before every batch, equally often on all ranks, and must answer all of them alike.
         """
         totals: dict[str, Tensor] = {}
-        self._world.share_buffers(self.module)
-        with evaluating(self.module), self._precision.autocast(self._world.device):
+        self._world.share_buffers(self.module.network)
+        with self._evaluating(split):
             for batch, counts in self.batches(split):
                 if stop():
                     return None
-                for name, value in evaluation_totals(self.module(batch)).items():
+                for name, value in self._totals(batch, final).items():
                     value = value if counts else torch.zeros_like(value)
                     totals[name] = totals[name] + value if name in totals else value
         totals = {name: self._world.sum(value).cpu() for name, value in totals.items()}
         return Evaluation(self.task.metrics(totals, split), totals)
 
+    def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
+        """Sums that add up over batches and ranks, those of what a task has the network write among them."""
+        totals = evaluation_totals(self.module(batch))
+        if isinstance(self.task, WritesTargets):
+            written = self.task.generated_statistics(self.module.network, batch, final)
+            totals |= {name: value.double() for name, value in written.items()}
+        return totals
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is restored. Nothing here draws random numbers."""
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.train(was_training)
+    @contextmanager
+    def _evaluating(self, split: str) -> Iterator[None]:
+        """Evaluation mode without gradients, in the run's precision; mode and carried state are then as before.
+
+        Nothing here draws random numbers.
+        """
+        was_training = self.module.training
+        self.module.eval()
+        apart = state_apart(self.module, self.data.dataset(split))
+        try:
+            with torch.inference_mode(), apart, self._precision.autocast(self._world.device):
+                yield
+        finally:
+            self.module.train(was_training)

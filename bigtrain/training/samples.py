@@ -1,5 +1,5 @@
-"""What a model does, shown at each evaluation: generated text, images with predictions, a confusion matrix, and for
-vectors of two features a map of the decisions.
+"""What a model does, shown at each evaluation: generated text, translations, images or sentences with predictions, a
+confusion matrix, for vectors of two features a map of the decisions, and predicted against true values.
 
 Read-only observers: they draw from generators of their own and never touch training.
 """
@@ -13,18 +13,24 @@ import torch
 
 from bigtrain.config.run import TrackingConfig
 from bigtrain.data.base import DataModule
-from bigtrain.data.loader import to_device
-from bigtrain.data.randomness import mix
+from bigtrain.data.images.augment import Augmentation
+from bigtrain.data.loader import keyed_samples, to_device
+from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.models.network import Network
 from bigtrain.tasks.base import Batch, Task
 from bigtrain.tasks.generation import Sampling, generate
+from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.evaluator import Evaluation
 
 PROMPT_TOKENS = 24
 GRID_IMAGES = 32
+SHOWN_SENTENCES = 12
+SHOWN_PAIRS = 8
+SHOWN_CHARACTERS = 200  # of each sentence
 MAP_POINTS = 1000  # samples drawn on the map
 MAP_SIDE = 160  # grid points along each of its sides
+SCATTER_POINTS = 1000  # samples whose values are predicted
 
 ShowSamples = Callable[[Evaluation, int], None]
 
@@ -64,16 +70,57 @@ def text_observer(
     return show
 
 
+def target_observer(
+    network: Network, data: DataModule, task: Seq2Seq, tracker: Tracker, device: torch.device
+) -> ShowSamples:
+    """Records what the network makes of the first validation sources."""
+
+    def show(evaluation: Evaluation, step: int) -> None:
+        tracker.text("val/samples", written_targets(network, data, task, device, "val", SHOWN_PAIRS), step)
+
+    return show
+
+
+def written_targets(
+    network: Network, data: DataModule, task: Seq2Seq, device: torch.device, split: str, count: int
+) -> str:
+    """Source, reference and the network's own target for the first pairs of a split, a line each."""
+    dataset = data.dataset(split)
+    samples = dataset.gather(np.arange(min(count, len(dataset))))
+    best = task.answer(network, to_device(task.collate(samples, training=False), device))
+    rows = []
+    for row, hypotheses in enumerate(best):
+        source, reference = (_inside(samples, side, row) for side in ("source", "target"))
+        lines = {"source": source, "reference": reference, "written": hypotheses[0].ids}
+        rows.append("\n".join(f"{name:9} {' '.join(task.text(ids).split())}" for name, ids in lines.items()))
+    return "\n\n".join(rows)
+
+
+def _inside(samples: Batch, side: str, row: int) -> list[int]:
+    """The tokens of a text without the marks of its beginning and end."""
+    ids: list[int] = samples[side][row, 1 : int(samples[f"{side}_lengths"][row]) - 1].tolist()
+    return ids
+
+
 def class_observer(
     network: Network, data: DataModule, task: Task, tracker: Tracker, device: torch.device
 ) -> ShowSamples:
-    """Records the confusion matrix, and a grid of validation images with predictions or a map of the decisions."""
+    """Records the confusion matrix, and the first validation images or sentences with predictions, or a map of the
+    decisions. Once, also training images as augmentation changes them, where it does.
+    """
+    augment = getattr(data, "augment", None) if data.spec.kind == "images" else None
 
     def show(evaluation: Evaluation, step: int) -> None:
+        nonlocal augment
         from bigtrain.tracking.figures import confusion_matrix  # matplotlib: 0.4 s at first use
 
+        if augment is not None:
+            tracker.image("train/augmented", augmented_images(data, augment), step)
+            augment = None
         if data.spec.kind == "images":
             tracker.image("val/predictions", predicted_images(network, data, task, device), step)
+        elif data.spec.kind == "sentences":
+            tracker.text("val/predictions", predicted_sentences(network, data, task, device), step)
         elif data.spec.input_shape == (2,):
             tracker.image("val/decisions", map_of_decisions(network, data, task, device), step)
         names = list(data.spec.labels)
@@ -82,15 +129,58 @@ def class_observer(
     return show
 
 
+def value_observer(
+    network: Network, data: DataModule, task: Task, tracker: Tracker, device: torch.device
+) -> ShowSamples:
+    """Records the values predicted for the first validation samples against the true ones."""
+
+    def show(evaluation: Evaluation, step: int) -> None:
+        from bigtrain.tracking.figures import value_scatter  # matplotlib: 0.4 s at first use
+
+        dataset = data.dataset("val")
+        samples = dataset.gather(np.arange(min(SCATTER_POINTS, len(dataset))))
+        predictions = predictions_for(network, task, samples, device)
+        tracker.image("val/predictions", value_scatter(samples["values"].numpy(), predictions, data.spec.values), step)
+
+    return show
+
+
+def augmented_images(data: DataModule, augment: Augmentation) -> np.ndarray:
+    """The first training images, changed as in a first epoch; (height, width, 3) uint8."""
+    from bigtrain.tracking.figures import image_grid
+
+    dataset = data.dataset("train")
+    ids = np.arange(min(GRID_IMAGES, len(dataset)))
+    samples = augment(keyed_samples(dataset, ids, sample_keys(0, 0, ids), augment.needs_partners))
+    labels = samples["labels"].tolist()
+    return image_grid(samples["images"].numpy(), labels, labels, data.spec.labels)
+
+
 def predicted_images(network: Network, data: DataModule, task: Task, device: torch.device) -> np.ndarray:
     """The first validation images with their predictions; (height, width, 3) uint8."""
     from bigtrain.tracking.figures import image_grid
 
     dataset = data.dataset("val")
     samples = dataset.gather(np.arange(min(GRID_IMAGES, len(dataset))))
-    predictions = probabilities(network, task, samples, device).argmax(axis=1)
+    predictions = predictions_for(network, task, samples, device).argmax(axis=1)
     labels = samples["labels"].tolist()
     return image_grid(samples["images"].numpy(), labels, predictions.tolist(), data.spec.labels)
+
+
+def predicted_sentences(network: Network, data: DataModule, task: Task, device: torch.device) -> str:
+    """The first validation sentences, a line each: right or wrong, the prediction, its probability, the beginning."""
+    assert data.tokenizer is not None
+    dataset, names = data.dataset("val"), data.spec.labels
+    samples = dataset.gather(np.arange(min(SHOWN_SENTENCES, len(dataset))))
+    answers = predictions_for(network, task, samples, device)
+    lines = []
+    for row, (answer, label) in enumerate(zip(answers, samples["labels"].tolist(), strict=True)):
+        inside = samples["tokens"][row, 1 : int(samples["lengths"][row]) - 1]  # without what marks begin and end
+        text = " ".join(data.tokenizer.decode(inside.numpy()).split())[:SHOWN_CHARACTERS]
+        guess = int(answer.argmax())
+        verdict = "right" if guess == label else f"wrong, is {names[label]}"
+        lines.append(f"{names[guess]} {answer[guess]:.2f} ({verdict}): {text}")
+    return "\n".join(lines)
 
 
 def map_of_decisions(network: Network, data: DataModule, task: Task, device: torch.device) -> np.ndarray:
@@ -104,13 +194,13 @@ def map_of_decisions(network: Network, data: DataModule, task: Task, device: tor
     x, y = np.meshgrid(np.linspace(left, right, MAP_SIDE), np.linspace(bottom, top, MAP_SIDE))
     vectors = torch.from_numpy(np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32))
     grid = {"vectors": vectors, "labels": torch.zeros(len(vectors), dtype=torch.int64)}
-    answers = probabilities(network, task, grid, device)
+    answers = predictions_for(network, task, grid, device)
     bounds = (float(left), float(right), float(bottom), float(top))
     return decision_map(answers.reshape(MAP_SIDE, MAP_SIDE, -1), bounds, points, labels, data.spec.labels)
 
 
-def probabilities(network: Network, task: Task, samples: Batch, device: torch.device) -> np.ndarray:
-    """Class probabilities (B, C) of samples as gathered, in evaluation mode."""
+def predictions_for(network: Network, task: Task, samples: Batch, device: torch.device) -> np.ndarray:
+    """Class probabilities (B, C), or values (B, K), of samples as gathered, in evaluation mode."""
     batch = to_device(task.collate(samples, training=False), device)
     was_training = network.training
     network.eval()
@@ -140,8 +230,11 @@ def observer_for(
         return no_observer
     if writes_text:
         return harmless(text_observer(network, data, config, seed, tracker, device), tracker)
+    if isinstance(task, Seq2Seq) and data.tokenizer is not None:
+        return harmless(target_observer(network, data, task, tracker, device), tracker)
     if hasattr(task, "predict"):
-        return harmless(class_observer(network, data, task, tracker, device), tracker)
+        observer = value_observer if data.spec.values else class_observer
+        return harmless(observer(network, data, task, tracker, device), tracker)
     return no_observer
 
 

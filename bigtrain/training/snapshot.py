@@ -8,7 +8,7 @@ that is a few bytes off alignment gives other bytes in a product.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def load_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
 
     Raises CheckpointError, before anything is copied, when the file holds other tensors.
     """
-    with _opened(path) as file, torch.no_grad():
+    with open_tensors(path) as file, torch.no_grad():
         problems = _mismatches(file, into)
         if problems:
             raise CheckpointError.of(
@@ -95,7 +95,7 @@ def load_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path) -> Iterator[Any]:
     """A safetensors file, open; what can't be read is a CheckpointError."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -136,12 +136,14 @@ class Snapshot:
         scaler: GradScaler,
         state: TrainState,
         documents: Mapping[str, Any],
+        carried: Tensor | None = None,
     ):
         self._network = network
         self._optimizer = optimizer
         self._average = average
         self._scaler = scaler
         self._state = state
+        self._carried = carried
         self._documents = {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
@@ -158,7 +160,8 @@ class Snapshot:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Weights, average, optimizer and loss scale as the checkpoint has them; the state came first (`read_state`).
+        """Weights, average, optimizer, carried state and loss scale as the checkpoint has them; the numbers came first
+        (`read_state`).
 
         Raises CheckpointError when they do not fit.
         """
@@ -175,7 +178,11 @@ class Snapshot:
             MODEL_FILE: module_tensors(self._network),
             "optimizer.safetensors": optimizer_tensors(self._optimizer, self._network),
         }
-        return files if self._average is None else files | {AVERAGE_FILE: self._average.tensors}
+        if self._average is not None:
+            files[AVERAGE_FILE] = self._average.tensors
+        if self._carried is not None:
+            files["carried.safetensors"] = {"state": self._carried}
+        return files
 
 
 def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
@@ -192,7 +199,7 @@ def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in (MODEL_FILE, AVERAGE_FILE):
         if checkpoint.has(name):
-            with _opened(checkpoint.path / name) as file:
+            with open_tensors(checkpoint.path / name) as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 no mapping
     return tensors
 
@@ -206,7 +213,8 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     given = evaluated_tensors(checkpoint)
     loaded = [name for name, target in targets.items() if name in given and given[name].shape == target.shape]
     fresh = [name for name in targets if name not in loaded]
-    strangers = [name for name in fresh if name.startswith("backbone.")]
+    # A pooler that no head read was not saved (`Network`).
+    strangers = [name for name in fresh if name.startswith("backbone.") and not name.startswith("backbone.pooler.")]
     if strangers:
         raise CheckpointError.of(
             "CHECKPOINT-SHAPE",
@@ -217,8 +225,12 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     with torch.no_grad():
         for name in loaded:
             targets[name].copy_(given[name])
-    sentences = [f"init_from: {len(loaded)} of {len(targets)} tensors loaded from {checkpoint.path}"]
-    unused = sorted(set(given) - set(loaded))
-    sentences += [f"init_from: starting fresh: {', '.join(fresh)}"] if fresh else []
-    sentences += [f"init_from: not used: {', '.join(unused)}"] if unused else []
+    return loading_report(checkpoint.path, len(loaded), fresh, set(given) - set(loaded))
+
+
+def loading_report(source: Path, loaded: int, fresh: Collection[str], unused: Collection[str]) -> list[str]:
+    """What `init_from` did, in sentences: how many of our tensors were loaded, which were not, and which of theirs."""
+    sentences = [f"init_from: {loaded} of {loaded + len(fresh)} tensors loaded from {source}"]
+    sentences += [f"init_from: starting fresh: {', '.join(sorted(fresh))}"] if fresh else []
+    sentences += [f"init_from: not used: {', '.join(sorted(unused))}"] if unused else []
     return sentences

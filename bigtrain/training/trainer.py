@@ -31,6 +31,7 @@ from bigtrain.tasks.base import Batch, LossOutput, TrainingModule
 from bigtrain.tracking.throughput import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import Cadence
+from bigtrain.training.carried import bring_together
 from bigtrain.training.checkpoint import CheckpointStore
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.moving_average import MovingAverage
@@ -360,6 +361,8 @@ class Trainer:
         """What rank 0 does of saving; returns where the checkpoint lies. `interval`: sums of all ranks."""
         self.state.updates = int(self.updates)
         self.state.interval = interval
+        if self.module.carried is not None:
+            bring_together(self.module.carried, self.world)
         if not self.world.is_main:
             return self.checkpoints.path_of(self.state.step)
         return self.checkpoints.save(self.state.step, self.snapshot.files(), self.manifest_facts)

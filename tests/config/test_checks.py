@@ -7,13 +7,16 @@ import pytest
 from tests.config.composing import composed, refusal
 
 CONFLICTS = {
-    ("model=transformer", "data=mnist"): "data=python_docs, data=synthetic/copy, data=synthetic/markov",
+    ("model=transformer", "data=mnist"): "data=synthetic/copy, data=synthetic/markov",
     ("model=cnn", "data=python_docs"): "data=fashion_mnist, data=glyphs",
     ("model=cnn", "data=synthetic/gaussian_mixture"): "the data gives vectors, but the model can only use images",
     ("data=synthetic/gaussian_mixture",): "the data gives vectors, but the model and the task can only use",
     ("model=mlp", "data=synthetic/copy"): "data=synthetic/gaussian_mixture",
     ("model=cnn", "task=language_modeling"): "tasks that suit the model: task=classification",
     ("task=classification",): "the task can only use images",
+    ("model=transformer", "task=masked_lm"): "has seen the whole text, which this model does not give",
+    ("model=bert", "task=language_modeling"): "models that suit the data: model=gpt2",
+    ("model=bert", "data.sequence_length=513"): "data.sequence_length is 513, but model.max_length is 512",
     ("data.sequence_length=4096",): "data.sequence_length is 4096, but model.max_length is 1024",
     ("trainer.max_duration=30min",): "the schedule needs steps",
     ("trainer.max_duration=0step",): "nothing to train",
@@ -53,5 +56,7 @@ def test_what_fits_is_accepted():
     composed("trainer.max_duration=30min", "scheduler=constant")
     composed("trainer.eval_every=3min", "trainer.time_limit=2h", "trainer.gpus=1")
     composed("model=cnn", "data=mnist")
+    composed("model=bert", "data=python_docs_topics")  # masked language modelling has no use for the labels
+    composed("model=bert_base", "data=text_corpus", "data.path=x", "data.tokenizer=byte")
     composed("model=mlp", "data=synthetic/gaussian_mixture")
     composed("model=mlp", "data=synthetic/random_labels")

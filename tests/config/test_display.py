@@ -6,6 +6,7 @@ import pytest
 
 from bigtrain.cli import VERBS, main
 from bigtrain.config.completion import complete
+from bigtrain.config.library import Library, Request
 from bigtrain.config.schema import ROOTS, leaves
 from bigtrain.registry import REGISTRIES
 from tests.config.composing import write
@@ -30,9 +31,9 @@ def test_help_shows_every_setting_with_its_value_and_meaning(capsys):
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_help_of_each_part_shows_its_settings(capsys, kind):
-    synthetic = ("copy", "gaussian_mixture", "markov", "random_labels")
+    choices = {part: choice for choice, part in Library(Request("train"), []).parts(kind).items()}
     for entry in REGISTRIES[kind]:
-        choice = f"synthetic/{entry.name}" if entry.name in synthetic else entry.name
+        choice = choices[entry.name]
         text = output(capsys, f"{kind}={choice}", "--help")
         for key, _, _ in leaves(entry.config_class):
             assert f"{kind}.{key}=" in text

@@ -7,12 +7,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bigtrain.config.schema import register_parts
 from bigtrain.config.settings import find_problems
 from bigtrain.data.base import DataSpec
+from bigtrain.data.text.config import Tokenizer
 from bigtrain.errors import DataError
 from bigtrain.registry import DATA
+from tests.data import small_cifar
 
 register_parts()
 SMALL = {
@@ -24,6 +27,15 @@ SMALL = {
     "copy": {"train_samples": 50, "eval_samples": 20},
     "gaussian_mixture": {"train_samples": 50, "eval_samples": 20, "classes": 3, "features": 3},
     "random_labels": {"train_samples": 50, "eval_samples": 20},
+    "string_pairs": {"train_samples": 50, "eval_samples": 20},
+    "sentence_pairs": {"path": "pairs", "tokenizer": Tokenizer.byte},
+    "text_classification": {"path": "reviews.csv"},
+    "python_docs_topics": {},
+    "linear": {"train_samples": 50, "eval_samples": 20},
+    "disks": {"train_samples": 50, "eval_samples": 20},
+    "cifar10": {"path": "cifar-10-batches-bin"},
+    "cifar100": {"path": "cifar-100-binary"},
+    "image_folder": {"path": "classes"},
 }
 
 
@@ -33,9 +45,23 @@ def folder(tmp_path_factory, write_idx_set):
     (folder / "corpus").mkdir()
     for number in range(30):
         (folder / "corpus" / f"{number}.txt").write_text(f"Document {number} says: " + "so it goes. " * number)
+    (folder / "reviews.csv").write_text("text,label\n" + "".join(f"Text {n},{n % 3}\n" for n in range(60)))
+    (folder / "pairs").mkdir()
+    for name in ("train", "val", "test"):
+        for side, line in (("source", "a line of {}\n"), ("target", "{} line\n")):
+            (folder / "pairs" / f"{name}.{side}").write_text("".join(line.format(word * 3) for word in "abcdefgh"))
     (folder / "images").mkdir()
     write_idx_set(folder / "images")
-    return folder
+    generator = np.random.default_rng(0)
+    for layout in small_cifar.LAYOUTS.values():
+        small_cifar.write(folder, layout)
+    for number in range(60):
+        path = folder / "classes" / f"class {number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    with pytest.MonkeyPatch.context() as patch:
+        small_cifar.shrink(patch)
+        yield folder
 
 
 @pytest.fixture(scope="module", params=DATA.names())
@@ -65,13 +91,32 @@ def test_samples_and_spec_agree(build):
             assert scored.shape == (3, data.spec.sequence_length) and scored.dtype is torch.bool
             assert tokens.min() >= 0 and tokens.max() < data.spec.vocab_size == data.tokenizer.vocab_size
             assert data.spec.bytes_per_token[split] > 0
+        elif data.spec.kind == "pairs":
+            for side in ("source", "target"):
+                tokens, lengths = samples[side], samples[f"{side}_lengths"]
+                assert tokens.shape == (3, lengths.max()) and tokens.dtype is lengths.dtype is torch.int64
+                assert tokens.min() >= 0 and tokens.max() < data.spec.vocab_size == data.tokenizer.vocab_size
+                assert dataset.lengths[size - 1] >= lengths[0] and dataset.lengths.max() <= data.spec.sequence_length
+        elif data.spec.kind == "sentences":
+            tokens, lengths, labels = samples["tokens"], samples["lengths"], samples["labels"]
+            assert tokens.shape == (3, lengths.max()) and labels.shape == (3,)
+            assert {value.dtype for value in samples.values()} == {torch.int64}
+            assert tokens.min() >= 0 and tokens.max() < data.spec.vocab_size == data.tokenizer.vocab_size
+            assert lengths[1] == dataset.lengths[0] and dataset.lengths.max() <= data.spec.sequence_length
+            assert labels.max() < data.spec.num_classes == len(data.spec.labels)
         else:
-            inputs, labels = samples[data.spec.kind], samples["labels"]
+            inputs = samples[data.spec.kind]
             assert inputs.shape == (3, *data.spec.input_shape)
             assert inputs.dtype is {"images": torch.uint8, "vectors": torch.float32}[data.spec.kind]
-            assert labels.shape == (3,) and labels.dtype is torch.int64
-            assert labels.max() < data.spec.num_classes == len(data.spec.labels)
             assert len(data.spec.normalization["std"]) == data.spec.input_shape[0]
+            if data.spec.values:
+                assert samples["values"].shape == (3, len(data.spec.values))
+                assert samples["values"].dtype is torch.float32
+                assert len(data.spec.value_normalization["std"]) == len(data.spec.values)
+            else:
+                labels = samples["labels"]
+                assert labels.shape == (3,) and labels.dtype is torch.int64
+                assert labels.max() < data.spec.num_classes == len(data.spec.labels)
         assert all((value[1] == value[2]).all() for value in samples.values())
 
 

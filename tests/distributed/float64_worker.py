@@ -1,4 +1,4 @@
-"""One rank of a training in float64, started by test_world_sizes.py: `float64_worker.py FOLDER STEPS`.
+"""One rank of a training in float64, started by test_world_sizes.py: `float64_worker.py FOLDER STEPS MODEL`.
 
 Goes on from the newest checkpoint in FOLDER, trains to STEPS, saves, and appends the sample ids of its steps.
 """
@@ -14,7 +14,7 @@ from bigtrain.build import build_data, build_parts, build_trainer
 from bigtrain.config.run import RunConfig, TrackingConfig, TrainerConfig
 from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.distributed.world import join_world
-from bigtrain.models.config import TransformerConfig
+from bigtrain.models.config import LSTMConfig, TransformerConfig
 from bigtrain.optim.config import AdamWConfig, LinearConfig
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tracking.tracker import Tracker
@@ -22,12 +22,16 @@ from bigtrain.training.checkpoint import CheckpointStore
 from bigtrain.training.signals import StopRequest
 
 TOTAL_STEPS = 30
+MODELS = {
+    "transformer": TransformerConfig(hidden_size=16, num_layers=2, num_heads=2, max_length=32),
+    "lstm": LSTMConfig(hidden_size=16, num_layers=2),  # carries its state
+}
 
 
-def main(folder: Path, steps: int) -> None:
+def main(folder: Path, steps: int, model: str) -> None:
     torch.set_default_dtype(torch.float64)
     config = RunConfig(
-        model=TransformerConfig(hidden_size=16, num_layers=2, num_heads=2, max_length=32),
+        model=MODELS[model],
         data=TextCorpusConfig(
             train_path=str(folder / "train.txt"), val_path=str(folder / "val.txt"), sequence_length=16
         ),
@@ -75,4 +79,4 @@ def _from_all(world, text):
     return [(folder / f"rank-{rank}").read_text() for rank in range(world.size)]
 
 
-main(Path(sys.argv[1]), int(sys.argv[2]))
+main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

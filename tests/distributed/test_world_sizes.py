@@ -19,7 +19,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def train(folder, ranks, steps):
+def train(folder, ranks, steps, model):
     folder.mkdir(exist_ok=True)
     # The last window has one target instead of 16: in its step the ranks count differently.
     (folder / "train.txt").write_text("".join(chr(97 + number * number % 23) for number in range(60 * 16 + 2)))
@@ -27,7 +27,7 @@ def train(folder, ranks, steps):
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(steps)],
+            [sys.executable, str(WORKER), str(folder), str(steps), model],
             env={**os.environ, **meeting, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -40,8 +40,9 @@ def train(folder, ranks, steps):
         assert process.returncode == 0, output[-3000:]
 
 
-def weights(folder):
-    return safetensors.torch.load_file(folder / "checkpoints/step-00000030/model.safetensors")
+def tensors(folder):
+    files = (folder / "checkpoints/step-00000030").glob("*.safetensors")
+    return {f"{file.stem} {name}": value for file in files for name, value in safetensors.torch.load_file(file).items()}
 
 
 def sample_ids(folder):
@@ -49,13 +50,15 @@ def sample_ids(folder):
 
 
 @pytest.mark.xdist_group("ranks")
-def test_one_two_one_ranks_see_the_same_samples_and_end_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize("model", ["transformer", "lstm"])
+def test_one_two_one_ranks_see_the_same_samples_and_end_with_the_same_weights(tmp_path, model):
     whole, changing = tmp_path / "whole", tmp_path / "changing"
-    train(whole, 1, 30)
+    train(whole, 1, 30, model)
     for ranks, steps in ((1, 10), (2, 20), (1, 30)):
-        train(changing, ranks, steps)
+        train(changing, ranks, steps, model)
     assert sample_ids(changing) == sample_ids(whole)
-    expected = weights(whole)
-    for name, value in weights(changing).items():
+    expected = tensors(whole)
+    assert ("carried state" in expected) is (model == "lstm")
+    for name, value in tensors(changing).items():
         difference = (value - expected[name]).abs().max().item()
         assert difference <= 1e-12, (name, difference)

@@ -8,7 +8,7 @@ import torch
 from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
 
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import Activation, Norm, Positional, ProjectionInit, TransformerConfig
+from bigtrain.models.config import Activation, Norm, Pooling, Positional, ProjectionInit, TransformerConfig
 from bigtrain.models.transformer import Transformer
 from bigtrain.nn.heads import LanguageModelHead
 
@@ -102,6 +102,23 @@ def test_pooled_is_the_last_position():
     _, network = tiny_network(tiny_config(TransformerConfig))
     features = network.backbone(samples(TEXT, 2)["tokens"])
     assert torch.equal(features.pooled, features.hidden[:, -1]) and features.state is None
+
+
+@pytest.mark.parametrize("num_layers", [0, 2])
+@pytest.mark.parametrize("pooling", Pooling)
+def test_pooled_is_over_the_tokens_of_each_text_and_no_padding(pooling, num_layers):
+    config = tiny_config(TransformerConfig, pooling=pooling, num_layers=num_layers)
+    backbone = perturb(tiny_network(config)[1].double()).backbone
+    raw = []
+    backbone.norm.register_forward_pre_hook(lambda norm, inputs: raw.append(inputs[0]))
+    tokens, lengths = samples(TEXT, 4)["tokens"][:, :9], torch.tensor([9, 5, 1, 7])
+    pooled = backbone(tokens, lengths=lengths).pooled
+    for row, length in enumerate(lengths):
+        raw.clear()
+        alone = backbone(tokens[row : row + 1, :length]).pooled
+        torch.testing.assert_close(pooled[row : row + 1], alone, rtol=1e-12, atol=1e-12)
+        of_tokens = {Pooling.last: raw[0][:, -1], Pooling.mean: raw[0].mean(1), Pooling.max: raw[0].max(1).values}
+        torch.testing.assert_close(alone, backbone.norm(of_tokens[pooling]), rtol=1e-12, atol=1e-12)
 
 
 def test_positions_that_do_not_exist_are_refused():

@@ -1,12 +1,12 @@
-"""Attention: grouped heads equal repeated ones; the cache is written in place; the fp32 rule changes no
-meaning.
+"""Attention: it equals itself written out; grouped heads equal repeated ones; the cache is written in place; the fp32
+rule changes no meaning.
 """
 
 import pytest
 import torch
 
 from bigtrain.nn import attention
-from bigtrain.nn.attention import CausalSelfAttention, LayerCache
+from bigtrain.nn.attention import CausalSelfAttention, LayerCache, SelfAttention
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 
 
@@ -82,3 +82,33 @@ def test_swiglu_has_about_as_many_parameters_as_gelu():
         for name, size in sizes.items()
     ]
     assert counts[0] == counts[1]
+
+
+def whole_text(**changes):
+    torch.manual_seed(0)
+    settings = {"bias": True, "dropout": 0.0, "std": 0.5, "projection_std": 0.5}
+    return SelfAttention(16, 4, **(settings | changes)).double()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_a_whole_text_equals_it_written_out(masked):
+    layer = whole_text()
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    q, k, v = (part.view(2, 5, 4, 4).transpose(1, 2) for part in layer.qkv(x).split(16, dim=-1))
+    seen = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0]]).bool()[:, None, None]
+    scores = q @ k.transpose(-2, -1) / 2
+    scores = scores.masked_fill(~seen, -torch.inf) if masked else scores
+    expected = layer.projection((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 16))
+    torch.testing.assert_close(layer(x, seen if masked else None), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_weights_are_dropped_by_a_probability_of_their_own():
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    for changes in ({"dropout": 0.5, "attention_dropout": 0.0}, {"attention_dropout": 0.5}, {"dropout": 0.5}):
+        layer = whole_text(**changes)
+        assert not torch.equal(layer(x), layer(x))
+        layer.eval()
+        assert torch.equal(layer(x), layer(x))
+    assert whole_text(dropout=0.3).attention_dropout == 0.3
+    layer = whole_text(attention_dropout=0.0)
+    assert torch.equal(layer(x), layer(x))

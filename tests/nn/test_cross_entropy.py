@@ -25,15 +25,20 @@ def problem(rows, width, vocab, seed, dtype=torch.float64):
     chunk=st.integers(1, 200),
     softcap=st.sampled_from([None, 2.0]),
     smoothing=st.sampled_from([0.0, 0.1, 0.9]),
+    biased=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, smoothing, seed):
+def test_equals_plain_cross_entropy_with_gradients_for_any_chunk(rows, vocab, chunk, softcap, smoothing, biased, seed):
     hidden, weight, targets = problem(rows, 5, vocab, seed)
-    logits = soft_cap(hidden @ weight.t(), softcap)
+    bias = torch.linspace(-1, 2, vocab, dtype=torch.float64, requires_grad=True) if biased else None
+    logits = soft_cap(hidden @ weight.t() + (bias if biased else 0), softcap)
     expected = F.cross_entropy(logits, targets, ignore_index=UNSCORED, reduction="sum", label_smoothing=smoothing)
-    expected_gradients = torch.autograd.grad(expected * 0.7, (hidden, weight))
-    loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, chunk_logits=chunk, label_smoothing=smoothing)
-    gradients = torch.autograd.grad(loss * 0.7, (hidden, weight))
+    inputs = (hidden, weight, bias) if biased else (hidden, weight)
+    expected_gradients = torch.autograd.grad(expected * 0.7, inputs)
+    loss = vocabulary_cross_entropy(
+        hidden, weight, targets, softcap, chunk_logits=chunk, label_smoothing=smoothing, bias_V=bias
+    )
+    gradients = torch.autograd.grad(loss * 0.7, inputs)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-11, atol=1e-12)
 

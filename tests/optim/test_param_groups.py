@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_networks import tiny_config, tiny_network
+from tiny_networks import samples, spec_for, tiny_config, tiny_network
 
 from bigtrain.config.schema import register_parts
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import TransformerConfig
-from bigtrain.registry import OPTIMIZERS
+from bigtrain.registry import MODELS, OPTIMIZERS
 from tests.optim.small_modules import Small, build, everything, run
 
 register_parts()
@@ -58,6 +58,38 @@ def test_frozen_parameters_keep_their_bytes_and_have_no_state(name):
     assert set(everything(optimizer, module)) >= frozen
 
 
+@pytest.mark.parametrize(
+    ("pattern", "frozen"),
+    [
+        ("backbone", {"token_embedding", "convolution", "wide", "norm", "square", "square_too"}),
+        ("backbone.square", {"square"}),
+        ("*.norm", {"norm"}),
+        ("*square*", {"square", "square_too"}),
+    ],
+)
+def test_a_pattern_that_matches_a_module_means_all_in_it(pattern, frozen):
+    module = Small()
+    build("adamw", module, freeze=[pattern])
+    names = {name.split(".")[1] for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    assert names == frozen
+
+
+@pytest.mark.parametrize("entry", list(MODELS), ids=lambda entry: entry.name)
+def test_nothing_goes_backward_through_a_frozen_backbone(entry):
+    config = tiny_config(entry.config_class)
+    task, network = tiny_network(config)
+    build("adamw", network, freeze=["backbone"])
+    features = []
+    network.backbone.register_forward_hook(lambda *passed: features.append(passed[-1]))
+    batch = task.collate(samples(spec_for(config), 4), training=True)
+    losses = task.compute_loss(network, batch)
+    sum(term.sum for term in losses.terms.values()).backward()
+    assert not any(tensor is not None and tensor.requires_grad for tensor in features[0][:2])
+    assert all(
+        (parameter.grad is None) == name.startswith("backbone.") for name, parameter in network.named_parameters()
+    )
+
+
 def test_the_name_of_a_tied_weight_may_be_any_of_its_names():
     _, network = tiny_network(tiny_config(TransformerConfig, tie_embeddings=True))
     build("adamw", network, freeze=["heads.*"])
@@ -75,9 +107,8 @@ def test_a_pattern_that_matches_nothing_is_refused_with_what_is_near(name, setti
 @pytest.mark.parametrize(
     ("pattern", "advice"),
     [
-        ("backbone.wide", 'did you mean "backbone.wide.*"'),
         ("wide.weight", 'did you mean "*.wide.weight"'),
-        ("wide", 'did you mean "*.wide.*"'),
+        ("wide", 'did you mean "*.wide"'),
         ("zzz", "backbone.token_embedding.weight"),
     ],
 )

@@ -74,6 +74,19 @@ def test_smoothed_targets_in_training_only():
     assert plain.compute_loss(network, batch).terms["loss"].sum == unsmoothed
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_mixed_sample_has_two_labels_by_their_shares(smoothing):
+    """By hand: soft targets; the third sample's own label is UNSCORED, so it counts for nothing."""
+    task = Classification(ClassificationConfig(label_smoothing=smoothing), IMAGES)
+    gathered = samples(IMAGES, 3) | {"label_weight": torch.tensor([0.25, 0.9, 0.5])}
+    gathered |= {"labels": torch.tensor([2, 0, -100]), "partner_labels": torch.tensor([1, 0, 3])}
+    batch, logits = task.collate(gathered, training=True), torch.randn(3, 4)
+    targets = torch.tensor([[0, 0.75, 0.25, 0], [1, 0, 0, 0]]) * (1 - smoothing) + smoothing / 4
+    term = task.compute_loss(FixedLogits(logits), batch).terms["loss"]
+    torch.testing.assert_close(term.sum, -(targets * logits.log_softmax(-1)[:2]).sum())
+    assert term.count == task.counts(batch)["loss"] == 2
+
+
 def test_excess_over_a_known_optimum():
     task = Classification(ClassificationConfig(), dataclasses.replace(IMAGES, optimal_loss=0.25))
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data.subword_definitions import TEXT, bert, byte_level, metaspace, sentencepiece
+from data.tokenizers.subword_definitions import TEXT, bert, byte_level, metaspace, sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

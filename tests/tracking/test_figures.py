@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bigtrain.tracking.figures import confusion_matrix, decision_map, image_grid
+from bigtrain.tracking.figures import confusion_matrix, decision_map, image_grid, value_scatter
 
 GREEN, RED = np.array([0x1A, 0x7F, 0x37]), np.array([0xCF, 0x22, 0x2E])
 
@@ -81,6 +81,16 @@ def test_a_map_is_coloured_by_class_and_white_where_the_answer_is_by_chance(clas
     row = picture[picture.shape[0] - 120]  # near the bottom, below the legend, away from the points
     left, middle, right = (row[int(len(row) * share)] for share in (0.2, 0.52, 0.85))
     assert (middle == 255).all() and (left < 255).any() and (right < 255).any() and (left != right).any()
+
+
+@pytest.mark.parametrize("values", [1, 12])
+def test_values_are_drawn_around_the_line_where_they_are_right(values):
+    true = np.random.default_rng(0).normal(5, 2, size=(200, values))
+    right, constant = value_scatter(true, true, ["$y$"]), value_scatter(true, np.zeros_like(true))
+    assert right.dtype == np.uint8 and right.ndim == 3 and right.shape[2] == 3
+    assert _count(right, GREEN) > 50 and _count(constant, GREEN) > 50
+    spread, flat = ((picture[..., 2] > picture[..., 0] + 60.0).any(axis=1).sum() for picture in (right, constant))
+    assert spread > 5 * flat > 0  # rows with dots
 
 
 def test_no_window_no_global_state_and_no_matplotlib_before_it_is_needed():

@@ -55,6 +55,20 @@ def test_flops_equal_the_closed_form(kv_heads):
     assert flops_per_sample(module, _batch()) == 3 * (2 * weights * TIME + attention)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # fused by oneDNN, and not
+def test_flops_of_a_recurrence_are_every_weight_times_every_position(kind, dtype):
+    recurrence = kind(6, WIDTH, num_layers=2, batch_first=True, dtype=dtype)
+
+    class OnBatch(nn.Module):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return recurrence(batch["inputs"])[0]
+
+    weights = sum(weight.numel() for weight in recurrence.parameters() if weight.ndim == 2)
+    inputs = torch.randn(BATCH, TIME, 6, dtype=dtype)
+    assert flops_per_sample(OnBatch(), {"inputs": inputs}) == 3 * 2 * weights * TIME
+
+
 def test_flops_forward_times_three_is_what_forward_and_backward_take():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -10,8 +10,9 @@ import pytest
 from bigtrain.config.run import EarlyStoppingConfig, Precision
 from bigtrain.config.schema import register_parts
 from bigtrain.data.synthetic.config import MarkovConfig
-from bigtrain.models.config import TransformerConfig
-from bigtrain.optim.config import MuonConfig
+from bigtrain.data.text.config import TextCorpusConfig
+from bigtrain.models.config import LSTMConfig, TransformerConfig
+from bigtrain.optim.config import AdamWConfig, MuonConfig, SGDConfig
 from bigtrain.registry import OPTIMIZERS, SCHEDULERS
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.training.trainer import Trainer
@@ -25,6 +26,9 @@ CONFIGS = {
     **{f"optimizer {entry.name}": tiny_config(optimizer=entry.config_class()) for entry in OPTIMIZERS},
     **{f"scheduler {entry.name}": tiny_config(scheduler=entry.config_class()) for entry in SCHEDULERS},
     "frozen": tiny_config(optimizer=MuonConfig(freeze=["backbone.blocks.0.*"], no_decay=["*attention*"])),
+    "layer decay": tiny_config(optimizer=AdamWConfig(layer_decay=0.7)),
+    "scaled": tiny_config(optimizer=MuonConfig(learning_rate_scale={"heads": 3.0, "*.blocks.0": 0.5})),
+    "l1": tiny_config(optimizer=SGDConfig(l1=1e-3, no_decay=["heads"])),
     "averaged": tiny_config(trainer={"ema_decay": 0.9, "early_stopping": EarlyStoppingConfig(patience=5)}),
     "smoothed": tiny_config(task=LanguageModelingConfig(label_smoothing=0.1)),
     "accumulating": tiny_config(trainer={"micro_batch_size": 2}),
@@ -32,6 +36,11 @@ CONFIGS = {
     "fp16": tiny_config(trainer={"precision": Precision.fp16}),
     "epochs_of_odd_size": tiny_config(
         data=MarkovConfig(vocab_size=5, order=2, sequence_length=16, train_tokens=330, eval_tokens=200)
+    ),
+    # This very file in windows: 24 steps are more than an epoch.
+    "carried state": tiny_config(
+        model=LSTMConfig(hidden_size=8, num_layers=2, dropout=0.2, variational_dropout=True),
+        data=TextCorpusConfig(path=__file__, sequence_length=64),
     ),
     "tied": tiny_config(
         model=TransformerConfig(

@@ -6,14 +6,21 @@ import torch
 from tiny_networks import tiny_config
 
 from bigtrain.config.run import TrackingConfig
-from bigtrain.data.synthetic.config import GaussianMixtureConfig, RandomLabelsConfig
+from bigtrain.data.images.augment import augmentation_for
+from bigtrain.data.images.config import ImageAugmentConfig
+from bigtrain.data.synthetic.config import DisksConfig, GaussianMixtureConfig, RandomLabelsConfig, StringPairsConfig
+from bigtrain.data.synthetic.disks import Disks
 from bigtrain.data.synthetic.gaussian_mixture import GaussianMixture
 from bigtrain.data.synthetic.random_labels import RandomLabels
-from bigtrain.models.config import MLPConfig
+from bigtrain.data.synthetic.string_pairs import StringPairs
+from bigtrain.models.config import MLPConfig, Seq2SeqConfig
 from bigtrain.models.mlp import MLP
 from bigtrain.models.network import Network
+from bigtrain.models.seq2seq import EncoderDecoder
 from bigtrain.tasks.classification import Classification
-from bigtrain.tasks.config import ClassificationConfig
+from bigtrain.tasks.config import ClassificationConfig, RegressionConfig, Seq2SeqTaskConfig
+from bigtrain.tasks.regression import Regression
+from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.tracker import Sink, Tracker
 from bigtrain.training.evaluator import Evaluation
 from bigtrain.training.samples import observer_for
@@ -23,10 +30,13 @@ class Album(Sink):
     """Keeps what it is shown."""
 
     def __init__(self):
-        self.images, self.notes = {}, []
+        self.images, self.texts, self.notes = {}, {}, []
 
     def image(self, tag, image, step):
         self.images[tag] = image
+
+    def text(self, tag, text, step):
+        self.texts[tag] = text
 
     def note(self, sentence, warning=False):
         self.notes.append(sentence)
@@ -34,12 +44,15 @@ class Album(Sink):
 
 def shown(data, **tracking):
     """(pictures by tag, network) of one evaluation of an untrained MLP in training mode."""
-    task = Classification(ClassificationConfig(), data.spec)
+    task = (
+        Regression(RegressionConfig(), data.spec)
+        if data.spec.values
+        else Classification(ClassificationConfig(), data.spec)
+    )
     backbone = MLP(tiny_config(MLPConfig, dropout=0.5), data.spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, None))
     album = Album()
-    classes = data.spec.num_classes
-    evaluation = Evaluation({}, {"confusion": torch.eye(classes, dtype=torch.float64)})
+    evaluation = Evaluation({}, {"confusion": torch.eye(data.spec.num_classes or 0, dtype=torch.float64)})
     arguments = (TrackingConfig(**tracking), 0, Tracker([album]), torch.device("cpu"), False)
     observer_for(task, network, data, *arguments)(evaluation, 5)
     assert album.notes == []
@@ -58,3 +71,30 @@ def test_images_get_a_grid():
     data = RandomLabels(RandomLabelsConfig(train_samples=20, eval_samples=20))
     assert set(shown(data)[0]) == {"val/predictions", "val/confusion"}
     assert shown(data, samples=False)[0] == {}
+    data.augment = augmentation_for(ImageAugmentConfig(crop=2, mixup=1.0), data.spec)
+    images = shown(data)[0]
+    assert set(images) == {"train/augmented", "val/predictions", "val/confusion"}
+    assert images["train/augmented"].dtype == np.uint8
+
+
+def test_values_get_a_scatter():
+    images, network = shown(Disks(DisksConfig(train_samples=20, eval_samples=20)))
+    assert set(images) == {"val/predictions"} and network.training
+    assert images["val/predictions"].dtype == np.uint8
+
+
+def test_pairs_are_shown_beside_what_the_network_writes():
+    data = StringPairs(StringPairsConfig(train_samples=10, eval_samples=10, longest=6))
+    task = Seq2Seq(Seq2SeqTaskConfig(num_beams=2), data.spec, data.tokenizer)
+    backbone = EncoderDecoder(tiny_config(Seq2SeqConfig), data.spec)
+    network = Network(backbone, task.build_heads(backbone.hidden_size, None)).train()
+    album = Album()
+    show = observer_for(
+        task, network, data, TrackingConfig(), 0, Tracker([album]), torch.device("cpu"), writes_text=False
+    )
+    show(Evaluation({}, {}), 1)
+    first = album.texts["val/samples"].split("\n\n")[0].splitlines()
+    source, reference, written = (line.split(maxsplit=1) for line in first)
+    assert (source[0], reference[0], written[0]) == ("source", "reference", "written")
+    assert source[1][::-1] == reference[1] and len(album.texts["val/samples"].split("\n\n")) == 8
+    assert network.training and not album.notes

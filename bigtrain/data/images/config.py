@@ -11,6 +11,42 @@ from bigtrain.registry import DATA
 
 
 @dataclass
+class ImageAugmentConfig:
+    """Random changes of training images, drawn anew in each epoch; all off by default. What moves in is black."""
+
+    crop: int = setting(0, "Shift by up to so many pixels up or down, and left or right.", at_least=0)
+    flip: bool = setting(False, "Mirror every second image, left to right.")
+    rotate: float = setting(0.0, "Turn by up to so many degrees, either way.", at_least=0, at_most=180)
+    brightness: float = setting(
+        0.0, "Multiply the brightness by 1 - brightness to 1 + brightness.", at_least=0, at_most=1
+    )
+    contrast: float = setting(0.0, "Multiply the contrast by 1 - contrast to 1 + contrast.", at_least=0, at_most=1)
+    erase: float = setting(
+        0.0,
+        "Probability of filling a rectangle with the mean of the training images (random erasing, arXiv:1708.04896).",
+        at_least=0,
+        at_most=1,
+    )
+    mixup: float = setting(
+        0.0,
+        "Blend with another image and its label; their shares follow Beta(mixup, mixup) (arXiv:1710.09412).",
+        at_least=0,
+    )
+    cutmix: float = setting(
+        0.0,
+        "Paste a rectangle of another image, with its share of the label; shares follow Beta(cutmix, cutmix) "
+        "(arXiv:1905.04899).",
+        at_least=0,
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        if self.mixup and self.cutmix:
+            return [f"mixup is {self.mixup} and cutmix is {self.cutmix}; only one of them can be on"]
+        return []
+
+
+@dataclass
 class HoldOutConfig(DataConfig):
     """Settings that every image data module shares whose validation images are held out of its training images."""
 
@@ -23,6 +59,7 @@ class HoldOutConfig(DataConfig):
         at_least=0,
         below=1,
     )
+    augment: ImageAugmentConfig = setting(ImageAugmentConfig, "Random changes of the training images.")
 
 
 @dataclass
@@ -53,5 +90,49 @@ class GlyphsConfig(HoldOutConfig):
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 
 
+@dataclass
+class CIFAR10Config(HoldOutConfig):
+    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images of ten classes, 32 x 32 in colour."""
+
+    path: str | None = setting(None, "Directory with the binary version's files, or its .tar.gz.", path=True)
+
+
+@dataclass
+class CIFAR100Config(HoldOutConfig):
+    """CIFAR-100 (Krizhevsky 2009): as many images as CIFAR-10, of a hundred classes."""
+
+    path: str | None = setting(None, "Directory with the binary version's files, or its .tar.gz.", path=True)
+    coarse: bool = setting(False, "Learn the 20 superclasses instead.")
+
+
+@dataclass
+class ImageFolderConfig(HoldOutConfig):
+    """PNG and JPEG files, in a folder per class; decoded once, then cached.
+
+    Under `path` either the class folders, which are split here, or train, perhaps val, and test with class folders.
+    """
+
+    path: str | None = setting(None, "Directory with a folder per class, or with train, val and test.", path=True)
+    size: int | None = setting(
+        None,
+        "Height and width in pixels: images are scaled to it, and cut from the middle where they are no squares; "
+        "default: as they are, when all are of one size.",
+        at_least=1,
+        at_most=4096,
+    )
+    channels: int = setting(3, "3 for colour, 1 for grey.")
+    test_fraction: float = setting(
+        1 / 7, "Part of all images to test on, where there is no test folder.", at_least=0, below=1
+    )
+    cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        return [] if self.channels in (1, 3) else [f"channels is {self.channels}; it must be 1 or 3"]
+
+
 DATA.register("idx", IDXConfig, factory="bigtrain.data.images.idx:IDXImages")
 DATA.register("glyphs", GlyphsConfig, factory="bigtrain.data.images.glyphs:Glyphs")
+DATA.register("cifar10", CIFAR10Config, factory="bigtrain.data.images.cifar:CIFAR")
+DATA.register("cifar100", CIFAR100Config, factory="bigtrain.data.images.cifar:CIFAR")
+DATA.register("image_folder", ImageFolderConfig, factory="bigtrain.data.images.image_folder:ImageFolder")

@@ -13,6 +13,7 @@ import numpy as np
 
 from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import GlyphsConfig
 from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
@@ -44,6 +45,7 @@ class Glyphs:
             labels=tuple("0123456789"),
             normalization=normalization(self._samples["train"]),
         )
+        self.augment = augmentation_for(config.augment, self.spec)
 
     def dataset(self, split: str) -> ImageSamples:
         """See `data/base.py`."""

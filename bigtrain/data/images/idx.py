@@ -11,9 +11,10 @@ import numpy as np
 
 from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import fingerprint_of
+from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx_file import read_idx
-from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of
+from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -57,6 +58,7 @@ class IDXImages:
             labels=names,
             normalization=normalization(self._samples["train"]),
         )
+        self.augment = augmentation_for(config.augment, self.spec)
 
     def dataset(self, split: str) -> ImageSamples:
         """See `data/base.py`."""
@@ -69,7 +71,7 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
 
     Raises DataError that names the four files where none, not all, or more than one set of them is there.
     """
-    folders = [_folder(config.path)] if config.path else [Path(place) for place in config.usual_places]
+    folders = [as_path(config.path)] if config.path else [Path(place) for place in config.usual_places]
     missing = "no directory to look in was given"
     for folder in folders:
         there = _sets_in(folder)
@@ -94,13 +96,6 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
         fix=f"put {', '.join(config.prefix + name for name in _NAMES)} (each may end in .gz) into a directory, "
         "and give data.path=DIRECTORY" + (f"; or, {config.hint}" if config.hint else ""),
     )
-
-
-def _folder(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of an unknown user: reported as a directory that is not there
-        return Path(path)
 
 
 def _sets_in(folder: Path) -> dict[str, dict[str, Path]]:

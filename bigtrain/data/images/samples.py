@@ -4,6 +4,8 @@ business of `data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/ra
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ class ImageSamples:
         return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.labels[ids])}
 
 
+def as_path(path: str) -> Path:
+    """The path of a setting, which no shell has expanded."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home of an unknown user: reported as something that is not there
+        return Path(path)
+
+
 def hold_out(images: np.ndarray, labels: np.ndarray, val_fraction: float) -> dict[str, ImageSamples]:
     """Samples of train and, where the fraction comes to any, of val. Raises DataError where train would be empty."""
     shuffled = permute(_SPLIT_SEED, 0, np.arange(len(images)), len(images))
@@ -57,10 +67,16 @@ def split_of(samples: dict[str, ImageSamples], split: str) -> ImageSamples:
 
 def normalization(samples: ImageSamples) -> dict[str, list[float]]:
     """Mean and standard deviation of x / 255 per channel, by histogram. A constant channel has std 1."""
-    channels = samples.images.shape[1]
+    return normalization_of(samples.images, samples.chosen)
+
+
+def normalization_of(images: np.ndarray, chosen: np.ndarray | None = None) -> dict[str, list[float]]:
+    """The same of images (N, C, H, W) uint8, or of those that are chosen."""
+    chosen = np.arange(len(images)) if chosen is None else chosen
+    channels = images.shape[1]
     counts = np.zeros((channels, 256), dtype=np.int64)
-    for start in range(0, len(samples), _BLOCK):
-        block = samples.images[samples.chosen[start : start + _BLOCK]]
+    for start in range(0, len(chosen), _BLOCK):
+        block = images[chosen[start : start + _BLOCK]]
         for channel in range(channels):
             counts[channel] += np.bincount(block[:, channel].reshape(-1), minlength=256)
     values = np.arange(256) / 255

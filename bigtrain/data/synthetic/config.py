@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import DataConfig
@@ -120,9 +121,77 @@ class RandomLabelsConfig(DataConfig):
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
 
+@dataclass
+class LinearValuesConfig(DataConfig):
+    """Vectors with values that are a noisy linear map of them: the best possible error and R² are known."""
+
+    provides: ClassVar[str] = "vectors"
+    target: ClassVar[str] = "values"
+
+    features: int = setting(8, "Length F of each vector.", at_least=1, at_most=4096)
+    values: int = setting(2, "Values K to predict, each in a unit of its own.", at_least=1, at_most=256)
+    noise: float = setting(
+        0.5,
+        "Standard deviation of what can't be predicted, of what can it is 1: the best R² is 1 / (1 + noise ** 2).",
+        at_least=0,
+        at_most=1e3,
+    )
+    curved: bool = setting(False, "The map is one of the features' sines, which a linear model can only approach.")
+    train_samples: int = setting(20_000, "Training vectors.", at_least=1)
+    eval_samples: int = setting(10_000, "Vectors for validation, and as many to test on.", at_least=1)
+    draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
+
+
+@dataclass
+class DisksConfig(DataConfig):
+    """Images of a disk on a noisy ground: predict its centre and radius; the best possible error is known."""
+
+    provides: ClassVar[str] = "images"
+    target: ClassVar[str] = "values"
+
+    size: int = setting(16, "Height and width of each image, in pixels.", at_least=8, at_most=256)
+    noise: float = setting(0.5, "Standard deviation of the noise on the three values, in pixels.", at_least=0)
+    train_samples: int = setting(10_000, "Training images.", at_least=1)
+    eval_samples: int = setting(5_000, "Images for validation, and as many to test on.", at_least=1)
+    draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
+
+
+class StringFunction(Enum):
+    """What is done to a string."""
+
+    reverse = "reverse"
+    sort = "sort"
+    addition = "addition"
+
+
+@dataclass
+class StringPairsConfig(DataConfig):
+    """Random strings, and the same strings reversed or sorted; or sums and their results. No loss need be left."""
+
+    provides: ClassVar[str] = "pairs"
+
+    function: StringFunction = setting(StringFunction.reverse, "reverse, sort, or addition: 12+345= gives 357.")
+    longest: int = setting(20, "Letters of the longest string, or digits of the longest number.", at_least=2)
+    letters: int = setting(26, "Different letters; without effect on addition.", at_least=2, at_most=26)
+    train_samples: int = setting(100_000, "Training pairs.", at_least=1)
+    eval_samples: int = setting(2_000, "Pairs for validation, and as many to test on.", at_least=1)
+    draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        strings = 100 ** (self.longest // 2 + 1) if self.function is StringFunction.addition else 0
+        strings = strings or self.letters ** (self.longest // 2 + 1)
+        if strings < 20 * self.eval_samples:
+            return [f"eval_samples is {self.eval_samples}: strings of longest={self.longest} are too few for so many"]
+        return []
+
+
 DATA.register("markov", MarkovConfig, factory="bigtrain.data.synthetic.markov:Markov")
 DATA.register("copy", CopyConfig, factory="bigtrain.data.synthetic.copy:NoisyCopy")
 DATA.register(
     "gaussian_mixture", GaussianMixtureConfig, factory="bigtrain.data.synthetic.gaussian_mixture:GaussianMixture"
 )
 DATA.register("random_labels", RandomLabelsConfig, factory="bigtrain.data.synthetic.random_labels:RandomLabels")
+DATA.register("linear", LinearValuesConfig, factory="bigtrain.data.synthetic.linear:LinearValues")
+DATA.register("disks", DisksConfig, factory="bigtrain.data.synthetic.disks:Disks")
+DATA.register("string_pairs", StringPairsConfig, factory="bigtrain.data.synthetic.string_pairs:StringPairs")

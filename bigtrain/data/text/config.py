@@ -17,47 +17,51 @@ class Tokenizer(Enum):
     byte = "byte"
     char = "char"
     bpe = "bpe"
+    wordpiece = "wordpiece"
     file = "file"
 
 
-BPE_VOCAB_SIZE = 4096  # where vocab_size is not given
+LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece)  # from the training split, as many tokens as are asked for
+LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
+
+
+class TooLong(Enum):
+    """What becomes of a text over `sequence_length` tokens."""
+
+    truncate = "truncate"
+    refuse = "refuse"
 
 
 @dataclass
-class TextConfig(DataConfig):
-    """Settings that every text data module shares."""
-
-    provides: ClassVar[str] = "text"
+class TokenizedConfig(DataConfig):
+    """Settings that all data made of text shares: how it becomes tokens."""
 
     tokenizer: Tokenizer = setting(
         Tokenizer.byte,
         "byte: UTF-8 bytes; char: the characters of the training split; bpe: pieces of words, learnt from the "
-        "training split; file: the tokenizer.json at tokenizer_path.",
+        "training split; wordpiece: likewise, in lower case, as BERT has them; file: the one at tokenizer_path.",
     )
     vocab_size: int | None = setting(
         None,
-        f"Ids that tokenizer=bpe learns, all 256 bytes and end of text among them; default: {BPE_VOCAB_SIZE}.",
+        "Ids that tokenizer=bpe or wordpiece learns, all 256 bytes or the special tokens among them; "
+        f"default: {LEARNT_VOCAB_SIZE}.",
         at_least=257,
         at_most=1 << 18,
     )
     tokenizer_path: str | None = setting(
-        None, "For tokenizer=file: a tokenizer.json of Hugging Face's, or of a checkpoint of ours.", path=True
-    )
-    sequence_length: int = setting(128, "Tokens T that the model sees at once.", at_least=1)
-    split: str = setting(
-        "0.9,0.05,0.05",
-        "Fractions train,val,test, cut between documents (inside, if there is one only); "
-        "or nanogpt: the last 10 % of the stream is validation, and there is no test split.",
+        None,
+        "For tokenizer=file: a tokenizer.json or vocab.txt of Hugging Face's, or the tokenizer.json of a checkpoint.",
+        path=True,
     )
     cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.", path=True)
 
     def problems(self) -> list[str]:
         """Rules across fields."""
         found = []
-        if self.vocab_size is not None and self.tokenizer is not Tokenizer.bpe:
+        if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
                 f"vocab_size is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
-                "leave it out, or set tokenizer=bpe"
+                "leave it out, or set tokenizer=bpe or wordpiece"
             )
         if self.tokenizer is Tokenizer.file and not self.tokenizer_path:
             found.append("tokenizer_path is missing; with tokenizer=file, give the path of a tokenizer.json")
@@ -66,22 +70,45 @@ class TextConfig(DataConfig):
                 f"tokenizer_path is {self.tokenizer_path!r}, but tokenizer={self.tokenizer.value} reads no file; "
                 "leave it out, or set tokenizer=file"
             )
-        return found + self._split_problems()
+        return found
+
+
+@dataclass
+class TextConfig(TokenizedConfig):
+    """Settings of every text data module that gives windows of a long stream."""
+
+    provides: ClassVar[str] = "text"
+
+    sequence_length: int = setting(128, "Tokens T that the model sees at once.", at_least=1)
+    split: str = setting(
+        "0.9,0.05,0.05",
+        "Fractions train,val,test, cut between documents (inside, if there is one only); "
+        "or nanogpt: the last 10 % of the stream is validation, and there is no test split.",
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        return super().problems() + self._split_problems()
 
     def _split_problems(self) -> list[str]:
         if self.split == "nanogpt":
             return []
-        try:
-            fractions = [float(part) for part in self.split.split(",")]
-        except ValueError:
-            fractions = []
-        train_and_val = len(fractions) == 3 and all(part > 0 for part in fractions[:2])
-        if not train_and_val or not fractions[2] >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
-            return [
-                f"split is {self.split!r}; allowed: three fractions train,val,test that add up to 1, train "
-                "and val above 0, for instance 0.9,0.05,0.05; or nanogpt"
-            ]
-        return []
+        return [f"{problem}; or nanogpt" for problem in fraction_problems(self.split)]
+
+
+def fraction_problems(split: str) -> list[str]:
+    """What is wrong with the fractions of a `split`."""
+    try:
+        fractions = [float(part) for part in split.split(",")]
+    except ValueError:
+        fractions = []
+    train_and_val = len(fractions) == 3 and all(part > 0 for part in fractions[:2])
+    if not train_and_val or not fractions[2] >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
+        return [
+            f"split is {split!r}; allowed: three fractions train,val,test that add up to 1, train "
+            "and val above 0, for instance 0.9,0.05,0.05"
+        ]
+    return []
 
 
 @dataclass
@@ -91,13 +118,15 @@ class PythonDocsConfig(TextConfig):
 
 @dataclass
 class TextCorpusConfig(TextConfig):
-    """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz."""
+    """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet. It may be larger
+    than memory; what is interrupted while it is tokenised goes on at the next start.
+    """
 
     path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
     train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
     val_path: str | None = setting(None, "Own validation files.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
-    text_key: str = setting("text", "Key of the text in each line of a .jsonl file.")
+    text_key: str = setting("text", "Key of the text in each line of a .jsonl file; its column in a .parquet file.")
     document_separator: str = setting(
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
     )
@@ -114,5 +143,148 @@ class TextCorpusConfig(TextConfig):
         return found
 
 
+class EmptyText(Enum):
+    """What becomes of a text without a visible character."""
+
+    drop = "drop"
+    refuse = "refuse"
+
+
+@dataclass
+class TextAugmentConfig:
+    """Changes to training texts, drawn anew for each epoch. What marks the beginning and the end is left alone."""
+
+    word_dropout: float = setting(0.0, "Probability that a token is left out (word dropout).", at_least=0, below=1)
+    word_swap: float = setting(0.0, "Probability that two neighbouring tokens change places.", at_least=0, at_most=1)
+
+
+@dataclass
+class SentencesConfig(TokenizedConfig):
+    """Settings that all data of labelled texts shares."""
+
+    provides: ClassVar[str] = "sentences"
+    target: ClassVar[str] = "classes"
+
+    sequence_length: int = setting(
+        128, "Tokens of the longest text allowed, the marks of its beginning and end among them.", at_least=3
+    )
+    too_long: TooLong = setting(TooLong.truncate, "A longer text is cut, and counted; or refuse: it is an error.")
+    split: str = setting(
+        "0.8,0.1,0.1",
+        "Fractions train,val,test of what is not split already, of each class. Copies of a text stay together.",
+    )
+    augment: TextAugmentConfig = setting(TextAugmentConfig, "Changes to training texts.")
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        return super().problems() + fraction_problems(self.split)
+
+
+@dataclass
+class TextClassificationConfig(SentencesConfig):
+    """Labelled texts: TSV, CSV or JSONL, each plain or .gz, or Parquet; a row is a text and its label."""
+
+    path: str | None = setting(
+        None,
+        "File to split into train, val and test, or directory with a file for each: train.*, dev.* (or val.*), test.*.",
+        path=True,
+    )
+    train_path: str | None = setting(None, "Own training file, instead of path.", path=True)
+    val_path: str | None = setting(None, "Own validation file.", path=True)
+    test_path: str | None = setting(None, "Own test file; default: no test split.", path=True)
+    text_column: str = setting(
+        "text", "Name of the column with the text, or its position, from 1 on, if no line is a header."
+    )
+    label_column: str = setting("label", "Name or position of the column with the label.")
+    labels: list[str] = setting(
+        [],
+        "Names of the classes, in order; the files hold the names, or the numbers 0, 1, ... Empty: the labels "
+        "that train has, numbers in their order, words sorted.",
+    )
+    empty_text: EmptyText = setting(
+        EmptyText.drop, "A row without text is left out, and counted; or refuse: it is an error."
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems()
+        if bool(self.path) == bool(self.train_path):
+            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+        if self.train_path and not self.val_path:
+            found.append("val_path is missing; with train_path, give val_path too")
+        if self.path and (self.val_path or self.test_path):
+            found.append("path has all splits; give train_path instead to use val_path or test_path")
+        if self.text_column == self.label_column:
+            found.append(f"text_column and label_column are both {self.text_column!r}; they are two columns")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            found.append(f"labels is {list(self.labels)}; give two different names at least")
+        return found
+
+
+@dataclass
+class PythonDocsTopicsConfig(SentencesConfig):
+    """Which package of the standard library does a docstring belong to? From the running Python."""
+
+
+class LongPair(Enum):
+    """What becomes of a pair with a side of over `sequence_length` tokens."""
+
+    truncate = "truncate"
+    drop = "drop"
+    refuse = "refuse"
+
+
+@dataclass
+class SentencePairsConfig(TokenizedConfig):
+    """Pairs of texts, such as sentences and their translations: two aligned files for each split, or a table."""
+
+    provides: ClassVar[str] = "pairs"
+
+    path: str | None = setting(
+        None, "Folder that holds train.de and train.en (plain or .gz), or train.tsv; likewise val and test.", path=True
+    )
+    train_name: str = setting("train", "What the training files in path are called, before their ending.")
+    val_name: str = setting("val", "What the validation files are called.")
+    test_name: str | None = setting("test", "What the test files are called; null: no test split.")
+    train_path: str | None = setting(
+        None, "Instead of path: the training files, without their two endings; or a table.", path=True
+    )
+    val_path: str | None = setting(None, "Own validation files.", path=True)
+    test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
+    source_language: str = setting("source", "Ending of the source's files: de; or a table's column: name or position.")
+    target_language: str = setting("target", "Ending of the target's files, or a table's column.")
+    tokenizer: Tokenizer = setting(
+        Tokenizer.bpe,
+        "One for both sides: bpe: pieces of words, learnt from the training split; byte: UTF-8 bytes; "
+        "char: the characters of the training split; file: the tokenizer.json at tokenizer_path.",
+    )
+    sequence_length: int = setting(
+        256, "Longest source or target, in tokens, with the marks of its beginning and end.", at_least=3
+    )
+    too_long: LongPair = setting(
+        LongPair.truncate, "Pairs over that are cut, left out (drop; in every split), or an error (refuse)."
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems()
+        if bool(self.path) == bool(self.train_path):
+            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+        if self.train_path and not self.val_path:
+            found.append("val_path is missing; with train_path, give val_path too")
+        if self.path and (self.val_path or self.test_path):
+            found.append("path holds every split; give train_path instead to use val_path or test_path")
+        if self.source_language == self.target_language:
+            found.append(f"source_language and target_language are both {self.source_language!r}")
+        return found
+
+
 DATA.register("python_docs", PythonDocsConfig, factory="bigtrain.data.text.python_docs:PythonDocs")
 DATA.register("text_corpus", TextCorpusConfig, factory="bigtrain.data.text.text_corpus:TextCorpus")
+DATA.register(
+    "text_classification",
+    TextClassificationConfig,
+    factory="bigtrain.data.text.text_classification:TextClassification",
+)
+DATA.register("python_docs_topics", PythonDocsTopicsConfig, factory="bigtrain.data.text.topics:PythonDocsTopics")
+DATA.register("sentence_pairs", SentencePairsConfig, factory="bigtrain.data.text.pairs:SentencePairs")

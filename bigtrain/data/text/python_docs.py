@@ -21,7 +21,9 @@ from pathlib import Path
 from bigtrain.data.base import DataSpec
 from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import PythonDocsConfig
-from bigtrain.data.text.text_splits import Documents, TextSplits, divide, hashed_order
+from bigtrain.data.text.division import divide, hashed_order
+from bigtrain.data.text.documents import in_memory
+from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
@@ -42,7 +44,8 @@ class PythonDocs:
         stats = [(name, (library / name).stat()) for name in map(str, files)]
         listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         source = ["python_docs", _VERSION, sys.version, config.split, listing]
-        splits = TextSplits(config, source, lambda: divide(read_documents(library, files), config.split), tokenizer)
+        read = lambda: divide(in_memory(read_documents(library, files)), config.split)  # noqa: E731
+        splits = TextSplits(config, source, read, tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
         self._splits = splits
@@ -68,9 +71,9 @@ def python_files(library: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_documents(library: Path, files: list[Path]) -> Documents:
+def read_documents(library: Path, files: list[Path]) -> list[str]:
     """The documents, each paragraph-cleaned docstring once only, shuffled by the hash of their texts."""
-    documents: Documents = []
+    documents: list[str] = []
     seen: set[str] = set()
     with status_line("Reading Python's docstrings") as report:
         for number, file in enumerate(files):
@@ -81,7 +84,7 @@ def read_documents(library: Path, files: list[Path]) -> Documents:
             if file == _TOPICS:
                 documents += [clean(text) for text in _topics(tree)]
                 continue
-            fresh = dict.fromkeys(text for text in map(clean, _docstrings(tree)) if text and text not in seen)
+            fresh = dict.fromkeys(text for text in _cleaned_docstrings(tree) if text not in seen)
             seen.update(fresh)
             documents.append("\n\n".join(fresh))
     documents = list(dict.fromkeys(document for document in documents if document))
@@ -100,6 +103,12 @@ def clean(text: str) -> str:
     return result if len(result) >= _SHORTEST_CHARACTERS and _is_unicode(result) else ""
 
 
+def docstrings_of(path: Path) -> list[str]:
+    """The cleaned docstrings of one source, without empty ones; none of a file that can't be parsed."""
+    tree = _parse(path)
+    return [] if tree is None else _cleaned_docstrings(tree)
+
+
 def _parse(path: Path) -> ast.Module | None:
     """None for the odd file that is no valid Python, or can't be read: the others are text enough."""
     try:
@@ -108,6 +117,10 @@ def _parse(path: Path) -> ast.Module | None:
             return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
+
+
+def _cleaned_docstrings(tree: ast.Module) -> list[str]:
+    return [text for text in map(clean, _docstrings(tree)) if text]
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:

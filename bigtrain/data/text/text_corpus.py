@@ -1,18 +1,21 @@
 """Any local text as training data: which files a path means, and the data module. How a file is read is
-`data/text/text_files.py`'s business; splitting, tokenising and caching are `data/text/text_splits.py`'s.
+`data/text/documents.py`'s business; splitting, tokenising and caching are `data/text/text_splits.py`'s.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import TextCorpusConfig
-from bigtrain.data.text.text_files import SUFFIXES, content_hash, read_documents
-from bigtrain.data.text.text_splits import Documents, TextSplits, divide
+from bigtrain.data.text.division import Divided, divide, given_splits
+from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
+from bigtrain.data.text.text_files import content_hash
+from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
@@ -83,26 +86,26 @@ def _files_of_splits(config: TextCorpusConfig) -> dict[str, list[Path]]:
     return {name: find_files(path, f"data.{name}") for name, path in paths.items() if path}
 
 
-def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]]) -> dict[str, Documents]:
-    documents = {name: _read(config, paths, f"data.{name}={getattr(config, name)}") for name, paths in files.items()}
-    if "path" in documents:
-        return divide(documents["path"], config.split)
-    val = documents["val_path"]
-    test = {"test": documents["test_path"]} if "test_path" in documents else {}
-    return {"train": documents["train_path"], "val": val, **test}
+def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]]) -> Divided:
+    corpora = {
+        name.removesuffix("_path"): Corpus(
+            partial(_read, config, paths, f"data.{name}={getattr(config, name)}"),
+            sum(path.stat().st_size for path in paths),
+        )
+        for name, paths in files.items()
+    }
+    return divide(corpora["path"], config.split) if "path" in corpora else given_splits(corpora)
 
 
-def _read(config: TextCorpusConfig, files: list[Path], source: str) -> Documents:
-    documents: Documents = []
-    with status_line("Reading text") as report:
-        for number, file in enumerate(files):
-            report(number / len(files))
-            documents += read_documents(file, config.text_key, config.document_separator)
-    if not documents:
+def _read(config: TextCorpusConfig, files: list[Path], source: str) -> Iterator[Piece]:
+    pieces = (piece for file in files for piece in read_pieces(file, config.text_key, config.document_separator))
+    first = next(pieces, None)
+    if first is None:
         raise DataError.of(
             "DATA-EMPTY",
             f"{source} holds no text",
             cause=f"{len(files)} file(s), all of them empty or blank",
             fix="give files with text in them",
         )
-    return documents
+    yield first
+    yield from pieces

@@ -1,9 +1,6 @@
-"""One text file → its documents, with every way a file can be wrong as a DataError; and the content hash of
-files.
+"""The bytes of text files, plain or .gz: their content hash, and every way they can be wrong as a DataError.
 
-Formats by suffix: `.jsonl` (a document per line, under `text_key`), anything else plain UTF-8 text; each also
-as `.gz`. Line ends become "\\n", as Python's text mode does. Which files are read is `data/text/text_corpus.py`'s
-business.
+What is in them is the business of `data/text/documents.py` and `data/text/tables.py`.
 """
 
 from __future__ import annotations
@@ -11,35 +8,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bigtrain.data.cache import cache_root, fingerprint_of
 from bigtrain.errors import DataError
 
-SUFFIXES = (".txt", ".txt.gz", ".md", ".md.gz", ".jsonl", ".jsonl.gz")
-MAX_TEXT_BYTES = 32 << 30  # of one file, unpacked; more does not fit into memory as text anyway
 MAX_GZIP_RATIO = 100  # text packs 3 to 20 times; a bomb reaches 1029
 _RATIO_COUNTS_FROM_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 _ALWAYS_HASHED_BYTES = 64 << 20  # 0.1 s
 _RECENT_SECONDS = 2.0
-
-
-def read_documents(path: Path, text_key: str, separator: str) -> list[str]:
-    """The documents of one file, without empty and blank ones. Raises DataError naming file (and line)."""
-    data = _read_bytes(path)
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
-        documents = [
-            _document_of(line, path, n, text_key) for n, line in enumerate(data.split(b"\n"), 1) if line.strip()
-        ]
-    else:
-        text = _decode(data, path).replace("\r\n", "\n").replace("\r", "\n")
-        documents = [text] if not separator else _split_at_lines(text, separator)
-    return [document for document in documents if document and not document.isspace()]
 
 
 def content_hash(files: list[Path], cache_dir: str | None) -> str:
@@ -92,8 +76,10 @@ def _hash_contents(files: list[Path]) -> str:
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
-            raise _unreadable(file, error) from error
-        parts.append([digest, ".jsonl" in file.suffixes[-2:], file.suffix == ".gz"])
+            raise unreadable_file(file, error) from error
+        parts.append(
+            [digest, ".jsonl" in file.suffixes[-2:], [name for name in (".gz", ".parquet") if file.suffix == name]]
+        )
     return fingerprint_of(parts)
 
 
@@ -101,94 +87,81 @@ def _stat(path: Path) -> os.stat_result:
     try:
         stat = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     if not path.is_file():  # a pipe or a device would block, or never end
-        raise _broken(path, "it is not an ordinary file", "give an ordinary file, a directory or a glob")
+        raise broken_file(path, "it is not an ordinary file", "give an ordinary file, a directory or a glob")
     return stat
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, unpacked, in chunks. Raises DataError for a file that is damaged, or a bomb."""
     try:
-        if path.suffix != ".gz":
-            if path.stat().st_size > MAX_TEXT_BYTES:
-                raise _too_big(path)
-            return path.read_bytes()
-        return _unpack(path)
+        limit, done = unpacked_limit_bytes(path), 0
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                done += len(chunk)
+                if done > limit:
+                    raise too_big_file(path)
+                yield chunk
     except OSError as error:  # gzip.BadGzipFile is one
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path, error) from error
     except (EOFError, zlib.error) as error:
-        raise _broken(path, f"it is no complete gzip file ({error})", "copy or download the file again") from error
+        raise broken_file(path, f"it is no complete gzip file ({error})", "copy or download the file again") from error
 
 
-def _unpack(path: Path) -> bytes:
-    limit = min(MAX_TEXT_BYTES, max(path.stat().st_size * MAX_GZIP_RATIO, _RATIO_COUNTS_FROM_BYTES))
-    pieces, size = [], 0
-    with gzip.open(path) as file:
-        while piece := file.read(_READ_BYTES):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise _too_big(path)
-    return b"".join(pieces)
+def unpacked_limit_bytes(path: Path) -> float:
+    """What a file may hold, unpacked, before it is taken for a bomb. Raises OSError where there is no file."""
+    if path.suffix != ".gz":
+        return math.inf
+    return max(path.stat().st_size * MAX_GZIP_RATIO, _RATIO_COUNTS_FROM_BYTES)
 
 
-def _decode(data: bytes, path: Path, line: int | None = None) -> str:
+def decode_utf8(data: bytes, path: Path, line: int | None = None, start: int | None = None) -> str:
+    """The text of a file's bytes, or of one line of them, which begins at byte `start` of the file, where that is
+    known. A byte order mark is taken off. Raises DataError that says where the bytes are no UTF-8.
+    """
     try:
         return data.decode("utf-8-sig" if line in (None, 1) else "utf-8")
     except UnicodeDecodeError as error:
-        line = line or data.count(b"\n", 0, error.start) + 1
+        at = error.start + len(data) - len(error.object)  # the codec does not count the mark
+        place = "" if start is None else f" (byte {start + at + 1:,} of the file)"
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise _broken(
+        raise broken_file(
             path,
-            f"byte 0x{data[error.start]:02X} is not UTF-8",
+            f"byte 0x{data[at]:02X} is not UTF-8{place}",
             f"convert it, for instance: iconv -f {encoding} -t utf-8 OLD > NEW",
-            line,
+            line or data.count(b"\n", 0, at) + 1,
         ) from None
 
 
-def _document_of(line: bytes, path: Path, number: int, text_key: str) -> str:
-    fix = f'each line is one object, such as {{"{text_key}": "the text"}}'
+def json_object(line: str, path: Path, number: int, fix: str) -> dict[str, Any]:
+    """The object that line `number` of a .jsonl file holds. Raises DataError, with the `fix`, for anything else."""
     try:
-        row: Any = json.loads(_decode(line, path, number))
+        row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _broken(path, f"it is not JSON ({error})", fix, number) from None
+        raise broken_file(path, f"it is not JSON ({error})", fix, number) from None
     if not isinstance(row, dict):
-        raise _broken(path, f"it is a {type(row).__name__}, not an object", fix, number)
-    if text_key not in row:
-        keys = ", ".join(list(row)[:10]) or "none"
-        raise _broken(path, f"it has no key {text_key!r}; its keys: {keys}", "name the key: data.text_key=...", number)
-    text = row[text_key]
-    if not isinstance(text, str):
-        raise _broken(path, f"its {text_key!r} is a {type(text).__name__}, not a text", fix, number)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _broken(path, f"its {text_key!r} has a lone surrogate, so it is not Unicode", fix, number) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        raise broken_file(path, f"it is a {type(row).__name__}, not an object", fix, number)
+    return row
 
 
-def _split_at_lines(text: str, separator: str) -> list[str]:
-    pieces: list[list[str]] = [[]]
-    for line in text.split("\n"):
-        if line.strip() == separator.strip():
-            pieces.append([])
-        else:
-            pieces[-1].append(line)
-    return ["\n".join(lines) for lines in pieces]
-
-
-def _broken(path: Path, cause: str, fix: str, line: int | None = None) -> DataError:
+def broken_file(path: Path, cause: str, fix: str, line: int | None = None) -> DataError:
+    """The error for a file (at a line) that can't be used as it is."""
     where = f"{path}:{line}" if line else f"{path}"
     return DataError.of("DATA-FILE", f"can't read {where}", cause=cause, fix=fix)
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return _broken(path, error.strerror or str(error), "look at the path, its permissions, and whether it is complete")
+def unreadable_file(path: Path, error: OSError) -> DataError:
+    """The error for a file that the system does not give."""
+    return broken_file(
+        path, error.strerror or str(error), "look at the path, its permissions, and whether it is complete"
+    )
 
 
-def _too_big(path: Path) -> DataError:
-    return _broken(
+def too_big_file(path: Path) -> DataError:
+    """The error for a file over `unpacked_limit_bytes`."""
+    return broken_file(
         path,
-        f"unpacked, it is over {MAX_TEXT_BYTES >> 30} GiB, or over {MAX_GZIP_RATIO} times its packed size",
+        f"unpacked, it is over {MAX_GZIP_RATIO} times its packed size",
         "if you trust it, unpack it yourself, in parts of a sensible size",
     )

@@ -1,53 +1,57 @@
-"""From documents to the splits of a text data module: divide, tokenise, cache, describe. Where documents come
-from is the business of `data/text/text_corpus.py` and `data/text/python_docs.py`, which share all of this.
+"""From documents to the splits of a text data module: fit, tokenise, cache, describe. Where documents come from is the
+business of `data/text/text_corpus.py` and `data/text/python_docs.py`, which share all of this; which split they belong
+to, `data/text/division.py`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from bisect import bisect_left
+import shutil
 from collections.abc import Callable
-from itertools import accumulate, pairwise
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bigtrain.data.base import DataSpec
-from bigtrain.data.cache import Prepared, cache_root, find, fingerprint_of, load_or_build
-from bigtrain.data.text.config import BPE_VOCAB_SIZE, TextConfig
+from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.text.config import TextConfig
 from bigtrain.data.text.config import Tokenizer as TokenizerKind
-from bigtrain.data.text.token_stream import TokenWindows, join_documents, scored_text_bytes
-from bigtrain.data.tokenizers.bpe import train_bpe
-from bigtrain.data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, characters_of
-from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
+from bigtrain.data.text.division import Divided
+from bigtrain.data.text.shards import ShardsGone, needs_keeping, shards_of, tokenise
+from bigtrain.data.text.token_stream import TokenWindows
+from bigtrain.data.text.tokenizing import (
+    find_or_prepare,
+    fit_to_texts,
+    given_tokenizer,
+    warn_of_small_vocabulary,
+    warn_of_unknown,
+)
+from bigtrain.data.tokenizers.tokenizer import Tokenizer, characters_of
+from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
-Documents = list[str]
-NANOGPT_FRACTION = 0.9
-_SAMPLE_CHARACTERS = 10_000  # of each split, to see whether the tokenizer keeps all of a text
-_VERSION = 4  # of what this file and the readers make of a source; part of every cache key
+SAMPLE_CHARACTERS = 64 << 20  # of the training split, for a vocabulary of pieces of words
+_VERSION = 5  # of what this file and the readers make of a source; part of every cache key
 
 
 class TextSplits:
     """The token windows of each split, their DataSpec and tokenizer.
 
     `source` names everything that `read` depends on (it is hashed into the cache key, and never leaves the
-    machine); `read` gives the documents of train, val and, where there is one, test, and is called only if
-    they are not in the cache. A given `tokenizer`, or the one that the settings name a file of, is used as it is.
+    machine); `read` gives the corpus and its division into train, val and, where there is one, test, and is called
+    only if they are not in the cache. A given `tokenizer`, or the one that the settings name a file of, is used as it
+    is.
     """
 
     def __init__(
         self,
         config: TextConfig,
         source: Any,
-        read: Callable[[], dict[str, Documents]],
+        read: Callable[[], Divided],
         tokenizer: Tokenizer | None,
     ):
         fits = tokenizer is None
-        if tokenizer is None and config.tokenizer is TokenizerKind.file:
-            assert config.tokenizer_path is not None  # TextConfig.problems
-            tokenizer = read_tokenizer(config.tokenizer_path)
+        tokenizer = given_tokenizer(config, tokenizer)
         prepared = _find_or_prepare(config, source, read, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
         streams = prepared.arrays
@@ -61,14 +65,16 @@ class TextSplits:
             vocab_size=self.tokenizer.vocab_size,
             sequence_length=config.sequence_length,
             special_tokens=self.tokenizer.special_ids,
+            # Of a tokenizer that drops capitals or line ends, bits per byte would be lower than others'.
             bytes_per_token={
                 split: prepared.meta["scored_bytes"][split] / windows.num_targets
                 for split, windows in self._windows.items()
+                if prepared.meta["exact"]
             },
         )
         if fits:
-            _warn_of_small_vocabulary(config, self.tokenizer)
-        _warn_of_loss(prepared.meta["unknown"], prepared.meta["exact"], self.tokenizer)
+            warn_of_small_vocabulary(config, self.tokenizer)
+        warn_of_unknown(prepared.meta["unknown"], self.tokenizer)
 
     def dataset(self, split: str) -> TokenWindows:
         """See `data/base.py`."""
@@ -83,168 +89,69 @@ class TextSplits:
 
 
 def _find_or_prepare(
-    config: TextConfig,
-    source: Any,
-    read: Callable[[], dict[str, Documents]],
-    tokenizer: Tokenizer | None,
+    config: TextConfig, source: Any, read: Callable[[], Divided], tokenizer: Tokenizer | None
 ) -> Prepared:
-    root = cache_root(config.cache_dir)
-    key = fingerprint_of(_VERSION, source, config.tokenizer.value, _bpe_size(config))
-    if tokenizer is not None:
-        # A run that is resumed or evaluated brings the tokenizer that was fitted to this very text.
-        fitted = find(root, "text", key)
-        if fitted is not None and fitted.meta["tokenizer"] == tokenizer.to_json():
-            return fitted
-        key = fingerprint_of(_VERSION, source, tokenizer.to_json())
-    return load_or_build(root, "text", key, lambda: _prepare(config, read(), tokenizer))
+    """What is unfinished is kept in a folder of its own until all is done."""
+    root, source = cache_root(config.cache_dir), [_VERSION, source]
+    named = config.vocab_size if tokenizer is None else tokenizer.to_json()
+    folder = root and root / "unfinished" / fingerprint_of(source, config.tokenizer.value, named)
+    find = partial(
+        find_or_prepare, "text", config, source, lambda fitted: _prepare(config, read(), fitted, folder), tokenizer
+    )
+    try:
+        prepared = find()
+    except ShardsGone:  # because the whole is there
+        prepared = find()
+    if folder and prepared.is_kept:
+        shutil.rmtree(folder, ignore_errors=True)
+    return prepared
 
 
-def _prepare(config: TextConfig, splits: dict[str, Documents], tokenizer: Tokenizer | None) -> Prepared:
+def _prepare(config: TextConfig, divided: Divided, tokenizer: Tokenizer | None, folder: Path | None) -> Prepared:
     if tokenizer is None:
-        tokenizer = _fit_tokenizer(config, splits)
-    streams = {split: join_documents(documents, tokenizer) for split, documents in splits.items()}
+        tokenizer = _fit_once(config, divided, folder)
+    found = tokenise(divided, tokenizer, folder)
     meta = {
         "tokenizer": tokenizer.to_json(),
-        "scored_bytes": {split: scored_text_bytes(documents, tokenizer) for split, documents in splits.items()},
-        "unknown": _unknown(splits, streams, tokenizer),
-        "exact": all(_comes_back(documents[0][:_SAMPLE_CHARACTERS], tokenizer) for documents in splits.values()),
-        "fingerprint": fingerprint_of(tokenizer.to_json(), list(streams), *streams.values()),
+        "fingerprint": fingerprint_of(tokenizer.to_json(), list(found.streams), *found.streams.values()),
+        **found.meta,
     }
-    return Prepared(meta, streams)
+    return Prepared(meta, {}, found.streams)
 
 
-def _fit_tokenizer(config: TextConfig, splits: dict[str, Documents]) -> Tokenizer:
-    """To the training split. end_of_text only where something has to be kept apart; `unknown` only where val or test
-    need it.
+def _fit_once(config: TextConfig, divided: Divided, folder: Path | None) -> Tokenizer:
+    """Kept beside the shards, where there are several: what was interrupted goes on with the same one."""
+    if folder is None or not needs_keeping(divided):
+        return _fit(config, divided)
+    fit = lambda: Prepared(_fit(config, divided).to_json(), {})  # noqa: E731
+    return tokenizer_from_json(load_or_build(folder.parent, folder.name, "tokenizer", fit).meta)
+
+
+def _fit(config: TextConfig, divided: Divided) -> Tokenizer:
+    """To the training split: to all of its characters, or, for pieces of words, to a sample of it.
+
+    end_of_text only where something has to be kept apart; `unknown` only where val or test need it.
     """
-    several = any(len(documents) > 1 for documents in splits.values())
+    several = any(divided.documents(split) > 1 for split in divided.splits)
     if config.tokenizer is TokenizerKind.byte:
-        return ByteTokenizer(end_of_text=several)
-    if config.tokenizer is TokenizerKind.bpe:
-        return train_bpe(splits["train"], _bpe_size(config), end_of_text=several)
-    characters = characters_of(splits["train"])
-    return CharTokenizer(characters, end_of_text=several, unknown=bool(_other_characters(characters, splits)))
+        return fit_to_texts(config, [], end_of_text=several, unknown=False)
+    if config.tokenizer is not TokenizerKind.char:
+        return fit_to_texts(config, _sample(divided), end_of_text=several, unknown=False)
+    seen: dict[str, set[str]] = {split: set() for split in divided.splits}
+    for shard in shards_of(divided):
+        for split in seen:
+            seen[split].update(characters_of(text for of_split, text, _ in shard if of_split == split))
+    unknown = not set().union(*seen.values()) <= seen["train"]
+    return fit_to_texts(config, ["".join(sorted(seen["train"]))], end_of_text=several, unknown=unknown)
 
 
-def _bpe_size(config: TextConfig) -> int:
-    return config.vocab_size or BPE_VOCAB_SIZE
+def _sample(divided: Divided) -> list[str]:
+    """Of the training split, all, or pieces that add up to about SAMPLE_CHARACTERS: those with the lowest hashes."""
+    pieces = (stretch.text for stretch in divided if stretch.split == "train")
+    share = SAMPLE_CHARACTERS / divided.characters("train")
+    return [piece for piece in pieces if share >= 1 or _position_of(piece) < share]
 
 
-def _other_characters(known: str, splits: dict[str, Documents]) -> dict[str, str]:
-    found = {split: "".join(sorted(set(characters_of(splits[split])) - set(known))) for split in splits}
-    return {split: characters for split, characters in found.items() if characters}
-
-
-def _unknown(
-    splits: dict[str, Documents], streams: dict[str, np.ndarray], tokenizer: Tokenizer
-) -> dict[str, dict[str, Any]]:
-    """Of each split that has unknown tokens: their share of its tokens, and, where they are characters, which."""
-    if tokenizer.unknown is None:
-        return {}
-    characters = _other_characters(tokenizer.characters, splits) if isinstance(tokenizer, CharTokenizer) else {}
-    shares = {split: float(np.mean(stream == tokenizer.unknown)) for split, stream in streams.items()}
-    return {
-        split: {"share": share, "characters": characters.get(split, "")} for split, share in shares.items() if share > 0
-    }
-
-
-def _comes_back(text: str, tokenizer: Tokenizer) -> bool:
-    return tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def _warn_of_loss(unknown: dict[str, dict[str, Any]], exact: bool, tokenizer: Tokenizer) -> None:
-    """Of what a model with this tokenizer need not predict: its figures look better for it."""
-    if not unknown:
-        if not exact:
-            warnings.warn(
-                "the tokenizer does not keep all of the text (capitals or line ends, for instance), so bits per byte "
-                "are not comparable with other tokenizers; data.tokenizer=bpe and byte keep all of it.",
-                stacklevel=3,
-            )
-        return
-    if isinstance(tokenizer, CharTokenizer):
-        shown = " ".join(sorted({character for found in unknown.values() for character in found["characters"]})[:20])
-        what = f"characters of {' and '.join(unknown)} never occur in train: {shown}"
-    else:
-        shares = " and ".join(f"{found['share']:.2%} of the tokens of {split}" for split, found in unknown.items())
-        what = f"the tokenizer has no token for part of the text: {shares} are unknown"
-    warnings.warn(
-        f"{what}. All count as one unknown token, so losses there are not comparable with other tokenizers; "
-        "data.tokenizer=byte has no unknown characters.",
-        stacklevel=3,
-    )
-
-
-def _warn_of_small_vocabulary(config: TextConfig, tokenizer: Tokenizer) -> None:
-    if config.tokenizer is TokenizerKind.bpe and tokenizer.vocab_size < _bpe_size(config):
-        warnings.warn(
-            f"the training text gives a vocabulary of {tokenizer.vocab_size:,} tokens, not {_bpe_size(config):,}: "
-            f"no more pairs of tokens repeat in it. data.vocab_size={tokenizer.vocab_size} says the same.",
-            stacklevel=3,
-        )
-
-
-def divide(documents: Documents, split: str) -> dict[str, Documents]:
-    """Documents (none of them empty) → those of train, val and, where its part is not 0, test.
-
-    `nanogpt`: all but the last 10 % of the characters, as karpathy/nanoGPT's data/shakespeare_char does; there
-    is no test split. Fractions of the characters: a single document is cut between characters; several are never cut.
-    Which split a document joins depends on the hash of its text, so splits are representative whatever the
-    order of the files, and copies of a document join the same split (but for the one at the border). Raises
-    DataError for a split that would be empty.
-    """
-    total = sum(map(len, documents))
-    if split == "nanogpt":
-        train, rest = _cut(documents, int(total * NANOGPT_FRACTION))
-        parts = {"train": train, "val": rest}
-    else:
-        train_part, val_part, test_part = (float(part) for part in split.split(","))
-        borders = [train_part * total, (train_part + val_part) * total]
-        if len(documents) == 1:
-            train, rest = _cut(documents, round(borders[0]))
-            val, test = _cut(rest, round(borders[1]) - round(borders[0]))
-        else:
-            train, val, test = _share_out(documents, borders, wanted=[train_part > 0, val_part > 0, test_part > 0])
-        parts = {"train": train, "val": val} | ({"test": test} if test_part else {})
-    for name, part in parts.items():
-        if not part:
-            raise DataError.of(
-                "DATA-EMPTY-SPLIT",
-                f"the {name} split would be empty",
-                cause=f"data.split={split} of {len(documents)} document(s), {total} characters",
-                fix="give it a larger part, or use data.split=nanogpt, which cuts inside documents, "
-                "or give own files (data.train_path, data.val_path)",
-            )
-    return parts
-
-
-def _cut(documents: Documents, characters: int) -> tuple[Documents, Documents]:
-    """The first `characters` of the documents, and the rest; at most one document is cut in two."""
-    ends = list(accumulate(map(len, documents)))
-    index = bisect_left(ends, characters)
-    if index == len(documents):
-        return documents, []
-    offset = len(documents[index]) - (ends[index] - characters)
-    head, tail = documents[index][:offset], documents[index][offset:]
-    return documents[:index] + [head] * bool(head), [tail] * bool(tail) + documents[index + 1 :]
-
-
-def _share_out(documents: Documents, borders: list[float], wanted: list[bool]) -> list[Documents]:
-    """Whole documents to the three splits, cut in hashed order where the characters come nearest to the
-    borders.
-
-    However unequal the documents are, each wanted split gets one at least, if there are enough.
-    """
-    order = hashed_order(documents)
-    ends = np.cumsum([0, *(len(documents[index]) for index in order)])
-    first, second = np.abs(ends[:, None] - np.array(borders)).argmin(axis=0)
-    second = min(max(second, 1 + wanted[1]), len(order) - wanted[2])
-    first = min(max(first, 1), second - wanted[1])
-    cuts = [0, first, second, len(order)]
-    return [[documents[index] for index in sorted(order[a:b])] for a, b in pairwise(cuts)]
-
-
-def hashed_order(documents: Documents) -> list[int]:
-    """Indices of the documents, shuffled by the hash of their texts: the same on every machine."""
-    digests = [hashlib.blake2b(document.encode(), digest_size=16, key=b"bigtrain").digest() for document in documents]
-    return sorted(range(len(documents)), key=lambda index: (digests[index], index))
+def _position_of(text: str) -> float:
+    """A hash in [0, 1)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / 2**56

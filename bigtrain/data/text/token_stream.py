@@ -22,11 +22,13 @@ def token_dtype(vocab_size: int) -> Any:
     return np.uint8 if vocab_size <= 1 << 8 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
-def join_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """The stream: end_of_text, document, end_of_text, …, document, end_of_text; so every character is a
-    target.
+def join_documents(
+    documents: Sequence[str], tokenizer: Tokenizer, *, opens: bool = True, closes: bool = True
+) -> np.ndarray:
+    """The stream: end_of_text, document, end_of_text, …, document, end_of_text; so every character is a target.
 
-    With a tokenizer that has no end_of_text, the documents follow each other directly.
+    With a tokenizer that has no end_of_text, the documents follow each other directly. Of a part of a stream: whether
+    the stream `opens` with it, and whether its last document `closes` in it.
     """
     dtype = token_dtype(tokenizer.vocab_size)
     pieces = list(tokenizer.encode_all(documents, dtype))
@@ -37,13 +39,13 @@ def join_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray
     for piece in pieces:
         stream[start : start + len(piece)] = piece
         start += len(piece) + 1
-    return stream
+    return stream[not opens : len(stream) - (not closes)]
 
 
-def scored_text_bytes(documents: Sequence[str], tokenizer: Tokenizer) -> int:
+def scored_text_bytes(documents: Sequence[str], tokenizer: Tokenizer, *, opens: bool = True) -> int:
     """UTF-8 bytes of the text that is scored: all of it, but for a first token that nothing precedes."""
     total = sum(len(document) if document.isascii() else len(document.encode()) for document in documents)
-    if tokenizer.end_of_text is not None or not total:
+    if tokenizer.end_of_text is not None or not opens or not total:
         return total
     return total - tokenizer.first_token_bytes(next(document for document in documents if document))
 
@@ -55,6 +57,8 @@ class TokenWindows:
     and those positions are not scored; so it is in every split, the training split too. Raises DataError for
     a stream shorter than two tokens; `split` names it.
     """
+
+    contiguous = True
 
     def __init__(self, stream: np.ndarray, sequence_length: int, split: str):
         if len(stream) < 2:

@@ -33,6 +33,7 @@ _BORDER = re.compile(r"(?<=[\w!-~])(?= [\w!-~])|(?<=[\w!-~]\n)(?=\w)")
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 # How byte-level BPE writes the 256 bytes: a printable one as itself, another as the next character from U+0100 on.
 BYTE_CHARACTERS = [*map(chr, _PRINTABLE), *(chr(0x100 + number) for number in range(256 - len(_PRINTABLE)))]
+_BEFORE_WORDS = ("Ġ", "Ċ", "č", "ĉ", "▁")  # space, line ends and tab of byte-level BPE; SentencePiece's space
 _FALLBACK_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 # What a special token is for, by the names that models give it: BERT's, RoBERTa's, Llama's.
@@ -121,6 +122,17 @@ class SubwordTokenizer:
             return 0
         covered = len(text[: encoding.offsets[0][1]].encode())
         return min(covered, len(encoding.tokens[0])) if _is_byte_level(self._definition) else covered
+
+    def begins_word(self) -> np.ndarray | None:
+        """See `Tokenizer`. Where a word begins, WordPiece writes no "##"; the others a space, or a line end."""
+        model = self._definition["model"]
+        vocab = model["vocab"] | {token["content"]: token["id"] for token in self._definition["added_tokens"]}
+        tokens = sorted(vocab, key=vocab.__getitem__)
+        prefix = model.get("continuing_subword_prefix")
+        if prefix:
+            return np.array([not token.startswith(prefix) for token in tokens])
+        begins = np.array([token.startswith(_BEFORE_WORDS) for token in tokens])
+        return begins if begins.any() else None
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`. The definition is a tokenizer.json that `tokenizers` reads."""

@@ -50,6 +50,10 @@ class Tokenizer(Protocol):
         """UTF-8 bytes of the (not empty) text that its first token stands for."""
         ...
 
+    def begins_word(self) -> np.ndarray | None:
+        """(vocab_size,) bool: whether a token begins a word, or goes on with one. None: they know no words."""
+        ...
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, read back by `tokenizer_from_json`."""
         ...
@@ -82,6 +86,9 @@ class ByteTokenizer:
     def first_token_bytes(self, text: str) -> int:
         """See `Tokenizer`."""
         return 1
+
+    def begins_word(self) -> None:
+        """See `Tokenizer`."""
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`."""
@@ -148,6 +155,9 @@ class CharTokenizer:
     def first_token_bytes(self, text: str) -> int:
         """See `Tokenizer`."""
         return len(text[0].encode())
+
+    def begins_word(self) -> None:
+        """See `Tokenizer`."""
 
     def to_json(self) -> dict[str, Any]:
         """See `Tokenizer`."""

@@ -1,4 +1,4 @@
-"""Tokenisers from JSON: what our checkpoints hold, and the tokenizer.json files of Hugging Face's models.
+"""Tokenisers from files: what our checkpoints hold, and the tokenizer.json or vocab.txt of Hugging Face's models.
 
 Either may come from a stranger: sizes are bounded before anything is parsed, and every part is checked.
 """
@@ -13,6 +13,7 @@ from bigtrain.data.tokenizers.bpe import END_OF_TEXT
 from bigtrain.data.tokenizers.subword import SubwordTokenizer
 from bigtrain.data.tokenizers.subword_definition import checked_definition, unusable, vocab_size
 from bigtrain.data.tokenizers.tokenizer import MAX_CHARACTERS, ByteTokenizer, CharTokenizer, Tokenizer
+from bigtrain.data.tokenizers.wordpiece import is_lowercase, vocabulary_of, wordpiece_definition
 from bigtrain.errors import DataError
 
 MAX_FILE_BYTES = 20 << 20  # Llama 3's has 17 MB, GPT-2's 1.4 MB
@@ -29,19 +30,23 @@ _KEYS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_tokenizer(path: str) -> Tokenizer:
-    """The tokeniser in a file: ours, or Hugging Face's. Raises DataError for anything else.
+def read_tokenizer(path: str, may_grow: bool = True) -> Tokenizer:
+    """The tokeniser in a file: ours, or Hugging Face's, or, where its name ends in .txt, a vocabulary of BERT's.
+    Raises DataError for anything else.
 
     Hugging Face's gets an end of text: the special token that models commonly use for it; where there is none,
-    one is added, with the next id.
+    one is added, with the next id, if the vocabulary `may_grow`.
     """
-    document = _read_json(Path(path))
-    if isinstance(document, dict) and "kind" in document:
-        return tokenizer_from_json(document, path)
+    if Path(path).suffix == ".txt":
+        document = _read_vocabulary(Path(path))
+    else:
+        document = _read_json(Path(path))
+        if isinstance(document, dict) and "kind" in document:
+            return tokenizer_from_json(document, path)
     definition = checked_definition(document, path)
     special = {token["content"] for token in definition["added_tokens"] if token["special"]}
     end_of_text = next((name for name in _ENDS_OF_TEXT if name in special), None)
-    if end_of_text is None:
+    if end_of_text is None and may_grow:
         end_of_text = END_OF_TEXT
         _add_special(definition, end_of_text)
     return SubwordTokenizer(definition, end_of_text, path)
@@ -66,7 +71,31 @@ def tokenizer_from_json(document: Any, source: str = "tokenizer.json") -> Tokeni
     return CharTokenizer(characters, document["end_of_text"], document["unknown"])
 
 
+def _read_vocabulary(path: Path) -> dict[str, Any]:
+    """The definition of a WordPiece with the tokens of a vocab.txt. Whether in lower case, the tokenizer_config.json
+    beside it says; where there is none, the tokens do.
+    """
+    tokens = vocabulary_of(_read(path), str(path))
+    beside = path.expanduser().parent / "tokenizer_config.json"
+    settings = _read_json(beside) if beside.is_file() else {}
+    lowercase = settings.get("do_lower_case") if isinstance(settings, dict) else None
+    if not isinstance(lowercase, bool):
+        lowercase = is_lowercase(tokens)
+    return wordpiece_definition(tokens, lowercase=lowercase)
+
+
 def _read_json(path: Path) -> Any:
+    data = _read(path)
+    for mark, most in _MOST.items():
+        if data.count(mark) > most:
+            raise unusable(str(path), f"it has over {most:,} of the character {mark.decode()}")
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise unusable(str(path), f"it is not JSON ({error})", "give the path of a tokenizer.json") from None
+
+
+def _read(path: Path) -> bytes:
     try:
         if not path.expanduser().is_file():
             raise FileNotFoundError(None, "there is no such file")
@@ -78,17 +107,11 @@ def _read_json(path: Path) -> Any:
             "DATA-TOKENIZER",
             f"can't read the tokenizer {path}",
             cause=reason,
-            fix="give data.tokenizer_path the path of a tokenizer.json",
+            fix="give data.tokenizer_path the path of a tokenizer.json or a vocab.txt",
         ) from None
     if len(data) > MAX_FILE_BYTES:
         raise unusable(str(path), f"it is over {MAX_FILE_BYTES >> 20} MiB")
-    for mark, most in _MOST.items():
-        if data.count(mark) > most:
-            raise unusable(str(path), f"it has over {most:,} of the character {mark.decode()}")
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise unusable(str(path), f"it is not JSON ({error})", "give the path of a tokenizer.json") from None
+    return data
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import bigtrain.data.text.text_files as text_files
 from bigtrain.config.settings import find_problems
 from bigtrain.data.text.config import TextCorpusConfig
+from bigtrain.data.text.documents import read_pieces
 from bigtrain.data.text.text_corpus import TextCorpus, find_files
-from bigtrain.data.text.text_files import content_hash, read_documents
+from bigtrain.data.text.text_files import content_hash
 from bigtrain.errors import DataError
 
 STORY = "It was a dark and stormy night; the rain fell in torrents. " * 20
@@ -22,6 +23,14 @@ STORY = "It was a dark and stormy night; the rain fell in torrents. " * 20
 def corpus(tmp_path, **settings):
     settings = {"sequence_length": 8, "cache_dir": str(tmp_path / "cache"), **settings}
     return TextCorpus(TextCorpusConfig(**settings))
+
+
+def read_documents(path, text_key, separator):
+    documents = [""]
+    for text, ends in read_pieces(path, text_key, separator):
+        documents[-1] += text
+        documents += [""] * ends
+    return documents[:-1]
 
 
 def text_of(corpus, split):

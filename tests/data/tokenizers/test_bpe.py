@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.data.text.config import TextCorpusConfig, Tokenizer
-from bigtrain.data.text.text_splits import TextSplits, divide
+from bigtrain.data.text.division import divide, given_splits
+from bigtrain.data.text.documents import in_memory
+from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.tokenizers import subword
 from bigtrain.data.tokenizers.bpe import train_bpe
 from bigtrain.data.tokenizers.subword import BYTE_CHARACTERS
@@ -156,9 +158,13 @@ def config(tmp_path, **settings):
     return TextCorpusConfig(path="unused", cache_dir=str(tmp_path / "cache"), **settings)
 
 
+def given(documents):
+    return given_splits({split: in_memory(texts) for split, texts in documents.items()})
+
+
 def test_only_the_training_split_is_learnt_from(tmp_path):
     documents = {"train": [TEXT, TEXT[:99]], "val": ["zqxj zqxj " * 50]}
-    splits = TextSplits(config(tmp_path), "s", lambda: documents, None)
+    splits = TextSplits(config(tmp_path), "s", lambda: given(documents), None)
     assert splits.tokenizer.to_json() == train_bpe(documents["train"], 300, True).to_json()
     assert splits.spec.vocab_size == 300 and splits.spec.special_tokens == {"end_of_text": 299}
 
@@ -167,7 +173,7 @@ def test_it_is_kept_in_the_cache_by_its_size(tmp_path):
     def never():
         raise AssertionError("read although it was in the cache")
 
-    first = TextSplits(config(tmp_path), "s", lambda: divide([TEXT], "nanogpt"), None)
+    first = TextSplits(config(tmp_path), "s", lambda: divide(in_memory([TEXT]), "nanogpt"), None)
     assert TextSplits(config(tmp_path), "s", never, None).spec == first.spec
     assert TextSplits(config(tmp_path), "s", never, first.tokenizer).spec == first.spec
     with pytest.raises(AssertionError):
@@ -175,7 +181,8 @@ def test_it_is_kept_in_the_cache_by_its_size(tmp_path):
 
 
 def test_a_text_too_small_for_the_vocabulary_is_a_warning_each_time(tmp_path):
+    read = lambda: given({"train": ["ab ab ab"], "val": ["abc xyz"]})  # noqa: E731
     for _ in ("built", "cached"):
         with pytest.warns(UserWarning, match=r"a vocabulary of 258 tokens, not 300"):
-            splits = TextSplits(config(tmp_path), "s", lambda: {"train": ["ab ab ab"], "val": ["abc xyz"]}, None)
+            splits = TextSplits(config(tmp_path), "s", read, None)
     assert splits.spec.vocab_size == 258  # two merges: "ab", " ab"

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.data.text.config import TextCorpusConfig, Tokenizer
+from bigtrain.data.text.division import given_splits
+from bigtrain.data.text.documents import in_memory
 from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.text.token_stream import join_documents, scored_text_bytes
 from bigtrain.data.tokenizers import subword
@@ -133,22 +135,29 @@ def config(tmp_path, **settings):
     return TextCorpusConfig(path="unused", cache_dir=str(tmp_path / "cache"), sequence_length=4, **settings)
 
 
+def given(documents):
+    return given_splits({split: in_memory(texts) for split, texts in documents.items()})
+
+
 def test_unknown_words_are_a_warning_with_their_share(tmp_path):
     tokenizer = SubwordTokenizer(bert(), "[SEP]")
     documents = {"train": ["the cat sat"], "val": ["the zebra sat on the mat"]}
     for _ in ("built", "cached"):
         with pytest.warns(UserWarning, match=r"12.50% of the tokens of val are unknown"):
-            splits = TextSplits(config(tmp_path), "s", lambda: documents, tokenizer)
+            splits = TextSplits(config(tmp_path), "s", lambda: given(documents), tokenizer)
         assert splits.spec.special_tokens == tokenizer.special_ids
     assert tokenizer.special_ids == {"padding": 0, "unknown": 1, "begin": 2, "separator": 3, "end_of_text": 3}
 
 
-def test_a_tokenizer_that_drops_capitals_is_a_warning_and_an_exact_one_is_none(tmp_path, recwarn):
+def test_a_tokenizer_that_drops_capitals_gives_no_bits_per_byte(tmp_path, recwarn):
     documents = {"train": ["the cat sat"], "val": ["The cat sat on the mat"]}
-    TextSplits(config(tmp_path), "s", lambda: documents, SubwordTokenizer(byte_level(), "<|endoftext|>"))
+
+    def bytes_per_token(tokenizer):
+        return TextSplits(config(tmp_path), "s", lambda: given(documents), tokenizer).spec.bytes_per_token
+
+    assert bytes_per_token(SubwordTokenizer(byte_level(), "<|endoftext|>")).keys() == {"train", "val"}
+    assert bytes_per_token(SubwordTokenizer(bert(), "[SEP]")) == {}
     assert not recwarn
-    with pytest.warns(UserWarning, match="does not keep all of the text"):
-        TextSplits(config(tmp_path), "s", lambda: documents, SubwordTokenizer(bert(), "[SEP]"))
 
 
 @pytest.mark.parametrize("documents", [["the cat sat on the mat; é " * 4], ["the cat", "日本 the mat"]])
@@ -163,7 +172,7 @@ def test_the_same_nats_over_the_same_bytes_are_the_same_bits_per_byte(tmp_path, 
     }[kind]
     settings = {"tokenizer": Tokenizer.bpe, "vocab_size": 260} if kind == "bpe" else {}
     splits = TextSplits(
-        config(tmp_path, **settings), "s", lambda: {"train": [*documents, "the"], "val": documents}, given_one
+        config(tmp_path, **settings), "s", lambda: given({"train": [*documents, "the"], "val": documents}), given_one
     )
     targets = splits.dataset("val").num_targets
     total_nats = 100.0

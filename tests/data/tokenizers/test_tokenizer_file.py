@@ -9,6 +9,8 @@ import pytest
 
 from bigtrain.config.settings import find_problems
 from bigtrain.data.text.config import TextCorpusConfig, Tokenizer
+from bigtrain.data.text.division import given_splits
+from bigtrain.data.text.documents import in_memory
 from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.tokenizers import tokenizer_file
 from bigtrain.data.tokenizers.bpe import train_bpe
@@ -190,7 +192,7 @@ def test_settings_without_effect_are_refused():
 
 
 def test_a_data_module_uses_the_file_and_notices_another(tmp_path):
-    documents = {"train": ["the cat sat on the mat"] * 2, "val": ["the dog"]}
+    documents = given_splits({"train": in_memory(["the cat sat on the mat"] * 2), "val": in_memory(["the dog"])})
 
     def splits(read):
         path = str(tmp_path / "tokenizer.json")

@@ -1,0 +1,97 @@
+"""What a new run starts from: the weights, and the tokenizer, of a checkpoint of ours or of a Hugging Face folder.
+
+The model's settings that a Hugging Face folder brings are in place by then (`config/pretrained.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+from bigtrain.build import Parts
+from bigtrain.config.compose import Composed
+from bigtrain.config.pretrained import is_hugging_face
+from bigtrain.config.run import RunConfig
+from bigtrain.config.words import escape
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
+from bigtrain.errors import DataError
+from bigtrain.interop.hugging_face import load_folder, tokenizer_file
+from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.training.run_directory import find_latest_run
+from bigtrain.training.snapshot import load_matching
+
+
+def settled(composed: Composed) -> Composed:
+    """`init_from` by its full name, as "latest" means another run later, and perhaps on another rank; and the tokenizer
+    that it brings in place of the data's own, unless one was typed.
+    """
+    config: RunConfig = composed.config
+    if not config.init_from or composed.resumed is not None:
+        return composed
+    if is_hugging_face(config.init_from):
+        source = Path(config.init_from).expanduser().absolute()
+    else:
+        source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))).path.absolute()
+    document = composed.document | {"init_from": escape(str(source))}
+    data, tokenizer = config.data, tokenizer_file(source)
+    typed = any(key.startswith(("data.tokenizer", "data.vocab_size")) for key in composed.typed)
+    names = {field.name for field in fields(data)}
+    if tokenizer is not None and "tokenizer_path" in names and not typed:
+        changes = {"tokenizer": "file", "tokenizer_path": str(tokenizer), "vocab_size": None}
+        changes = {name: value for name, value in changes.items() if name in names}
+        document["data"] = document["data"] | changes | {"tokenizer_path": escape(str(tokenizer))}
+        kinds = type(data.tokenizer)  # type: ignore[attr-defined]
+        data = replace(data, **changes | {"tokenizer": kinds["file"]})
+    return replace(composed, config=replace(config, init_from=str(source), data=data), document=document)
+
+
+def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenizer | None:
+    """What the data is to use as it is: the tokenizer of the run's own checkpoint, whose file may be gone, or else that
+    of `init_from`, whose model has a vector for each of its tokens and for no other.
+    """
+    path = getattr(config.data, "tokenizer_path", None)
+    if path is None:
+        return None
+    if resumed is not None:
+        return tokenizer_from_json(resumed.read_json("tokenizer.json"))
+    return read_tokenizer(path, may_grow=False) if _is_tokenizer_of_source(path, config) else None
+
+
+def initialise(config: RunConfig, parts: Parts) -> list[str]:
+    """Loads the weights of `init_from`, where it is given; returns what was done, in sentences."""
+    if not config.init_from:
+        return []
+    source = Path(config.init_from)
+    notes = []
+    if parts.data.tokenizer is not None:
+        if (file := tokenizer_file(source)) is None:
+            notes.append(f"init_from: {source} brings no tokenizer; its tokens are taken to be the data's")
+        elif _is_tokenizer_of_source(getattr(config.data, "tokenizer_path", None), config):
+            notes.append(f"init_from: text becomes tokens as {file} has it")
+        else:
+            _require_same_tokens(file, parts.data.tokenizer)
+    if is_hugging_face(config.init_from):
+        notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
+        return notes + load_folder(parts.network, source, config.model)
+    return notes + load_matching(parts.network, find_checkpoint(config.init_from))
+
+
+def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:
+    """Whether a tokenizer_path is that of the tokenizer that `init_from` brings."""
+    if path is None or not config.init_from:
+        return False
+    file = tokenizer_file(Path(config.init_from))
+    return file is not None and Path(path).expanduser().resolve() == file.resolve()
+
+
+def _require_same_tokens(file: Path, tokenizer: Tokenizer) -> None:
+    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else."""
+    if read_tokenizer(str(file), may_grow=False).to_json() != json.loads(json.dumps(tokenizer.to_json())):
+        raise DataError.of(
+            "DATA-TOKENIZER",
+            f"{file.parent} was trained with another tokenizer than this data has",
+            cause="init_from takes its embeddings, which belong to its tokens",
+            fix=f"data.tokenizer=file data.tokenizer_path={file}",
+        )

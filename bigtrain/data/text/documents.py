@@ -1,0 +1,135 @@
+"""The documents of a text file, in pieces: a file, and a document in it, may be larger than memory.
+
+Formats by suffix: `.jsonl` (a document per line, under `text_key`) and `.parquet` (per row), anything else plain UTF-8
+text; the first and the last also as `.gz`. Line ends become "\\n", as Python's text mode does. Which files are read is
+`data/text/text_corpus.py`'s business.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigtrain.data.text.lines import read_lines
+from bigtrain.data.text.tables import read_parquet
+from bigtrain.data.text.text_files import broken_file, decode_utf8, json_object, read_chunks
+from bigtrain.data.tokenizers.subword import pieces_of
+
+Piece = tuple[str, bool]  # some text, and whether a document ends with it
+
+SUFFIXES = (".txt", ".txt.gz", ".md", ".md.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_LONGEST_LINE_BYTES = 1 << 30  # of JSON: a document
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in pieces, read anew each time they are iterated over; `size_bytes`: about, to say how far one is."""
+
+    read: Callable[[], Iterator[Piece]]
+    size_bytes: int
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self.read()
+
+
+def in_memory(documents: list[str]) -> Corpus:
+    """Documents that are there already, each a piece."""
+    return Corpus(lambda: ((document, True) for document in documents), sum(map(len, documents)))
+
+
+def read_pieces(path: Path, text_key: str, separator: str) -> Iterator[Piece]:
+    """The documents of one file, without empty and blank ones. Raises DataError naming file (and line).
+
+    A long one comes in the pieces that `data/tokenizers/subword.py` would cut the whole of it into.
+    """
+    if path.suffix == ".parquet":
+        documents = (text for _, (text,) in read_parquet(path, {"data.text_key": text_key}))
+        return _cut((_with_our_line_ends(text), True) for text in documents)
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        lines = read_lines(path, longest_bytes=_LONGEST_LINE_BYTES)
+        return _cut(
+            (_document_of(line, path, number, text_key), True) for number, line in lines if line and not line.isspace()
+        )
+    text = _decoded(path)
+    return _cut(_split_at_lines(text, separator) if separator else _one_document(text))
+
+
+def _cut(texts: Iterable[Piece]) -> Iterator[Piece]:
+    """Blank documents left out, long ones in pieces."""
+    held, is_blank = "", True
+    for text, ends in texts:
+        held += text
+        is_blank = is_blank and (not held or held.isspace())
+        if not is_blank:
+            *whole, held = pieces_of([held])
+            yield from ((piece, False) for piece in whole)
+        if ends:
+            if not is_blank:
+                yield held, True
+            held, is_blank = "", True
+
+
+def _one_document(texts: Iterable[str]) -> Iterator[Piece]:
+    yield from ((text, False) for text in texts)
+    yield "", True
+
+
+def _split_at_lines(texts: Iterable[str], separator: str) -> Iterator[Piece]:
+    """The lines between separators; the line end before a separator belongs to it."""
+    separator = separator.strip()
+    held, glue = "", ""
+    for text in texts:
+        *lines, held = (held + text).split("\n")
+        first = 0
+        for number, line in enumerate(lines):
+            if line.strip() == separator:
+                yield glue * (number > first) + "\n".join(lines[first:number]), True
+                first, glue = number + 1, ""
+        if lines[first:]:
+            yield glue + "\n".join(lines[first:]), False
+            glue = "\n"
+    if held.strip() == separator:
+        yield "", True
+    else:
+        yield glue + held, True
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+    read_bytes, lines = 0, 0
+    try:
+        for chunk in read_chunks(path):
+            read_bytes += len(chunk)
+            yield decoder.decode(chunk)
+            lines += chunk.count(b"\n")
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        data, at = error.object, error.start
+        first = data.rfind(b"\n", 0, at) + 1  # decoding the one line again says where in the file it is wrong
+        start = read_bytes - len(data) + first
+        decode_utf8(data[first:].split(b"\n", 1)[0], path, lines + data.count(b"\n", 0, at) + 1, start)
+
+
+def _document_of(line: str, path: Path, number: int, text_key: str) -> str:
+    fix = f'each line is one object, such as {{"{text_key}": "the text"}}'
+    row = json_object(line, path, number, fix)
+    if text_key not in row:
+        keys = ", ".join(list(row)[:10]) or "none"
+        raise broken_file(
+            path, f"it has no key {text_key!r}; its keys: {keys}", "name the key: data.text_key=...", number
+        )
+    text = row[text_key]
+    if not isinstance(text, str):
+        raise broken_file(path, f"its {text_key!r} is a {type(text).__name__}, not a text", fix, number)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise broken_file(path, f"its {text_key!r} has a lone surrogate, so it is not Unicode", fix, number) from None
+    return _with_our_line_ends(text)
+
+
+def _with_our_line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

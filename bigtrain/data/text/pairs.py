@@ -1,0 +1,207 @@
+"""Data module for pairs of texts, such as a sentence and its translation: one tokenizer for both sides, fitted to both,
+tokens cached. Which files hold them, and how they are read, is `data/text/pair_files.py`'s business.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from torch import Tensor
+
+from bigtrain.data.base import DataSpec
+from bigtrain.data.cache import Prepared, fingerprint_of
+from bigtrain.data.text.config import LongPair, SentencePairsConfig
+from bigtrain.data.text.pair_files import PairFiles, find_pair_files
+from bigtrain.data.text.ragged import Ragged
+from bigtrain.data.text.text_files import content_hash
+from bigtrain.data.text.tokenizing import (
+    find_or_prepare,
+    fit_tokenizer,
+    given_tokenizer,
+    unknown_tokens,
+    warn_of_small_vocabulary,
+    warn_of_unknown,
+)
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
+from bigtrain.errors import DataError
+
+_VERSION = 1  # of what this file makes of a source; part of every cache key
+_SIDES = ("source", "target")
+
+
+class SentencePairs:
+    """Data module `sentence_pairs`; see `SentencePairsConfig`.
+
+    Raises DataError, naming file and line, for what is missing, can't be read or is not aligned.
+    """
+
+    def __init__(self, config: SentencePairsConfig, tokenizer: Tokenizer | None = None):
+        fits = tokenizer is None
+        tokenizer = given_tokenizer(config, tokenizer)
+        files = _files_of_splits(config)
+        hashes = {split: content_hash(found.paths, config.cache_dir) for split, found in files.items()}
+        languages = [config.source_language, config.target_language]
+        source = ["sentence_pairs", _VERSION, hashes, languages, config.sequence_length, config.too_long.value]
+        prepared = find_or_prepare(
+            "pairs", config, source, lambda tokenizer: _prepare(config, files, tokenizer), tokenizer
+        )
+        self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
+        self._datasets = {split: PairDataset(*(_side(prepared, split, side) for side in _SIDES)) for split in files}
+        self.spec = DataSpec(
+            kind="pairs",
+            fingerprint=prepared.meta["fingerprint"],
+            sizes={split: len(dataset) for split, dataset in self._datasets.items()},
+            vocab_size=self.tokenizer.vocab_size,
+            sequence_length=config.sequence_length,
+            special_tokens=self.tokenizer.special_ids,
+        )
+        if fits:
+            warn_of_small_vocabulary(config, self.tokenizer)
+        warn_of_unknown(prepared.meta["unknown"], self.tokenizer)
+        _warn_of_pairs(config, files, prepared)
+
+    def dataset(self, split: str) -> PairDataset:
+        """See `data/base.py`."""
+        if split not in self._datasets:
+            raise DataError.of(
+                "DATA-SPLIT",
+                f"there is no {split} split",
+                cause=f"the splits are: {', '.join(self._datasets)}",
+                fix=f"name its files: data.{split}_name, or data.{split}_path",
+            )
+        return self._datasets[split]
+
+
+class PairDataset:
+    """Source n belongs to target n; `gather` as in `data/base.py`. `lengths`: of each pair, those of the longer one."""
+
+    def __init__(self, source: Ragged, target: Ragged):
+        self.source, self.target = source, target
+        self.lengths = np.maximum(source.lengths, target.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
+        """See `data/base.py`. Raises IndexError for an id outside range(len(self))."""
+        (source, source_lengths), (target, target_lengths) = self.source.padded(ids), self.target.padded(ids)
+        return {
+            "source": source,
+            "source_lengths": source_lengths,
+            "target": target,
+            "target_lengths": target_lengths,
+        }
+
+
+def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
+    languages = (config.source_language, config.target_language)
+    if config.path is not None:
+        stems = {"train": config.train_name, "val": config.val_name, "test": config.test_name}
+        return {
+            split: find_pair_files(f"{config.path}/{name}", f"data.path={config.path}, data.{split}_name", languages)
+            for split, name in stems.items()
+            if name is not None
+        }
+    paths = {"train": config.train_path, "val": config.val_path, "test": config.test_path}
+    return {
+        split: find_pair_files(path, f"data.{split}_path={path}", languages)
+        for split, path in paths.items()
+        if path is not None
+    }
+
+
+def _side(prepared: Prepared, split: str, side: str) -> Ragged:
+    return Ragged(prepared.arrays[f"{split}_{side}"], prepared.arrays[f"{split}_{side}_offsets"])
+
+
+def _prepare(config: SentencePairsConfig, files: dict[str, PairFiles], tokenizer: Tokenizer | None) -> Prepared:
+    """Arrays `<split>_<side>` and `<split>_<side>_offsets`; of blank or long pairs, the count and first line."""
+    lines, texts, blank = {}, {}, {}
+    for split, found in files.items():
+        lines[split], *texts[split], blank[split] = _read(found)
+    documents = {split: sources + targets for split, (sources, targets) in texts.items()}
+    if tokenizer is None:
+        tokenizer = fit_tokenizer(config, documents)
+    arrays: dict[str, np.ndarray] = {}
+    streams, too_long = {}, {}
+    for split, sides in texts.items():
+        source, target = (Ragged.framed(side, tokenizer) for side in sides)
+        streams[split] = np.concatenate((source.stream, target.stream))
+        over = np.maximum(source.lengths, target.lengths) > config.sequence_length
+        too_long[split] = _counted([lines[split][index] for index in np.flatnonzero(over)])
+        if over.any():
+            source, target = _shortened(config, files[split], too_long[split], over, source, target)
+        arrays |= {f"{split}_source": source.stream, f"{split}_source_offsets": source.offsets}
+        arrays |= {f"{split}_target": target.stream, f"{split}_target_offsets": target.offsets}
+    meta = {
+        "tokenizer": tokenizer.to_json(),
+        "unknown": unknown_tokens(documents, streams, tokenizer),
+        "blank": blank,
+        "too_long": too_long,
+        "fingerprint": fingerprint_of(tokenizer.to_json(), config.sequence_length, list(arrays), *arrays.values()),
+    }
+    return Prepared(meta, arrays)
+
+
+def _read(files: PairFiles) -> tuple[list[int], list[str], list[str], list[int]]:
+    """Of the pairs with text on both sides: lines, sources, targets; and the count of the others."""
+    lines, sources, targets, blank = [], [], [], []
+    for line, source, target in files.read():
+        if not (source.strip() and target.strip()):
+            blank.append(line)
+            continue
+        lines.append(line)
+        sources.append(source.strip())
+        targets.append(target.strip())
+    if not lines:
+        raise DataError.of(
+            "DATA-EMPTY",
+            f"there are no pairs in {' and '.join(map(str, files.paths))}",
+            cause=f"{len(blank):,} line(s), none with text on both sides",
+            fix="give files with text in them",
+        )
+    return lines, sources, targets, _counted(blank)
+
+
+def _counted(lines: list[int]) -> list[int]:
+    """How many, and the first; in JSON's types."""
+    return [len(lines), *lines[:1]]
+
+
+def _shortened(
+    config: SentencePairsConfig, files: PairFiles, count: list[int], over: np.ndarray, source: Ragged, target: Ragged
+) -> tuple[Ragged, Ragged]:
+    """What `too_long` makes of pairs that are."""
+    if config.too_long is LongPair.refuse:
+        raise DataError.of(
+            "DATA-LENGTH",
+            f"{count[0]:,} pair(s) have a side of over data.sequence_length={config.sequence_length} tokens",
+            cause=f"the first is at {files.paths[0]}:{count[1]}",
+            fix="raise data.sequence_length, or data.too_long=truncate, or drop",
+        )
+    if config.too_long is LongPair.truncate:
+        return source.truncated(config.sequence_length), target.truncated(config.sequence_length)
+    if over.all():
+        raise DataError.of(
+            "DATA-LENGTH",
+            f"every pair in {files.paths[0]} has a side of over data.sequence_length={config.sequence_length} tokens",
+            fix="raise data.sequence_length, or data.too_long=truncate",
+        )
+    kept = np.flatnonzero(~over)
+    return source.select(kept), target.select(kept)
+
+
+def _warn_of_pairs(config: SentencePairsConfig, files: dict[str, PairFiles], prepared: Prepared) -> None:
+    """Of pairs that are not as they stand in the files."""
+    fate = {LongPair.truncate: "cut there", LongPair.drop: "left out"}.get(config.too_long)
+    reasons = {
+        "blank": "have no text on one side and are left out",
+        "too_long": f"have a side of over data.sequence_length={config.sequence_length} tokens and are {fate}",
+    }
+    for name, reason in reasons.items():
+        for split, (count, *first) in prepared.meta[name].items():
+            if count:
+                where = f"{files[split].paths[0]}:{first[0]}"
+                warnings.warn(f"{count:,} pair(s) of {split} {reason}; the first is at {where}.", stacklevel=3)

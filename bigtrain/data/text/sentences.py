@@ -1,0 +1,193 @@
+"""Labelled texts of different lengths: tokenised, cached and described; and the dataset of one split. Where the texts
+come from is the business of `data/text/text_classification.py` and `data/text/topics.py`, which share all of this.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.cache import Prepared, fingerprint_of
+from bigtrain.data.text.augment import augmentation
+from bigtrain.data.text.config import SentencesConfig, TooLong
+from bigtrain.data.text.division import hashed_order
+from bigtrain.data.text.ragged import Ragged
+from bigtrain.data.text.tokenizing import find_or_prepare, fit_to_texts, given_tokenizer, warn_of_small_vocabulary
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
+from bigtrain.errors import DataError
+
+_VERSION = 1  # of what this file and the readers make of a source; part of every cache key
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """`label` counts from 0; `place` says where the text stands, for messages: "reviews.tsv:17"."""
+
+    text: str
+    label: int
+    place: str
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """The texts of each split, the names of the classes, and sentences for the user about what was left out."""
+
+    splits: dict[str, list[LabelledText]]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class SentenceSplits:
+    """The sentences of each split, their DataSpec and tokenizer.
+
+    `source` names everything that `read` depends on; `read` is called only if its texts are not in the cache. A given
+    `tokenizer`, or the one that the settings name a file of, is used as it is.
+    """
+
+    def __init__(
+        self, config: SentencesConfig, source: Any, read: Callable[[], LabelledSplits], tokenizer: Tokenizer | None
+    ):
+        fits = tokenizer is None
+        tokenizer = given_tokenizer(config, tokenizer)
+        prepared = find_or_prepare(
+            "sentences",
+            config,
+            [_VERSION, source, config.sequence_length, config.too_long.value],
+            lambda tokenizer: _prepare(config, read(), tokenizer),
+            tokenizer,
+        )
+        meta, arrays = prepared.meta, prepared.arrays
+        self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(meta["tokenizer"])
+        self._datasets = {
+            split: Sentences(Ragged(arrays[f"{split}_tokens"], arrays[f"{split}_offsets"]), arrays[f"{split}_labels"])
+            for split in SPLITS
+            if f"{split}_labels" in arrays
+        }
+        self.spec = DataSpec(
+            kind="sentences",
+            fingerprint=meta["fingerprint"],
+            sizes={split: len(sentences) for split, sentences in self._datasets.items()},
+            vocab_size=self.tokenizer.vocab_size,
+            sequence_length=config.sequence_length,
+            special_tokens=self.tokenizer.special_ids,
+            num_classes=len(meta["names"]),
+            labels=tuple(meta["names"]),
+        )
+        self.augment = augmentation(config.augment)
+        for note in meta["notes"]:
+            warnings.warn(note, stacklevel=2)
+        if fits:
+            warn_of_small_vocabulary(config, self.tokenizer)
+
+    def dataset(self, split: str) -> Sentences:
+        """See `data/base.py`."""
+        if split not in self._datasets:
+            raise DataError.of(
+                "DATA-SPLIT",
+                f"there is no {split} split",
+                cause=f"the splits are: {', '.join(self._datasets)}",
+                fix=f"give {split} a part in data.split, or a file of its own",
+            )
+        return self._datasets[split]
+
+
+class Sentences:
+    """Tokens of each text, framed, and its label; `lengths` (N,) int64 are those with the frame."""
+
+    def __init__(self, tokens: Ragged, labels: np.ndarray):
+        self._tokens = tokens
+        self._labels = labels
+        self.lengths = tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
+        """See `data/base.py`."""
+        tokens_BT, lengths_B = self._tokens.padded(ids)
+        return {"tokens": tokens_BT, "lengths": lengths_B, "labels": torch.from_numpy(self._labels[ids])}
+
+
+def divide_by_class(texts: list[LabelledText], split: str) -> dict[str, list[LabelledText]]:
+    """Fractions train,val,test, with equal shares of each class. Raises DataError for a split that would be empty.
+
+    Which split a text joins depends on the hashes of the texts, so neither the order of the rows nor the machine
+    matters, and copies of a text with one label join the same split.
+    """
+    by_class: dict[int, dict[str, list[LabelledText]]] = {}
+    for one in texts:
+        by_class.setdefault(one.label, {}).setdefault(one.text, []).append(one)
+    ranked = []
+    for label, copies in sorted(by_class.items()):
+        distinct = list(copies)
+        order = enumerate(hashed_order(distinct))
+        ranked += [(rank / len(distinct), label, copies[distinct[index]]) for rank, index in order]
+    ranked.sort(key=lambda one: one[:2])  # wherever it is cut, each class has its share before and after
+    fractions = [float(part) for part in split.split(",")]
+    cuts = np.rint(np.cumsum([0, *fractions]) * len(ranked)).astype(int).tolist()
+    parts = {
+        name: [one for _, _, copies in ranked[first:last] for one in copies]
+        for name, fraction, (first, last) in zip(SPLITS, fractions, pairwise(cuts), strict=True)
+        if fraction > 0
+    }
+    for name, part in parts.items():
+        if not part:
+            raise DataError.of(
+                "DATA-EMPTY-SPLIT",
+                f"the {name} split would be empty",
+                cause=f"data.split={split} of {len(texts)} text(s)",
+                fix="give it a larger part, or more texts, or its own file (data.train_path, data.val_path)",
+            )
+    return parts
+
+
+def _prepare(config: SentencesConfig, labelled: LabelledSplits, tokenizer: Tokenizer | None) -> Prepared:
+    texts = {split: [one.text for one in part] for split, part in labelled.splits.items()}
+    tokenizer = tokenizer or fit_to_texts(config, texts["train"], end_of_text=True, unknown=True)
+    arrays: dict[str, np.ndarray] = {}
+    longer: dict[str, np.ndarray] = {}
+    for split, part in labelled.splits.items():
+        tokens = Ragged.framed(texts[split], tokenizer)
+        over = np.flatnonzero(tokens.lengths > config.sequence_length)
+        if len(over):
+            if config.too_long is TooLong.refuse:
+                raise _too_long(part[over[0]].place, int(tokens.lengths[over[0]]), len(over), config)
+            longer[split] = tokens.lengths[over]
+            tokens = tokens.truncated(config.sequence_length)
+        arrays[f"{split}_tokens"], arrays[f"{split}_offsets"] = tokens.stream, tokens.offsets
+        arrays[f"{split}_labels"] = np.array([one.label for one in part], dtype=np.int64)
+    meta = {
+        "tokenizer": tokenizer.to_json(),
+        "names": list(labelled.names),
+        "notes": [*labelled.notes, *_note_of_cuts(longer, config)],
+        "fingerprint": fingerprint_of(tokenizer.to_json(), list(labelled.names), list(arrays), *arrays.values()),
+    }
+    return Prepared(meta, arrays)
+
+
+def _too_long(place: str, length: int, count: int, config: SentencesConfig) -> DataError:
+    return DataError.of(
+        "DATA-LONG",
+        f"{place} has {length:,} tokens, over data.sequence_length={config.sequence_length}",
+        cause=f"{count:,} text(s) of its split are too long, and data.too_long=refuse",
+        fix=f"data.too_long=truncate, or data.sequence_length={length}",
+    )
+
+
+def _note_of_cuts(longer: dict[str, np.ndarray], config: SentencesConfig) -> list[str]:
+    if not longer:
+        return []
+    counts = ", ".join(f"{len(lengths):,} of {split}" for split, lengths in longer.items())
+    longest = max(int(lengths.max()) for lengths in longer.values())
+    return [
+        f"texts are cut to data.sequence_length={config.sequence_length} tokens: {counts}; the longest has {longest:,}"
+    ]

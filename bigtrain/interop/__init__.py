@@ -1,0 +1,1 @@
+"""Models of other libraries: Hugging Face folders, read and written."""

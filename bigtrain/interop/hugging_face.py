@@ -1,0 +1,225 @@
+"""Hugging Face folders: config.json, model.safetensors (or several), tokenizer.json. Loading one and writing one.
+
+Never a pickle. A folder may come from a stranger: names, shapes and dtypes are compared with the network before any
+tensor is read, and tensors are copied into what exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bigtrain.config.kinds import ModelConfig
+from bigtrain.config.pretrained import only_pickles, read_architecture, read_json
+from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizers.subword import SubwordTokenizer
+from bigtrain.data.tokenizers.tokenizer import Tokenizer, framing_ids
+from bigtrain.errors import CheckpointError
+from bigtrain.interop.config import BERT, Family, family_of, to_document
+from bigtrain.interop.weights import views
+from bigtrain.models.network import Network
+from bigtrain.nn.feedforward import default_feedforward_size
+from bigtrain.registry import MODELS
+from bigtrain.training.snapshot import loading_report, module_tensors, open_tensors, serialize_json
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_INDEX_BYTES = 16 << 20
+_DTYPES = ("F64", "F32", "F16", "BF16")
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # the first BERTs'
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer that a folder brings."""
+    return next((folder / name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
+
+
+def load_folder(network: Network, folder: Path, config: ModelConfig) -> list[str]:
+    """Copies a folder's weights into a network that was built from its settings; heads that it lacks stay as they are.
+
+    Returns what was loaded and what was not, in sentences. Raises CheckpointError, before anything is copied, for a
+    backbone with missing, misshapen or unknown tensors.
+    """
+    architecture = read_architecture(folder)
+    family = architecture.family
+    if any(getattr(config, key, None) != value for key, value in architecture.settings.items()):
+        raise CheckpointError.of(
+            "PRETRAINED-MODEL",
+            f"{architecture.path} does not describe the model of this run",
+            cause="the folder was changed since the run began",
+            fix="put the old one back, or start a new run",
+        )
+    tensors = module_tensors(network)
+    targets = views(family, tensors, config)
+    # Classes are those of the data that they were learnt from.
+    targets = {name: view for name, view in targets.items() if not name.startswith("classifier.")}
+    with _opened(folder) as found, torch.no_grad():
+        if not any(name.startswith(family.prefix) for name in found):  # saved without a head
+            found = {family.prefix + name: place for name, place in found.items()}
+        found = {name: place for name, place in found.items() if not name.endswith(family.buffers)}
+        _require_same_vocabulary(folder, targets, tensors["backbone.token_embedding.weight"], found)
+        _require_fitting(folder, family, targets, found)
+        taken = {name: view for name, view in targets.items() if name in found}
+        for name, view in taken.items():
+            file, stored = found[name]
+            view.copy_(file.get_tensor(stored))
+    loaded = _names_of(taken, tensors)
+    return loading_report(folder, len(loaded), tensors.keys() - loaded, found.keys() - taken.keys())
+
+
+def folder_files(
+    network: Network, config: ModelConfig, spec: DataSpec, tokenizer: Tokenizer | None
+) -> tuple[dict[str, bytes], list[str]]:
+    """The files of the folder for a trained network, and what is left out of it, in sentences.
+
+    Raises CheckpointError for a model that Hugging Face's library does not have.
+    """
+    settings = _complete(config)
+    family = family_of(settings, MODELS.entry_of(config).name)
+    tensors = module_tensors(network)
+    found = views(family, tensors, config)
+    special = spec.special_tokens
+    document = {
+        **to_document(family, settings, set(network.heads)),
+        "vocab_size": len(tensors["backbone.token_embedding.weight"]),
+        "bos_token_id": special.get("begin", special.get("end_of_text")),
+        "eos_token_id": special.get("end_of_text"),
+        "pad_token_id": special.get("padding"),
+        "dtype": "float32",
+    }
+    if labels := spec.labels or [str(number) for number in range(spec.num_classes or 0)]:
+        document["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        document["label2id"] = {label: number for number, label in enumerate(labels)}
+    apart = {name: view.cpu().clone(memory_format=torch.contiguous_format) for name, view in found.items()}
+    files = {
+        "config.json": serialize_json(document),
+        WEIGHTS_FILE: safetensors.torch.save(apart, metadata={"format": "pt"}),
+    }
+    left_out = [f"left out: {name}" for name in sorted(tensors.keys() - _names_of(found, tensors))]
+    if isinstance(tokenizer, SubwordTokenizer):
+        definition = _with_frame(tokenizer) if family is BERT else tokenizer.to_json()["definition"]
+        files["tokenizer.json"] = json.dumps(definition, ensure_ascii=False).encode()
+    elif tokenizer is not None:
+        kind = tokenizer.to_json()["kind"]
+        left_out.append(f"left out: the tokenizer, as Hugging Face's library has none of the kind {kind}")
+    return files, left_out
+
+
+def _with_frame(tokenizer: SubwordTokenizer) -> dict[str, Any]:
+    """The definition, with what stands before and after a text: theirs puts it there by itself."""
+    definition = tokenizer.to_json()["definition"]
+    names = {token["id"]: token["content"] for token in definition["added_tokens"]}
+    before, after = ([names[number], number] for number in framing_ids(tokenizer))
+    return definition | {"post_processor": {"type": "BertProcessing", "cls": before, "sep": after}}
+
+
+def _complete(config: ModelConfig) -> dict[str, Any]:
+    """The settings, what follows from others written out."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if settings.get("feedforward_size", 0) is None:
+        activation = settings["activation"].value if "activation" in settings else "gelu"
+        settings["feedforward_size"] = default_feedforward_size(settings["hidden_size"], activation)
+    if settings.get("num_kv_heads") == settings.get("num_heads"):
+        settings["num_kv_heads"] = None
+    return settings
+
+
+def _names_of(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> set[str]:
+    """Our names of the tensors that views look into."""
+    storages = {view.untyped_storage().data_ptr() for view in targets.values()}
+    return {name for name, tensor in tensors.items() if tensor.untyped_storage().data_ptr() in storages}
+
+
+Places = dict[str, tuple[Any, str]]  # name → the open file that has this tensor, and its name there
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[Places]:
+    """What a folder's files hold; no tensor is read yet. Raises CheckpointError for a folder without safetensors."""
+    with contextlib.ExitStack() as stack:
+        found: Places = {}
+        for path in _weight_files(folder):
+            file = stack.enter_context(open_tensors(path))
+            for stored in file.keys():  # noqa: SIM118 no mapping
+                name = stored
+                for old, now in _OLD_NAMES.items():
+                    name = name.replace(old, now)
+                if name in found:
+                    raise _unusable(folder, f"{name} is there twice, the second time in {path.name}")
+                found[name] = (file, stored)
+        yield found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        raise _unusable(folder, f"it has neither {WEIGHTS_FILE} nor {INDEX_FILE}", cause=only_pickles(folder))
+    parts = read_json(folder / INDEX_FILE, _INDEX_BYTES).get("weight_map")
+    names = set(parts.values()) if isinstance(parts, dict) and all(map(_is_file_name, parts.values())) else set()
+    if not names:
+        raise _unusable(folder, f"{INDEX_FILE} has no weight_map from names of tensors to files beside it")
+    if missing := sorted(name for name in names if not (folder / name).is_file()):
+        raise _unusable(folder, f"{missing[0]} is missing, which {INDEX_FILE} names")
+    return [folder / name for name in sorted(names)]
+
+
+def _is_file_name(name: Any) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and "/" not in name
+
+
+def _require_same_vocabulary(folder: Path, targets: Mapping[str, Tensor], embedding: Tensor, found: Places) -> None:
+    name = next(name for name, view in targets.items() if view is embedding)
+    if name not in found:
+        return  # said with all that is missing
+    file, stored = found[name]
+    shape = file.get_slice(stored).get_shape()
+    if len(shape) == 2 and shape[0] != len(embedding):
+        own = tokenizer_file(folder)
+        raise CheckpointError.of(
+            "PRETRAINED-VOCABULARY",
+            f"{folder} has vectors for {shape[0]:,} tokens, but this data has {len(embedding):,} tokens",
+            cause="the vectors belong to the tokens that the model was trained with",
+            fix=f"use its tokens: data.tokenizer=file data.tokenizer_path={own or '<its tokenizer.json>'}",
+        )
+
+
+def _require_fitting(folder: Path, family: Family, targets: Mapping[str, Tensor], found: Places) -> None:
+    """Every tensor of the backbone is there, as it should be, and no other."""
+    problems = []
+    for name, view in targets.items():
+        in_backbone = name.startswith(family.prefix)
+        if name not in found:
+            needed = in_backbone and not (family.optional and name.startswith(family.optional))
+            problems += [f"{name} is missing"] if needed else []
+            continue
+        file, stored = found[name]
+        entry = file.get_slice(stored)
+        shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
+        if shape != tuple(view.shape) or dtype not in _DTYPES:
+            problems.append(f"{name} is {dtype} {shape}, expected {' or '.join(_DTYPES)} {tuple(view.shape)}")
+    problems += [
+        f"{name} is not expected"
+        for name in sorted(found.keys() - targets.keys())
+        if name.startswith(family.prefix) and not (family.optional and name.startswith(family.optional))
+    ]
+    if problems:
+        raise _unusable(folder, "; ".join(problems[:4]), cause=f"{len(problems)} of its tensors are wrong")
+
+
+def _unusable(folder: Path, reason: str, cause: str = "") -> CheckpointError:
+    return CheckpointError.of(
+        "PRETRAINED-WEIGHTS",
+        f"{folder} does not hold the weights that its config.json describes: {reason}",
+        cause=cause,
+        fix="get the whole folder, as it was published",
+    )

@@ -1,0 +1,160 @@
+"""Recurrent networks for tokens: LSTM, GRU and plain RNN, in one direction or both, by torch's fused kernels.
+
+A state goes in and out, so a language model can carry it from window to window (`training/carried.py`) and generate
+token by token; what the state means over many windows is not decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigtrain.data.base import DataSpec
+from bigtrain.errors import ConfigError
+from bigtrain.models.config import Cell, LSTMConfig, Pooling, RecurrentInit
+from bigtrain.nn.autocast import without_autocast
+from bigtrain.nn.features import Features, last_before_padding
+from bigtrain.nn.init import normal_embedding
+
+_CELLS: dict[Cell, type[nn.RNNBase]] = {Cell.lstm: nn.LSTM, Cell.gru: nn.GRU, Cell.rnn: nn.RNN}
+
+
+class RecurrentLayer(nn.Module):
+    """(B, T, E) → (B, T, H), or (B, T, 2 H) in both directions: what has been read from the left, from the right.
+
+    Its state is (B, K, H): h and, of an LSTM, c.
+    """
+
+    def __init__(self, config: LSTMConfig, input_size: int):
+        super().__init__()
+        self.left_to_right = _recurrence(config, input_size)
+        self.right_to_left = _recurrence(config, input_size) if config.bidirectional else None
+
+    def forward(
+        self, x_BTE: Tensor, state_BKH: Tensor | None = None, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden vectors, and the state from left to right after the last position. Without a state: from zeros."""
+        with _full_precision_on_cpu(x_BTE.device):
+            x_BTE = x_BTE.to(torch.promote_types(x_BTE.dtype, torch.float32))
+            hidden_BTH, next_BKH = _run(self.left_to_right, x_BTE, state_BKH)
+            if self.right_to_left is not None:
+                from_right_BTH, _ = _run(self.right_to_left, reverse(x_BTE, lengths_B), None)
+                hidden_BTH = torch.cat((hidden_BTH, reverse(from_right_BTH, lengths_B)), dim=2)
+        return hidden_BTH, next_BKH
+
+
+class VariationalDropout(nn.Dropout):
+    """Drops the same features at every position of a sample (arXiv:1512.05287)."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        return x_BTD * F.dropout(torch.ones_like(x_BTD[:, :1]), self.p) if self.training else x_BTD
+
+
+class LSTM(nn.Module):
+    """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) as `config.pooling` says, padding left out.
+
+    The state is (B, L, K, H): of each of L layers h and, of an LSTM, c. There is no limit to the length of a text.
+    Raises ConfigError where the data has no tokens.
+    """
+
+    def __init__(self, config: LSTMConfig, data_spec: DataSpec):
+        super().__init__()
+        if data_spec.vocab_size is None:
+            raise ConfigError.of(
+                "MODEL-DATA",
+                f"model=lstm reads tokens, but this data gives {data_spec.kind}",
+                fix="choose data that gives text, for instance data=python_docs, or another model",
+            )
+        self.carries_state = config.carry_state and not config.bidirectional
+        self._bidirectional, self._pooling = config.bidirectional, config.pooling
+        embedding_size = config.embedding_size or config.hidden_size
+        width = config.hidden_size * (2 if config.bidirectional else 1)
+        # A tied table is the output layer too, where entries of size 1 would make logits of size sqrt(D).
+        std = embedding_size**-0.5 if config.tie_embeddings else 1.0
+        self.token_embedding = normal_embedding(data_spec.vocab_size, embedding_size, std=std)
+        dropout = VariationalDropout if config.variational_dropout else nn.Dropout
+        self.embedding_dropout = dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(
+            RecurrentLayer(config, width if layer else embedding_size) for layer in range(config.num_layers)
+        )
+        self.dropout = dropout(config.dropout)
+        self.projection: nn.Module = nn.Identity()
+        if config.tie_embeddings and embedding_size != width:
+            self.projection, width = nn.Linear(width, embedding_size), embedding_size
+        self.hidden_size = width
+        self._state_shape = (config.num_layers, 2 if config.cell is Cell.lstm else 1, config.hidden_size)
+
+    def forward(self, inputs_BT: Tensor, state: Tensor | None = None, *, lengths: Tensor | None = None) -> Features:
+        """With a state, `inputs` are the T tokens that come next. Raises ValueError for a state in both directions."""
+        if state is not None and self._bidirectional:
+            raise ValueError("a network that reads in both directions can't go on from a state")
+        x_BTD = self.embedding_dropout(self.token_embedding(inputs_BT))
+        states = []
+        for layer, block in enumerate(self.blocks):
+            x_BTD, next_BKH = block(x_BTD, None if state is None else state[:, layer], lengths)
+            x_BTD = self.dropout(x_BTD)
+            states.append(next_BKH)
+        next_state = None if state is None else torch.stack(states, dim=1)
+        hidden_BTD = self.projection(x_BTD)
+        return Features(hidden=hidden_BTD, pooled=self._pooled(hidden_BTD, lengths), state=next_state)
+
+    def initial_state(self, batch: int, max_length: int = 0) -> Tensor:
+        """Zeros, (B, L, K, H): at the beginning of a text. Its size does not depend on `max_length`."""
+        return self.token_embedding.weight.new_zeros(batch, *self._state_shape)
+
+    def _pooled(self, hidden_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
+        if lengths_B is None:
+            lengths_B = torch.full((len(hidden_BTD),), hidden_BTD.shape[1], device=hidden_BTD.device)
+        if self._pooling is Pooling.last:
+            if not self._bidirectional:
+                return last_before_padding(hidden_BTD, lengths_B)
+            from_left_BTH, from_right_BTH = hidden_BTD.chunk(2, dim=2)  # each has seen all where it ended
+            return torch.cat((last_before_padding(from_left_BTH, lengths_B), from_right_BTH[:, 0]), dim=1)
+        is_padding_BT1 = (torch.arange(hidden_BTD.shape[1], device=lengths_B.device) >= lengths_B[:, None])[:, :, None]
+        if self._pooling is Pooling.max:
+            return hidden_BTD.masked_fill(is_padding_BT1, -torch.inf).amax(dim=1)
+        return hidden_BTD.masked_fill(is_padding_BT1, 0).sum(dim=1) / lengths_B[:, None]
+
+
+def reverse(x_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Each row's tokens in reverse order, its padding left where it is. Twice is nothing."""
+    if lengths_B is None:
+        return x_BTD.flip(1)
+    positions_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
+    mirrored_BT = lengths_B[:, None] - 1 - positions_T
+    order_BT = torch.where(mirrored_BT >= 0, mirrored_BT, positions_T)
+    return x_BTD.gather(1, order_BT[:, :, None].expand_as(x_BTD))
+
+
+def _recurrence(config: LSTMConfig, input_size: int) -> nn.RNNBase:
+    """One layer in one direction, initialised."""
+    recurrence = _CELLS[config.cell](input_size, config.hidden_size, batch_first=True)
+    if config.recurrent_init is RecurrentInit.orthogonal:
+        with torch.no_grad():
+            for gate_HH in recurrence.weight_hh_l0.split(config.hidden_size):
+                nn.init.orthogonal_(gate_HH)
+            recurrence.bias_ih_l0.zero_()
+            recurrence.bias_hh_l0.zero_()
+            if config.cell is Cell.lstm:  # torch's order of gates: input, forget, cell, output
+                recurrence.bias_ih_l0.split(config.hidden_size)[1].fill_(1.0)
+    return recurrence
+
+
+def _run(recurrence: nn.RNNBase, x_BTE: Tensor, state_BKH: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Through torch's kernel, which takes (1, B, H) and, for an LSTM, two of them."""
+    is_lstm = isinstance(recurrence, nn.LSTM)
+    given = None
+    if state_BKH is not None:
+        given = state_BKH.transpose(0, 1).contiguous()
+        given = given.split(1) if is_lstm else given
+    hidden_BTH, last = recurrence(x_BTE, given)
+    return hidden_BTH, (torch.cat(last) if is_lstm else last).transpose(0, 1)
+
+
+def _full_precision_on_cpu(device: torch.device) -> contextlib.AbstractContextManager:
+    """oneDNN's LSTM raises under autocast on a CPU without bf16 arithmetic."""
+    return without_autocast(device) if device.type == "cpu" else contextlib.nullcontext()

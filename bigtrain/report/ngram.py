@@ -1,0 +1,94 @@
+"""What counting alone predicts: unigram and bigram models, without a gradient, to stand beside a language model's loss.
+
+With c(w) and c(v, w) the counts of a token, and of a token after another, among the N scored targets of the training
+split, t(v) the number of different tokens that follow v, t of different tokens at all, and V the vocabulary
+(Witten & Bell 1991, method C, interpolated):
+
+    P(w)     = (c(w) + t / V) / (N + t)
+    P(w | v) = (c(v, w) + t(v) P(w)) / (c(v) + t(v)),  and P(w) after a v that nothing followed
+
+Counts are kept for the pairs that occur, so a vocabulary of 50,000 takes no table of 50,000².
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bigtrain.data.base import DataModule, Dataset
+
+MAX_TOKENS = 20_000_000  # counted at most: 3 s
+_CHUNK_TOKENS = 1 << 20
+
+
+class NgramModel:
+    """Unigram and bigram probabilities from the first windows of a dataset, of about `max_tokens` tokens at most.
+
+    `whole` says whether those are all.
+    """
+
+    def __init__(self, dataset: Dataset, vocab_size: int, max_tokens: int = MAX_TOKENS):
+        windows = min(len(dataset), -(-max_tokens // _width(dataset)))
+        self.whole = windows == len(dataset)
+        self._vocab_size = vocab_size
+        self._pairs, self._counts = _count_pairs(dataset, vocab_size, windows)
+        before, token = np.divmod(self._pairs, vocab_size)
+        self._token_counts = np.bincount(token, self._counts, vocab_size)
+        self._before_counts = np.bincount(before, self._counts, vocab_size)
+        self._followers = np.bincount(before, minlength=vocab_size)
+
+    @property
+    def tokens(self) -> int:
+        """Targets that were counted."""
+        return int(self._counts.sum())
+
+    def unigram(self, token: np.ndarray) -> np.ndarray:
+        """P(w), float64, of tokens (N,)."""
+        kinds = np.count_nonzero(self._token_counts)
+        return (self._token_counts[token] + kinds / self._vocab_size) / (self.tokens + kinds)
+
+    def bigram(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
+        """P(w | v), float64, of tokens (N,) after `before` (N,)."""
+        pairs = before * self._vocab_size + token
+        places = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
+        counts = np.where(self._pairs[places] == pairs, self._counts[places], 0)
+        # A token that nothing ever followed counts as followed once, by what the unigram says.
+        followers = np.maximum(self._followers[before], 1)
+        return (counts + followers * self.unigram(token)) / (self._before_counts[before] + followers)
+
+    def losses(self, dataset: Dataset) -> dict[str, float]:
+        """`unigram_loss` and `bigram_loss`: nats per scored target of all of a dataset."""
+        pairs, counts = _count_pairs(dataset, self._vocab_size, len(dataset))
+        before, token = np.divmod(pairs, self._vocab_size)
+        surprise = {"unigram_loss": -np.log(self.unigram(token)), "bigram_loss": -np.log(self.bigram(before, token))}
+        return {name: float(nats @ counts / counts.sum()) for name, nats in surprise.items()}
+
+
+def counting_losses(data: DataModule, splits: list[str]) -> tuple[dict[str, dict[str, float]], bool]:
+    """`NgramModel.losses` of each split, counted in training; and whether all of the training split was counted."""
+    assert data.spec.vocab_size is not None, "counting needs tokens"
+    model = NgramModel(data.dataset("train"), data.spec.vocab_size)
+    return {split: model.losses(data.dataset(split)) for split in splits}, model.whole
+
+
+def _count_pairs(dataset: Dataset, vocab_size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (token before, scored target) that occur, as before · V + target, in order; and how often each does."""
+    pairs, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    rows = max(1, _CHUNK_TOKENS // _width(dataset))
+    for first in range(0, windows, rows):
+        chunk = _pairs(dataset, vocab_size, np.arange(first, min(first + rows, windows)))
+        chunk_pairs, chunk_counts = np.unique(chunk, return_counts=True)
+        merged, places = np.unique(np.concatenate((pairs, chunk_pairs)), return_inverse=True)
+        counts = np.bincount(places, np.concatenate((counts, chunk_counts)), len(merged)).astype(np.int64)
+        pairs = merged
+    return pairs, counts
+
+
+def _pairs(dataset: Dataset, vocab_size: int, ids: np.ndarray) -> np.ndarray:
+    samples = dataset.gather(ids)
+    tokens = samples["tokens"].numpy()
+    pairs = tokens[:, :-1] * vocab_size + tokens[:, 1:]
+    return pairs[samples["scored"].numpy()] if "scored" in samples else pairs.ravel()  # type: ignore[no-any-return]
+
+
+def _width(dataset: Dataset) -> int:
+    return dataset.gather(np.zeros(1, dtype=np.int64))["tokens"].shape[1]
