@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bigtrain.cli import VERBS, main
@@ -10,6 +12,8 @@ from bigtrain.config.library import Library, Request
 from bigtrain.config.schema import ROOTS, leaves
 from bigtrain.registry import REGISTRIES
 from tests.config.composing import write
+
+ROOT = Path(__file__).parents[2]
 
 
 def output(capsys, *words: str) -> str:
@@ -80,7 +84,7 @@ def test_completion_scripts(capsys, shell):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("bigtrain model=", {"model=cnn", "model=gpt2", "model=mlp", "model=transformer"}),
+        ("bigtrain model=", {f"model={path.stem}" for path in (ROOT / "configs/model").glob("*.yaml")}),
         ("bigtrain model=c", {"model=cnn"}),
         ("bigtrain data=synthetic/m", {"data=synthetic/markov"}),
         ("bigtrain +data=synthetic/m", {"+data=synthetic/markov"}),

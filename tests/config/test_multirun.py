@@ -105,7 +105,7 @@ def test_what_is_wrong_in_one_job_names_that_job():
         (["seed=3", "seed=1,2"], "seed is given twice"),
         (["resume=latest", "seed=1,2"], "leave -m out"),
         (["output_dir=choice(a,b)"], "the jobs have 2 output_dir"),
-        (["model=glob(x*)"], "choices: cnn"),
+        (["model=glob(x*)"], "choices: bert"),
         (["seed=glob(*)"], "no choices that glob() could pick"),
         (["sed=1,2"], "did you mean seed=1 ?"),
         (["hydra.launcher.n_jobs=1,2"], "can't be swept"),

@@ -32,7 +32,7 @@ TYPOS = {
     "model=cn": "did you mean model=cnn ?",
     "model=trnsformer": "did you mean model=transformer ?",
     "data=markov": "did you mean data=synthetic/markov ?",
-    "model=": "choices: cnn, ",
+    "model=": "choices: bert, ",
     "model=null": "model=null is not a choice",
     "model=[cnn,gpt2]": "is not a choice",
     "experiment=foo": "experiment=foo is not a choice",

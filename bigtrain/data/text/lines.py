@@ -22,9 +22,7 @@ from bigtrain.data.text.text_files import (
 MAX_LINE_BYTES = 16 << 20  # of one line, or of one field of a CSV: more is no text to train on
 
 
-def read_lines(
-    path: Path, keep_ends: bool = False, longest_bytes: int = MAX_LINE_BYTES
-) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, keep_ends: bool = False, longest_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
     """Each line with its number, from 1 on. A line ends with "\\n" or "\\r\\n" and with nothing else.
 
     Raises DataError, naming file and line, for bytes that are not UTF-8, NUL characters, endless lines and damaged
