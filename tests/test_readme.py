@@ -67,16 +67,18 @@ def shell(tmp_path_factory):
 def runnable(line, shell):
     """The words to run for a README line, with what makes it short."""
     words = [word for word in shlex.split(line)[1:] if word != "trainer.gpus=1"]
-    if "-m" in words or any(word.startswith(TESTED_ELSEWHERE) for word in words):
+    if "-m" in words or "export" in words or any(word.startswith(TESTED_ELSEWHERE) for word in words):
         return [*words, "--cfg", "job"]  # composed as they stand
     run = next(run for run in shell.runs() if run.parent.name == "first")
     words = [word.replace("outputs/<name>/<run>", str(run)) for word in words]
     asks = any(word.startswith("-") and word != "-cd" for word in words)
-    if asks or words[:1] in (["eval"], ["generate"], ["export"]) or any(word.startswith("resume=") for word in words):
+    if asks or words[:1] in (["eval"], ["generate"]) or any(word.startswith("resume=") for word in words):
         return [word.replace("=latest", f"={run}") for word in words]
     if any(word.startswith("init_from=") for word in words):
         return [*words, *SMALL_TEXT, *SHORTER]
-    if "model=gpt2" in words or "model=llama" in words:
+    if "model=llama" in words:
+        return [*words, *SMALL_TEXT, "model.num_kv_heads=1", *SHORTER]
+    if "model=gpt2" in words:
         return [*words, *SMALL_TEXT, *SHORTER]
     added = [extra for word in words for extra in ADDED.get(word, [])]
     if not words:
