@@ -65,6 +65,7 @@ class _PartSchema(ConfigNode):
         raise AttributeError(name)
 
 
+@functools.cache
 def register_parts() -> None:
     """Imports every torch-free `config.py` of the package's rooms, which fill the registries. Again costs nothing."""
     for module in pkgutil.walk_packages(bigtrain.__path__, "bigtrain."):
