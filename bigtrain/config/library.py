@@ -68,10 +68,16 @@ class Library:
         self.loader = ConfigLoaderImpl(search_path(request))
         words = [override.input_line or "" for override in overrides if is_hydra(override)]
         _, self.repository = self.loader._parse_overrides_and_create_caching_repo(self.root, words)
+        self._choices: dict[str, list[str]] = {}
         self.groups = list(dict.fromkeys(self._listed_groups(self.root)))
 
     def choices(self, group: str) -> list[str]:
         """All choices of a group, nested ones as `folder/name`."""
+        if group not in self._choices:
+            self._choices[group] = self._read_choices(group)
+        return self._choices[group]
+
+    def _read_choices(self, group: str) -> list[str]:
         if not self.repository.group_exists(group):
             return []
         found = self.repository.get_group_options(group, ObjectType.CONFIG)
