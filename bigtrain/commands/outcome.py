@@ -63,7 +63,13 @@ def conclude(
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
     best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
-    facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics}
+    cost = {
+        "seconds": state.train_seconds,
+        "samples": samples,
+        "tokens": results.tokens,
+        "flops": samples * limits.flops_per_sample,
+    }
+    facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
     return facts, results
 
 
