@@ -218,7 +218,7 @@ def typical_batch(loader: TrainLoader) -> Batch:
 def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:
     """What chooses the best evaluation. Raises ConfigError for a metric that the task does not have."""
     settings = parts.config.trainer.early_stopping
-    selection = Selection(settings, parts.task.primary_metric, parts.task.higher_is_better, state)
+    selection = Selection(settings, parts.config.task, state)
     if settings.metric is not None and evaluator.has("val"):
         selection.require(evaluator.sample_metrics("val"))
     if settings.patience is not None and not evaluator.has("val"):

@@ -50,6 +50,8 @@ class TaskConfig:
     consumes: ClassVar[tuple[str, ...]] = ()
     target: ClassVar[str] = ""
     needs: ClassVar[str] = ""
+    primary_metric: ClassVar[str] = "loss"  # compared to choose the best checkpoint
+    higher_is_better: ClassVar[bool] = False
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
 
 

@@ -46,8 +46,6 @@ class LossOutput:
 class Task(Protocol):
     """Built as `factory(config, data_spec, tokenizer)`; the tokenizer is None for data that has none."""
 
-    primary_metric: str  # compared to choose the best checkpoint: "loss", "accuracy"
-    higher_is_better: bool
     needs_partners: bool  # whether `collate` reads another sample of the split beside each (data/loader.py)
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:

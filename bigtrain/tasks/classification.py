@@ -26,8 +26,6 @@ class Classification:
     `top5`: samples whose label is among the five likeliest.
     """
 
-    primary_metric = "accuracy"
-    higher_is_better = True
     needs_partners = False
 
     def __init__(self, config: ClassificationConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):

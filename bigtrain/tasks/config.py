@@ -59,6 +59,8 @@ class ClassificationConfig(SmoothedTaskConfig):
     consumes: ClassVar[tuple[str, ...]] = ("images", "vectors", "sentences")
     target: ClassVar[str] = "classes"
     needs: ClassVar[str] = "pooled"
+    primary_metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
 
 
 @dataclass

@@ -18,8 +18,6 @@ from bigtrain.tasks.config import LanguageModelingConfig
 class LanguageModeling:
     """Head `language_model`; term `loss`, nats per scored token."""
 
-    primary_metric = "loss"
-    higher_is_better = False
     needs_partners = False
 
     def __init__(self, config: LanguageModelingConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):

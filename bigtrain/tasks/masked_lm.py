@@ -33,9 +33,6 @@ class MaskedLanguageModeling:
     Raises ConfigError for data that this can't be done with.
     """
 
-    primary_metric = "loss"
-    higher_is_better = False
-
     def __init__(self, config: MaskedLanguageModelingConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         _check_data(config, data_spec)
         self.needs_partners = config.next_sentence

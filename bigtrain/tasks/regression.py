@@ -23,8 +23,6 @@ class Regression:
     values: `square_error`, `absolute_error`, `value` and `value_square`.
     """
 
-    primary_metric = "loss"
-    higher_is_better = False
     needs_partners = False
 
     def __init__(self, config: RegressionConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):

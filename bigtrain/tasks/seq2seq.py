@@ -33,8 +33,6 @@ class Seq2Seq:
     is no text to compare, how many of those `written` are `exact`, the reference token for token.
     """
 
-    primary_metric = "loss"
-    higher_is_better = False
     needs_partners = False
 
     def __init__(self, config: Seq2SeqTaskConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bigtrain.config.run import EarlyStoppingConfig, Mode
+from bigtrain.config.kinds import TaskConfig
+from bigtrain.config.run import EarlyStoppingConfig
+from bigtrain.config.watched import watched_metric
 from bigtrain.errors import ConfigError, nearest
 from bigtrain.training.state import TrainState
-
-_SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error")
 
 
 class Selection:
     """Watches one metric of the validation split; what it has seen is kept in the TrainState."""
 
-    def __init__(
-        self, settings: EarlyStoppingConfig, primary_metric: str, primary_is_better_higher: bool, state: TrainState
-    ):
-        self.metric = settings.metric or primary_metric
-        smaller = self.metric in _SMALLER_IS_BETTER or self.metric.endswith("_loss")
-        auto = primary_is_better_higher if self.metric == primary_metric else not smaller
-        self.higher_is_better = auto if settings.mode is Mode.auto else settings.mode is Mode.max
+    def __init__(self, settings: EarlyStoppingConfig, task: TaskConfig | type[TaskConfig], state: TrainState):
+        self.metric, self.higher_is_better = watched_metric(settings, task)
         self._patience = settings.patience
         self._min_delta = settings.min_delta
         self._state = state

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.run import EarlyStoppingConfig, Mode
 from bigtrain.data.synthetic.config import RandomLabelsConfig
 from bigtrain.errors import ConfigError
@@ -39,7 +40,8 @@ def stopped_at(trainer, step):
 def watch(values, metric="loss", watched=None, **settings):
     """Feeds evaluations; the state, and after how many it was exhausted (None: never)."""
     state = TrainState()
-    selection = Selection(EarlyStoppingConfig(metric=watched, **settings), metric, metric == "accuracy", state)
+    task = type("Task", (TaskConfig,), {"primary_metric": metric, "higher_is_better": metric == "accuracy"})
+    selection = Selection(EarlyStoppingConfig(metric=watched, **settings), task, state)
     for number, value in enumerate(values, start=1):
         selection.observe({watched or metric: value}, number)
         if selection.exhausted:

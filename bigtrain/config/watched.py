@@ -1,0 +1,16 @@
+"""Which metric of the validation split chooses the best weights, and in which direction; known before any training."""
+
+from __future__ import annotations
+
+from bigtrain.config.kinds import TaskConfig
+from bigtrain.config.run import EarlyStoppingConfig, Mode
+
+_SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error")
+
+
+def watched_metric(settings: EarlyStoppingConfig, task: TaskConfig | type[TaskConfig]) -> tuple[str, bool]:
+    """The metric's name ("loss") and whether higher is better: the task's own, or what the settings say."""
+    metric = settings.metric or task.primary_metric
+    smaller = metric in _SMALLER_IS_BETTER or metric.endswith("_loss")
+    auto = task.higher_is_better if metric == task.primary_metric else not smaller
+    return metric, auto if settings.mode is Mode.auto else settings.mode is Mode.max
