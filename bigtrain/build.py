@@ -22,6 +22,7 @@ from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, 
 from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
 from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.train_sample import TrainSample, train_sample_size
 from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
@@ -128,9 +129,9 @@ def build_trainer(
     snapshot = Snapshot(parts.network, optimizer, average, scaler, state, documents, parts.module.carried)
     if resume is not None:
         snapshot.restore(resume)
-    evaluator = Evaluator(
-        parts.module, parts.task, parts.data, precision, evaluation_batch_size(settings, world.size), world
-    )
+    batch_size = evaluation_batch_size(settings, world.size)
+    sample = build_train_sample(parts)
+    evaluator = Evaluator(parts.module, parts.task, parts.data, precision, batch_size, world, sample)
     units = work_units(loader, parts.data.spec)
     limits = build_limits(settings, units, flops, peak_flops(world, precision))
     return Trainer(
@@ -182,6 +183,14 @@ def build_loader(parts: Parts) -> TrainLoader:
     collate = lambda samples: task.collate(augment(samples) if augment else samples, training=True)  # noqa: E731
     partners = task.needs_partners or getattr(augment, "needs_partners", False)
     return TrainLoader(dataset, collate, order, micro_batch_size, parts.world, seed=seed, partners=partners)
+
+
+def build_train_sample(parts: Parts) -> TrainSample | None:
+    """The training samples that each evaluation measures beside the validation split."""
+    settings, sizes = parts.config.trainer, parts.data.spec.sizes
+    if not settings.eval_train or settings.overfit or not sizes.get("val"):
+        return None
+    return TrainSample(parts.data.dataset("train"), train_sample_size(sizes["train"], sizes["val"]))
 
 
 def build_order(settings: TrainerConfig, dataset: Dataset, seed: int, contiguous: bool) -> Order:

@@ -20,7 +20,8 @@ from bigtrain.errors import ConfigError, Problem
 
 FREE_KEYS = (
     "tags",
-    *(f"trainer.{key}" for key in ("log_every", "eval_every", "save_every", "keep_last", "time_limit")),
+    *(f"data.{key}" for key in ("audit", "audit_limit", "audit_similarity")),
+    *(f"trainer.{key}" for key in ("log_every", "eval_every", "eval_train", "save_every", "keep_last", "time_limit")),
     *(f"trainer.{key}" for key in ("gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")),
 )
 

@@ -88,6 +88,11 @@ class TrainerConfig:
     eval_every: str | None = setting(
         "250step", "How often the validation split is evaluated; null: only at the end.", duration=True
     )
+    eval_train: bool = setting(
+        True,
+        "Each evaluation measures a fixed sample of the training split too, a fifth of the validation split's size: "
+        "train_eval/… beside val/… shows overfitting.",
+    )
     save_every: str | None = setting(
         "250step", "How often a checkpoint is written; null: only at the end.", duration=True
     )

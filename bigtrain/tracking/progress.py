@@ -150,6 +150,8 @@ def _word(tag: str, value: float, row: Row) -> str:
     """One value with its name or unit; empty for what a line does not repeat."""
     if tag in _COUNTERS or tag in _ONLY_IN_FILES:
         return ""
+    if tag.startswith("train_eval/") and tag != "train_eval/loss":
+        return ""
     if tag == "perf/samples_per_second" and "perf/tokens_per_second" in row:
         return ""
     known = {

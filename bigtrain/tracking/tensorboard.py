@@ -50,7 +50,8 @@ class TensorBoardSink(Sink):
         self._step = facts.first_step
         self._events.add(self._summary.text("config", fenced(facts.config_text, "yaml")), self._step)
         # TensorBoard reads each tag as a regular expression, matched from the start.
-        lines = ["train/loss$", "val/loss$", *(["data/optimal_loss$"] if facts.optimal_loss is not None else [])]
+        lines = ["train/loss$", "train_eval/loss$", "val/loss$"]
+        lines += ["data/optimal_loss$"] if facts.optimal_loss is not None else []
         layout = {"loss": {"training, validation, optimum": ["Multiline", lines]}}
         if facts.optimal_accuracy is not None:
             layout["accuracy"] = {"validation, optimum": ["Multiline", ["val/accuracy$", "data/optimal_accuracy$"]]}

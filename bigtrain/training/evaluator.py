@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import DataModule
+from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
+from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
 from bigtrain.training.carried import carries_state, state_apart
@@ -26,7 +27,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates one module on the splits of one data module."""
+    """Evaluates one module on the splits of one data module, and on a sample of the training split where there is one
+    (the split TRAIN_SAMPLE).
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Evaluator:
         precision: ResolvedPrecision,
         batch_size: int,
         world: World,
+        train_sample: Dataset | None = None,
     ):
         self.module = module
         self.task = task
@@ -43,14 +47,24 @@ class Evaluator:
         self._precision = precision
         self._batch_size = batch_size
         self._world = world
+        self._train_sample = train_sample
 
     def has(self, split: str) -> bool:
         """Whether the split holds any sample."""
+        if split == TRAIN_SAMPLE:
+            return self._train_sample is not None
         return self.data.spec.sizes.get(split, 0) > 0
+
+    def dataset(self, split: str) -> Dataset:
+        """The samples of a split."""
+        if split == TRAIN_SAMPLE:
+            assert self._train_sample is not None
+            return self._train_sample
+        return self.data.dataset(split)
 
     def batches(self, split: str) -> Iterator[tuple[Batch, bool]]:
         """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
-        dataset = self.data.dataset(split)
+        dataset = self.dataset(split)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
         if carries_state(self.module.network, dataset):
             batches = evaluation_streams(dataset, collate, self._batch_size, self._world)
@@ -64,7 +78,7 @@ class Evaluator:
         with self._evaluating(split):
             batch, _ = next(self.batches(split))
             totals = self._totals(batch, final=False)
-        return self.task.metrics({name: value.cpu() for name, value in totals.items()}, split)
+        return self._metrics({name: value.cpu() for name, value in totals.items()}, split)
 
     def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False, final: bool = False) -> Evaluation | None:
         """Metrics over the whole split; None when `stop` asked for an end before it was done. `final`: as at the end of
@@ -82,7 +96,10 @@ class Evaluator:
                     value = value if counts else torch.zeros_like(value)
                     totals[name] = totals[name] + value if name in totals else value
         totals = {name: self._world.sum(value).cpu() for name, value in totals.items()}
-        return Evaluation(self.task.metrics(totals, split), totals)
+        return Evaluation(self._metrics(totals, split), totals)
+
+    def _metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
+        return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
 
     def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
         """Sums that add up over batches and ranks, those of what a task has the network write among them."""
@@ -100,7 +117,7 @@ class Evaluator:
         """
         was_training = self.module.training
         self.module.eval()
-        apart = state_apart(self.module, self.data.dataset(split))
+        apart = state_apart(self.module, self.dataset(split))
         try:
             with torch.inference_mode(), apart, self._precision.autocast(self._world.device):
                 yield

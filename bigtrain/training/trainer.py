@@ -22,6 +22,7 @@ from torch.amp import GradScaler
 
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.data.randomness import mix
+from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.replica import gradients_travel
 from bigtrain.distributed.world import World
 from bigtrain.errors import NumericsError
@@ -103,7 +104,7 @@ class Trainer:
             name: torch.tensor(value if self.world.is_main else 0.0, dtype=torch.float64, device=self.world.device)
             for name, value in self.state.interval.items()
         }
-        self.one = torch.ones((), device=self.world.device)
+        self.one = torch.ones((), dtype=torch.float32, device=self.world.device)
         self.grad_norm = torch.zeros((), device=self.world.device)
         self.last_logged = (self.state.step, self.state.train_seconds)
         self.seconds = self.state.train_seconds  # of this rank; the state's are rank 0's, as the ranks agreed
@@ -315,14 +316,18 @@ class Trainer:
         return counted | {"time_seconds": self.state.train_seconds}
 
     def evaluate(self) -> None:
-        """The validation split; the best checkpoint so far is kept."""
+        """The validation split, and beside it a sample of the training split; the best checkpoint so far is kept."""
         if not self.evaluator.has("val"):
             return self.done("evaluate")
+        tags: Row = {}
         with self.evaluated_weights():
-            evaluation = self.evaluator.evaluate("val", stop=self.agree_to_stop)
-            if evaluation is None:
-                return None
-            tags: Row = {f"val/{name}": value for name, value in evaluation.metrics.items()}
+            for split in (TRAIN_SAMPLE, "val"):
+                if self.evaluator.has(split):
+                    evaluation = self.evaluator.evaluate(split, stop=self.agree_to_stop)
+                    if evaluation is None:
+                        return None
+                    tags = {f"{split}/{name}": value for name, value in evaluation.metrics.items()} | tags
+            assert evaluation is not None  # of the validation split, which comes last
             self.tracker.scalars(self.row() | tags)
             self.show_samples(evaluation, self.state.step)
         self.done("evaluate")

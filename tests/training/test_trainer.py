@@ -270,3 +270,24 @@ def test_buffers_of_any_kind_come_back(tmp_path, dtype):
     into = {"mask": torch.zeros(3, dtype=dtype)}
     load_tensors(tmp_path / "file", into)
     assert torch.equal(into["mask"], tensors["mask"])
+
+
+def test_a_sample_of_the_training_split_is_measured_like_validation(make_trainer):
+    """Without dropout: the last row is what an evaluation of those samples gives, and training is not disturbed."""
+    trainer, without = (
+        make_trainer(tiny_config()),
+        make_trainer(with_trainer(tiny_config(), eval_train=False), "without"),
+    )
+    trainer.fit(), without.fit()
+    rows = [row for row in trainer.recorder.rows if "val/loss" in row]
+    assert all({"train_eval/loss", "train_eval/perplexity"} <= set(row) for row in rows)
+    with trainer.evaluated_weights():
+        again = trainer.evaluator.evaluate("train_eval").metrics["loss"]
+    assert again == rows[-1]["train_eval/loss"]
+    assert not any("train_eval/loss" in row for row in without.recorder.rows)
+    assert all(torch.equal(value, weights(without)[name]) for name, value in weights(trainer).items())
+
+
+def test_where_validation_is_training_no_sample_is_measured(make_trainer):
+    trainer = make_trainer(with_trainer(tiny_config(), overfit=True))
+    assert not trainer.evaluator.has("train_eval")
