@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
 
@@ -123,6 +123,7 @@ def _parse_flags(words: list[str]) -> argparse.Namespace:
 
     parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()])
     parser.add_argument("--version", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
     flags = parser.parse_intermixed_args(_without_ambiguity(words))
     if flags.resolve and not flags.cfg:
         raise ConfigError.of("CONFIG-FLAG", "--resolve goes with --cfg", fix="bigtrain --cfg job --resolve")
@@ -140,12 +141,18 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from bigtrain.config.compose import Request, compose, validate
+    from bigtrain.config.pipeline import asks_for_pipeline
     from bigtrain.config.plugins import load_plugins, take_plugins
 
     try:
         plugins, words = take_plugins(flags.overrides)
         load_plugins(plugins)
         request = Request(verb, words, flags.config_name, flags.config_dir, plugins)
+        if verb == "train" and asks_for_pipeline(words):
+            return _pipeline(request, flags)
+        if flags.dry_run:
+            fix = "bigtrain --cfg job prints what a run would be made of"
+            raise ConfigError.of("CONFIG-FLAG", "--dry-run goes with pipeline=", fix=fix)
         displays = flags.help or flags.hydra_help or flags.cfg or flags.info
         if flags.multirun:
             from bigtrain.config.multirun import expand, validated
@@ -174,6 +181,27 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
         return int(importlib.import_module("bigtrain.commands.sweep").run(sweep, debug))
     command = importlib.import_module(f"bigtrain.commands.{verb}")
     return int(command.run(composed))
+
+
+def _pipeline(request: Any, flags: argparse.Namespace) -> int:
+    """pipeline=NAME: all its steps are composed before the first one starts."""
+    from bigtrain.config.display import display
+    from bigtrain.config.pipeline import read_pipeline
+    from bigtrain.pipeline.plan import displayed, make_plan
+
+    if flags.multirun or flags.info or flags.hydra_help or flags.config_name:
+        flag = "-m" if flags.multirun else "-cn" if flags.config_name else "--info"
+        fix = "give the pipeline alone; --cfg job prints what each of its stages is made of, --dry-run what would run"
+        raise ConfigError.of("CONFIG-PIPELINE", f"{flag} and pipeline= can't go together", fix=fix)
+    pipeline = read_pipeline(request)
+    if flags.help or flags.cfg:
+        for heading, composition in displayed(pipeline):
+            sys.stdout.write(heading + display(composition, flags))
+            if flags.help:
+                break
+        return ExitCode.OK
+    plan = make_plan(pipeline)
+    return int(importlib.import_module("bigtrain.commands.pipeline").run(plan, flags.dry_run))
 
 
 def _find_run(where: str, output_dir: Path) -> Path:

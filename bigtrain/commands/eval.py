@@ -31,8 +31,16 @@ from bigtrain.training.precision import ResolvedPrecision
 
 
 def run(composed: Composed) -> int:
-    """Evaluates. Raises BigtrainError for a checkpoint or data that can't be used."""
+    """Evaluates, and records it beside the run. Raises BigtrainError for a checkpoint or data that can't be used."""
     config: EvalConfig = composed.config
+    report = evaluate(config)
+    _record(config, report)
+    show(report)
+    return ExitCode.OK
+
+
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """What eval.json holds: the checkpoint's metrics on a split. Raises BigtrainError; writes nothing."""
     world = lone_world(config.gpus)
     loaded = load(config.checkpoint, world)
     data = build_data(_with_other_data(loaded, config), loaded.tokenizer)
@@ -50,7 +58,7 @@ def run(composed: Composed) -> int:
     assert evaluation is not None
     if isinstance(task, LanguageModeling) and data.spec.fingerprint == loaded.spec.fingerprint:
         evaluation.metrics.update(counting_losses(data, [config.split])[0][config.split])
-    report = {
+    return {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,
         "split": config.split,
@@ -59,9 +67,6 @@ def run(composed: Composed) -> int:
         "data_fingerprint": data.spec.fingerprint,
         "metrics": evaluation.metrics,
     }
-    _record(loaded, config, report)
-    _show(report)
-    return ExitCode.OK
 
 
 def _with_other_data(loaded: Loaded, config: EvalConfig) -> RunConfig:
@@ -119,22 +124,23 @@ def _split(split: str, data: DataModule) -> str:
     return split
 
 
-def _record(loaded: Loaded, config: EvalConfig, report: dict) -> None:
+def _record(config: EvalConfig, report: dict[str, Any]) -> None:
     """eval.json beside the checkpoints' run, and the scalars in its TensorBoard; a lone checkpoint is only read."""
-    run_dir = loaded.checkpoint.path.parent.parent
+    split, run_dir = report["split"], Path(report["checkpoint"]).parent.parent
     if not (run_dir / "config.yaml").is_file():
         return
     with durable.disk_errors(run_dir):
         durable.replace_json(run_dir / "eval.json", report)
     if config.tracking.tensorboard:
         # A folder of its own, purged by each evaluation: no second point on the run's curves.
-        tracker = Tracker([TensorBoardSink(run_dir / "tensorboard" / f"eval-{config.split}", purge_step=0)])
-        tags = {f"{config.split}/{name}": value for name, value in report["metrics"].items()}
-        tracker.scalars({"step": loaded.checkpoint.step, **tags})
+        tracker = Tracker([TensorBoardSink(run_dir / "tensorboard" / f"eval-{split}", purge_step=0)])
+        tags = {f"{split}/{name}": value for name, value in report["metrics"].items()}
+        tracker.scalars({"step": report["step"], **tags})
         tracker.close()
 
 
-def _show(report: dict) -> None:
+def show(report: dict[str, Any]) -> None:
+    """The table on the console."""
     console = SteadyConsole()
     console.print(f"{report['split']} split, {report['samples']:,} samples, weights of step {report['step']:,}")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -20,7 +20,10 @@ A target is one of `classes` or `values`. A task *needs* one kind of feature, wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
+
+from bigtrain.config.settings import setting
 
 
 @dataclass
@@ -35,12 +38,35 @@ class ModelConfig:
         return ("causal", "pooled") if "text" in self.consumes else ("pooled",)
 
 
+class Audit(Enum):
+    """What becomes of a training whose data the audit finds fault with."""
+
+    off = "off"
+    warn = "warn"
+    fail = "fail"
+
+
 @dataclass
 class DataConfig:
     """Settings of a data module."""
 
     provides: ClassVar[str] = ""
     target: ClassVar[str] = ""
+
+    audit: Audit = setting(
+        Audit.warn,
+        "Before training, look for samples of val and test that stand in train, and the like: warn of them; "
+        "fail: don't train when more than audit_limit do; off: don't look.",
+    )
+    audit_limit: float = setting(
+        0.01, "Share of val or test that may stand in train before the audit fails.", at_least=0, at_most=1
+    )
+    audit_similarity: float = setting(
+        0.7,
+        "For bigtrain check-data: texts are nearly the same that share so much of their 5-grams of characters.",
+        at_least=0.5,
+        at_most=1,
+    )
 
 
 @dataclass
@@ -53,6 +79,7 @@ class TaskConfig:
     primary_metric: ClassVar[str] = "loss"  # compared to choose the best checkpoint
     higher_is_better: ClassVar[bool] = False
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
+    measures: ClassVar[tuple[str, ...]] = ()  # names of its metrics, some of them of some data only; () if not said
 
 
 @dataclass

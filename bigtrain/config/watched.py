@@ -5,12 +5,16 @@ from __future__ import annotations
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.run import EarlyStoppingConfig, Mode
 
-_SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error")
+_SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "excess", "error", "mse", "mae")
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Of a metric's name without its split: losses, errors, and what follows from them."""
+    return metric in _SMALLER_IS_BETTER or metric.endswith(("_loss", "_error"))
 
 
 def watched_metric(settings: EarlyStoppingConfig, task: TaskConfig | type[TaskConfig]) -> tuple[str, bool]:
     """The metric's name ("loss") and whether higher is better: the task's own, or what the settings say."""
     metric = settings.metric or task.primary_metric
-    smaller = metric in _SMALLER_IS_BETTER or metric.endswith("_loss")
-    auto = task.higher_is_better if metric == task.primary_metric else not smaller
+    auto = task.higher_is_better if metric == task.primary_metric else not smaller_is_better(metric)
     return metric, auto if settings.mode is Mode.auto else settings.mode is Mode.max

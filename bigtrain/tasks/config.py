@@ -30,6 +30,7 @@ class LanguageModelingConfig(SmoothedTaskConfig):
 
     consumes: ClassVar[tuple[str, ...]] = ("text",)
     needs: ClassVar[str] = "causal"
+    measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "excess")
 
 
 @dataclass
@@ -39,6 +40,14 @@ class MaskedLanguageModelingConfig(TaskConfig):
     consumes: ClassVar[tuple[str, ...]] = ("text", "sentences")
     needs: ClassVar[str] = "bidirectional"
     meets_optimum: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "masked_accuracy",
+        "perplexity",
+        "masked_language_model",
+        "next_sentence",
+        "next_sentence_accuracy",
+    )
 
     mask_rate: float = setting(
         0.15,
@@ -61,6 +70,7 @@ class ClassificationConfig(SmoothedTaskConfig):
     needs: ClassVar[str] = "pooled"
     primary_metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1", "top5_accuracy", "excess")
 
 
 @dataclass
@@ -70,6 +80,7 @@ class RegressionConfig(TaskConfig):
     consumes: ClassVar[tuple[str, ...]] = ("images", "vectors", "sentences")
     target: ClassVar[str] = "values"
     needs: ClassVar[str] = "pooled"
+    measures: ClassVar[tuple[str, ...]] = ("loss", "mse", "mae", "r2", "excess")
 
 
 class Generate(Enum):
@@ -86,6 +97,15 @@ class Seq2SeqTaskConfig(SmoothedTaskConfig):
 
     consumes: ClassVar[tuple[str, ...]] = ("pairs",)
     needs: ClassVar[str] = "decoder"
+    measures: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "perplexity",
+        "token_accuracy",
+        "bleu",
+        "chrf",
+        "exact_match",
+        "excess",
+    )
 
     generate: Generate = setting(
         Generate.greedy,

@@ -1,0 +1,295 @@
+"""`bigtrain pipeline=NAME`: every stage of every round, in order; what was run before is not run again.
+
+Nothing has to be resumed by hand: a pipeline that was stopped or killed is given again as it was, and goes on inside
+the interrupted stage, as the place of each stage follows from what it depends on (`pipeline/store.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from bigtrain.build import build_data
+from bigtrain.commands import eval as evaluation
+from bigtrain.commands import train
+from bigtrain.commands.init_from import brought_tokenizer, settled
+from bigtrain.config.compose import Composed, compose, validate
+from bigtrain.config.pipeline import CONTROL, Pipeline
+from bigtrain.config.redact import redact_words
+from bigtrain.config.words import escape
+from bigtrain.errors import ConfigError, ExitCode
+from bigtrain.pipeline.plan import Plan, Step, request_of
+from bigtrain.pipeline.report import outcome_rows, primary_metric, write_report
+from bigtrain.pipeline.store import (
+    EVALUATION,
+    Outcome,
+    key_of,
+    place_of,
+    read_outcome,
+    start_hash,
+    state_of,
+)
+from bigtrain.pipeline.verdict import progress_of, sentences
+from bigtrain.tracking.console import SteadyConsole
+from bigtrain.tracking.formatting import number, short_path
+from bigtrain.training import durable
+from bigtrain.training.run_directory import (
+    RUN_DIR_VARIABLE,
+    Status,
+    create_run_directory,
+    require_run_directory,
+)
+from bigtrain.training.signals import StopRequest
+
+
+def run(plan: Plan, dry_run: bool = False) -> int:
+    """Runs what has not been run yet. Returns the exit code: that of a stage that did not finish, else 0.
+
+    Raises BigtrainError for what the user can mend; what was finished by then stays finished.
+    """
+    _refuse_ranks()
+    runner = _Runner(plan.pipeline)
+    console = SteadyConsole()
+    _show_plan(console, plan, runner)
+    if dry_run:
+        return ExitCode.OK
+    record = create_run_directory(runner.root, "pipelines")
+    _write_request(record, plan)
+    status = Status(record)
+    status.update(state="running", exit_code=None)
+    rounds: list[list[Outcome]] = []
+    code = ExitCode.OK
+    try:
+        with StopRequest() as stop:  # between stages; a training has its own
+            for steps in plan.rounds:
+                rounds.append([])
+                for step in steps:
+                    code = runner.stopped(stop.reason) or runner.perform(step, rounds, console)
+                    if code:
+                        break
+                if code or progress_of(plan.pipeline, rounds).reason:
+                    break
+    except BaseException as error:
+        status.update(state="failed", reason=str(error) or type(error).__name__)
+        raise
+    if code:
+        status.update(state="preempted" if code == ExitCode.PREEMPTED else "failed", exit_code=int(code))
+        again = " ".join([*plan.pipeline.request.flags, *redact_words(plan.pipeline.request.words)])
+        print(f"the pipeline is not finished; the same command goes on with it: bigtrain {again}")
+        return code
+    verdict = sentences(plan.pipeline, rounds, plan.notes)
+    report = write_report(record, plan.pipeline, rounds, verdict)
+    status.update(state="finished", exit_code=0, verdict=verdict)
+    _show_outcome(console, plan.pipeline, rounds, verdict, report)
+    return code
+
+
+class _Runner:
+    """Performs steps; knows the key and the place of each, once what it starts from is finished."""
+
+    def __init__(self, pipeline: Pipeline):
+        self.pipeline = pipeline
+        self.root = Path(pipeline.output_dir).expanduser() / pipeline.name
+        self._keys: dict[int, str] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def stopped(self, reason: str) -> ExitCode:
+        """The exit code of a stop that was asked for between two stages; 0 without one."""
+        if reason:
+            print(f"stopped by {reason}, between two stages")
+        return ExitCode.PREEMPTED if reason else ExitCode.OK
+
+    def key(self, step: Step) -> str:
+        """The step's key. Reads the data: what the step starts from must be finished."""
+        if id(step) not in self._keys:
+            from_scratch = step.control_of is not None  # the tokens it shares are in its data's fingerprint
+            parent_key = "" if step.parent is None or from_scratch else self.key(step.parent)
+            start = start_hash(self._start(step)) if step.start and not from_scratch else ""
+            if step.trains:
+                data = self._fingerprint(self._composed(step))
+            else:  # data of its own may have changed, and is looked at again each time
+                data = "" if step.composed.config.data.path is None else os.urandom(8).hex()
+            self._keys[id(step)] = key_of(step, data, parent_key, start)
+        return self._keys[id(step)]
+
+    def place(self, step: Step) -> Path:
+        """Where it lies, or will."""
+        return place_of(self.root, step, self.key(step))
+
+    def state(self, step: Step) -> str:
+        """finished, begun, new; "" where what it starts from is not finished."""
+        if step.parent is not None and self.state(step.parent) != "finished":
+            return ""
+        return state_of(self.place(step), step.trains)
+
+    def perform(self, step: Step, rounds: list[list[Outcome]], console: SteadyConsole) -> ExitCode:
+        """Runs a step, unless it is there already, and adds its outcome to the last round."""
+        state, place = self.state(step), self.place(step)
+        how = {"finished": "reused", "begun": "continued"}.get(state, "run")
+        count = len(rounds[-1]) + 1
+        of = f"round {step.round}, " if self.pipeline.iterate.max_rounds > 1 else ""
+        console.print()
+        console.rule(f"{of}stage {count}: {step.label} ({how})", align="left")
+        if how == "reused":
+            print(f"finished already: {short_path(place)}")
+        else:
+            code = self._train(step, place) if step.trains else self._evaluate(step, place)
+            if code:
+                return code
+        rounds[-1].append(read_outcome(step, self.key(step), place, how))
+        return ExitCode.OK
+
+    def _train(self, step: Step, place: Path) -> ExitCode:
+        if state_of(place, trains=True) == "begun":
+            words = (word("resume", str(place)),)
+            request = request_of(self.pipeline, "train", (*self.pipeline.request.plugin_words, *words))
+            composed = validate(compose(dataclasses.replace(request, config_name=None), require_run_directory))
+        else:
+            composed = self._composed(step)
+        with _run_directory(place):
+            return ExitCode(train.run(composed))
+
+    def _evaluate(self, step: Step, place: Path) -> ExitCode:
+        assert step.parent is not None
+        words = (*step.words, word("checkpoint", str(self.place(step.parent))))
+        composed = validate(compose(request_of(self.pipeline, "eval", words)))
+        report = evaluation.evaluate(composed.config)
+        evaluation.show(report)
+        with durable.disk_errors(self.root):
+            place.mkdir(parents=True, exist_ok=True)
+            durable.replace_json(place / EVALUATION, report)
+        return ExitCode.OK
+
+    def _start(self, step: Step) -> Path:
+        """What its `start` means: a folder, or a checkpoint by its full name."""
+        return Path(str(settled((step.control_of or step).composed).config.init_from))
+
+    def _composed(self, step: Step) -> Composed:
+        """The settings of a training, with what earlier steps bring."""
+        start = step.start or (str(self.place(step.parent)) if step.parent is not None else None)
+        words = (*step.words, f"name={step.stage}", word("output_dir", self.pipeline.output_dir))
+        request = request_of(self.pipeline, "train", words)
+        if start is None:
+            return validate(compose(request))
+        begun = dataclasses.replace(request, words=(*words, word("init_from", start)))
+        composed = validate(compose(begun))
+        if step.control_of is None:
+            return composed
+        # From scratch, but with the same tokens: what is compared is the weights.
+        data = settled(composed).config.data
+        path = getattr(data, "tokenizer_path", None)
+        if path is not None and path != getattr(composed.config.data, "tokenizer_path", None):
+            words += ("data.tokenizer=file", word("data.tokenizer_path", path))
+            words += ("data.vocab_size=null",) if hasattr(data, "vocab_size") else ()
+        return validate(compose(dataclasses.replace(request, words=words)))
+
+    def _fingerprint(self, composed: Composed) -> str:
+        config = settled(composed).config
+        text = f"{config.data!r} {config.trainer.limit_samples} {config.trainer.overfit}"
+        if text not in self._fingerprints:
+            self._fingerprints[text] = build_data(config, brought_tokenizer(config, None)).spec.fingerprint
+        return self._fingerprints[text]
+
+
+def word(key: str, value: str) -> str:
+    """key=value as one word of our own, no shell between."""
+    return f"{key}={escape(value)}"
+
+
+@contextlib.contextmanager
+def _run_directory(place: Path) -> Iterator[None]:
+    """The next run is to have this directory."""
+    os.environ[RUN_DIR_VARIABLE] = str(place.absolute())
+    try:
+        yield
+    finally:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _refuse_ranks() -> None:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a pipeline is one process that starts its ranks"
+        fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each stage its ranks"
+        raise ConfigError.of("CONFIG-PIPELINE", message, cause="the environment", fix=fix)
+
+
+def _write_request(record: Path, plan: Plan) -> None:
+    words = redact_words([*plan.pipeline.request.plugin_words, *plan.pipeline.request.words])
+    with durable.disk_errors(record):
+        durable.replace(record / "overrides.txt", "\n".join([f"pipeline={plan.pipeline.choice}", *words]) + "\n")
+
+
+def _show_plan(console: SteadyConsole, plan: Plan, runner: _Runner) -> None:
+    """What will be run, and what is there already."""
+    pipeline, several = plan.pipeline, len(plan.rounds) > 1
+    table = Table(
+        title=f"pipeline {pipeline.name}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    for name in (*(["round"] if several else []), "stage", "starts from", "model", "data", "length", ""):
+        table.add_column(name)
+    words = {"finished": "there already", "begun": "goes on", "new": "to run", "": "to run"}
+    for steps in plan.rounds:
+        for step in steps:
+            state = words[runner.state(step)]
+            if state == "goes on":
+                state += f" ({short_path(runner.place(step))})"
+            label = step.label.removesuffix(CONTROL)
+            table.add_row(*([str(step.round)] if several else []), label, *_described(step), state)
+    console.print(table)
+    for note in plan.notes:
+        print(f"note: {note}")
+    if several:
+        print(f"at most {len(plan.rounds)} rounds; {_until(pipeline)}")
+
+
+def _described(step: Step) -> tuple[str, str, str, str]:
+    if not step.trains:
+        assert step.parent is not None
+        return step.parent.stage, "", "", ""
+    choices, config = step.composed.choices, step.composed.config
+    start = step.start or (step.parent.stage if step.parent is not None else "")
+    if step.parent is not None and step.parent.stage == step.stage:
+        start = f"{start}, round {step.parent.round}"
+    if step.control_of is not None:
+        start = "scratch (control)"
+    return start, choices["model"], choices["data"], config.trainer.max_duration
+
+
+def _until(pipeline: Pipeline) -> str:
+    until, patience = pipeline.iterate.until, pipeline.iterate.patience
+    words = []
+    if until.target is not None:
+        words.append(f"until {until.metric} is {number(until.target)}")
+    if patience is not None:
+        words.append(f"or {patience} in a row without a better {until.metric}")
+    return " ".join(words) or "no target is set"
+
+
+def _show_outcome(
+    console: SteadyConsole, pipeline: Pipeline, rounds: list[list[Outcome]], verdict: list[str], report: Path
+) -> None:
+    console.print()
+    table = Table(
+        title=f"pipeline {pipeline.name}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    several = len(rounds) > 1
+    for name in (*(["round"] if several else []), "stage", "starts from", "metric", "val", "test", "time", ""):
+        table.add_column(name, justify="right" if name in ("val", "test", "time") else "left")
+    for outcome in (outcome for outcomes in rounds for outcome in outcomes):
+        for row in outcome_rows(outcome):
+            if outcome.step.trains or row.metric == primary_metric(outcome.step):
+                cells = (row.stage, row.start, row.metric, row.val, row.test, row.time, row.how)
+                table.add_row(*([row.round] if several else []), *cells)
+    console.print(table)
+    for sentence in verdict:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    root = short_path(report.parent.parent.parent)
+    lines = ["", f"report: {short_path(report)}", "", "# curves of all stages, side by side"]
+    for line in [*lines, f"tensorboard --logdir {root}"]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

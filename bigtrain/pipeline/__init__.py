@@ -1,0 +1,1 @@
+"""pretrain → finetune → evaluate → iterate: stages, rounds, and the verdict on them."""
