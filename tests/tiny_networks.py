@@ -108,7 +108,8 @@ class Memory:
 
     def __init__(self, spec, count, seed=0):
         rng = np.random.default_rng(seed)
-        self._samples, self._count = _draw(spec, count, rng), count
+        self.spec, self._count = spec, count
+        self._samples = _draw(spec, count, rng)
         if spec.values:
             del self._samples["labels"]
             mean, std = spec.value_normalization["mean"], spec.value_normalization["std"]

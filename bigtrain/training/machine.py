@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -105,13 +106,19 @@ def compile_blocks(
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
     """The measured ceiling of all ranks' devices together in this precision; they measure at the same time."""
     device = world.device
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peak = measured_peak_flops(device, precision.dtype)
+    peak = _peak_of(device, precision.dtype, torch.get_num_threads())
     if device.type == "cuda":  # the matrices of the measurement are not the run's memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return float(world.gather([peak]).sum())
+
+
+@lru_cache
+def _peak_of(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """Measured once in a process: it stays the same from one training to the next."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return measured_peak_flops(device, dtype)
 
 
 def device_name(device: torch.device) -> str:

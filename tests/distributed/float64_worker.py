@@ -1,7 +1,4 @@
-"""One rank of a training in float64, started by test_world_sizes.py: `float64_worker.py FOLDER STEPS MODEL`.
-
-Goes on from the newest checkpoint in FOLDER, trains to STEPS, saves, and appends the sample ids of its steps.
-"""
+"""Trainings in float64, as one rank of test_world_sizes.py: `float64_worker.py FOLDER STEPS`; or alone, in it."""
 
 import dataclasses
 import json
@@ -28,8 +25,21 @@ MODELS = {
 }
 
 
-def main(folder: Path, steps: int, model: str) -> None:
+def train_all(folder, steps, world):
+    """Every model in a folder of its name: goes on from the newest checkpoint there, trains to `steps`, saves, and
+    appends the sample ids of its steps.
+    """
+    default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
+    try:
+        for model in MODELS:
+            train(folder / model, steps, model, world)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def train(folder, steps, model, world):
+    """See `train_all`."""
     config = RunConfig(
         model=MODELS[model],
         data=TextCorpusConfig(
@@ -48,35 +58,35 @@ def main(folder: Path, steps: int, model: str) -> None:
             clip_norm=0.5,
         ),
     )
-    with join_world(config.trainer) as world:
-        parts = build_parts(config, build_data(config), world)
-        store = CheckpointStore(folder / "checkpoints")
-        if world.is_main:
-            store.prepare()
-        world.gather([0.0])
-        trainer = build_trainer(parts, folder, Tracker([]), StopRequest(), {}, store.newest())
-        trainer.limits = dataclasses.replace(trainer.limits, total_steps=steps)  # the schedule spans TOTAL_STEPS
-        dataset, seen = trainer.loader.dataset, []
-        trainer.loader.dataset = type(
-            "Noting", (), {"gather": staticmethod(lambda ids: seen.append(ids.tolist()) or dataset.gather(ids))}
-        )
-        first = trainer.state.step
-        trainer.fit()
-        micro_batches = len(seen) // (steps - first + 1)
-        shares = [sum(seen[step * micro_batches : (step + 1) * micro_batches], []) for step in range(steps - first)]
-        told = [json.loads(text) for text in _from_all(world, json.dumps(shares))]
-        if world.is_main:
-            with (folder / "ids.jsonl").open("a") as file:
-                for step in range(steps - first):
-                    file.write(json.dumps(sum((ranks[step] for ranks in told), [])) + "\n")
+    parts = build_parts(config, build_data(config), world)
+    store = CheckpointStore(folder / "checkpoints")
+    if world.is_main:
+        store.prepare()
+    world.gather([0.0])
+    trainer = build_trainer(parts, folder, Tracker([]), StopRequest(), {}, store.newest())
+    trainer.limits = dataclasses.replace(trainer.limits, total_steps=steps)  # the schedule spans TOTAL_STEPS
+    dataset, seen = trainer.loader.dataset, []
+    trainer.loader.dataset = type(
+        "Noting", (), {"gather": staticmethod(lambda ids: seen.append(ids.tolist()) or dataset.gather(ids))}
+    )
+    first = trainer.state.step
+    trainer.fit()
+    micro_batches = len(seen) // (steps - first + 1)
+    shares = [sum(seen[step * micro_batches : (step + 1) * micro_batches], []) for step in range(steps - first)]
+    told = [json.loads(text) for text in _from_all(folder, world, json.dumps(shares))]
+    if world.is_main:
+        with (folder / "ids.jsonl").open("a") as file:
+            for step in range(steps - first):
+                file.write(json.dumps(sum((ranks[step] for ranks in told), [])) + "\n")
 
 
-def _from_all(world, text):
+def _from_all(folder, world, text):
     """Every rank's text, on rank 0: through files, as `share` tells only rank 0's."""
-    folder = Path(sys.argv[1])
     (folder / f"rank-{world.rank}").write_text(text)
     world.gather([0.0])
     return [(folder / f"rank-{rank}").read_text() for rank in range(world.size)]
 
 
-main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+if __name__ == "__main__":
+    with join_world(TrainerConfig(gpus="0")) as its_world:
+        train_all(Path(sys.argv[1]), int(sys.argv[2]), its_world)
