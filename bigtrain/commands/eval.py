@@ -18,9 +18,8 @@ from bigtrain.data.text.config import TextClassificationConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import DataError, ExitCode
 from bigtrain.registry import TASKS
-from bigtrain.report.ngram import counting_losses
+from bigtrain.report.baselines import baselines_of
 from bigtrain.tasks.base import TrainingModule
-from bigtrain.tasks.language_modeling import LanguageModeling
 from bigtrain.tracking.console import SteadyConsole
 from bigtrain.tracking.formatting import number
 from bigtrain.tracking.tensorboard import TensorBoardSink
@@ -56,8 +55,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     evaluator = Evaluator(TrainingModule(loaded.network, task), task, data, precision, batch_size, world)
     evaluation = evaluator.evaluate(config.split, final=True)
     assert evaluation is not None
-    if isinstance(task, LanguageModeling) and data.spec.fingerprint == loaded.spec.fingerprint:
-        evaluation.metrics.update(counting_losses(data, [config.split])[0][config.split])
+    if data.spec.fingerprint == loaded.spec.fingerprint:  # else the training split is not what the model has seen
+        evaluation.metrics.update(baselines_of(task, data, [config.split]).metrics.get(config.split, {}))
     return {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,

@@ -9,8 +9,7 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
-from bigtrain.report.ngram import MAX_TOKENS, counting_losses
-from bigtrain.tasks.language_modeling import LanguageModeling
+from bigtrain.report.baselines import baselines_of
 from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.tracking.tracker import Tracker
@@ -94,15 +93,13 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
 
 
 def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) -> dict[str, float]:
-    """What counting alone reaches, as further metrics of a language model's columns; returned by tag, too."""
-    if not isinstance(parts.task, LanguageModeling):
-        return {}
-    losses, whole = counting_losses(parts.data, [column.split for column in columns])
-    if not whole:
-        tracker.note(f"the counting baselines are of the first {MAX_TOKENS:,} tokens of the training split")
+    """What little effort reaches, as further metrics of the columns; returned by tag, too."""
+    found = baselines_of(parts.task, parts.data, [column.split for column in columns])
+    for sentence in found.notes:
+        tracker.note(sentence)
     for column in columns:
-        column.metrics.update(losses[column.split])
-    return {f"{split}/{name}": value for split, metrics in losses.items() for name, value in metrics.items()}
+        column.metrics.update(found.metrics.get(column.split, {}))
+    return {f"{split}/{name}": value for split, metrics in found.metrics.items() for name, value in metrics.items()}
 
 
 def _intact_best(trainer: Trainer) -> str:

@@ -43,8 +43,7 @@ class NgramModel:
 
     def unigram(self, token: np.ndarray) -> np.ndarray:
         """P(w), float64, of tokens (N,)."""
-        kinds = np.count_nonzero(self._token_counts)
-        return (self._token_counts[token] + kinds / self._vocab_size) / (self.tokens + kinds)
+        return smoothed_unigram(self._token_counts, token)
 
     def bigram(self, before: np.ndarray, token: np.ndarray) -> np.ndarray:
         """P(w | v), float64, of tokens (N,) after `before` (N,)."""
@@ -61,6 +60,12 @@ class NgramModel:
         before, token = np.divmod(pairs, self._vocab_size)
         surprise = {"unigram_loss": -np.log(self.unigram(token)), "bigram_loss": -np.log(self.bigram(before, token))}
         return {name: float(nats @ counts / counts.sum()) for name, nats in surprise.items()}
+
+
+def smoothed_unigram(counts: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """P(w), float64, of tokens (N,), from how often each of the vocabulary occurred (V,)."""
+    kinds = np.count_nonzero(counts)
+    return (counts[token] + kinds / len(counts)) / (counts.sum() + kinds)  # type: ignore[no-any-return]
 
 
 def counting_losses(data: DataModule, splits: list[str]) -> tuple[dict[str, dict[str, float]], bool]:

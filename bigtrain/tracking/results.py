@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,14 +49,40 @@ class Results:
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
 
 
+BASELINES = {
+    "accuracy": ("majority_accuracy", "centroid_accuracy"),
+    "masked_language_model": ("unigram_loss",),
+    "loss": ("unigram_loss", "bigram_loss"),
+}
+"""Metric → the metrics that say what little effort reaches of it."""
+
+
+def gain_over_baseline(metrics: Mapping[str, float]) -> tuple[str, str, float] | None:
+    """(metric, its best baseline, how much better it is than that) of a split; None where no baseline is known.
+
+    Of a loss that is a sum, its part that the baseline is of.
+    """
+    for metric, names in BASELINES.items():
+        known = {name: metrics[name] for name in names if name in metrics}
+        if metric in metrics and known:
+            higher = metric == "accuracy"
+            best = (max if higher else min)(known, key=lambda name: known[name])
+            return metric, best, (metrics[metric] - known[best]) * (1 if higher else -1)
+    return None
+
+
 def results_table(results: Results) -> Table:
-    """Metric by split, empty where a split lacks it. The distance from a known optimum follows loss and accuracy."""
+    """Metric by split, empty where a split lacks it.
+
+    The distance from a known optimum follows loss and accuracy, and the gain over the best baseline its metric.
+    """
     table = Table(title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for column in results.columns:
         table.add_column(f"{column.split}, {column.weights}\nstep {column.step:,}", justify="right")
     names = dict.fromkeys(name for column in results.columns for name in column.metrics)
     names.pop("excess", None)  # said below the loss
+    gains = [gain_over_baseline(column.metrics) for column in results.columns]
     for name in names:
         values = [column.metrics.get(name) for column in results.columns]
         table.add_row(name.replace("_", " "), *("" if value is None else number(value) for value in values))
@@ -64,6 +91,9 @@ def results_table(results: Results) -> Table:
             distances = ["" if value is None else f"{value - optimum:+.4f}" for value in values]
             relation = "above" if name == "loss" else "from"
             table.add_row(f"  {relation} optimum {number(optimum)}", *distances)
+        if any(gain and gain[0] == name for gain in gains):
+            shown = [f"{gain[2]:+.4f}" if gain else "" for gain in gains]
+            table.add_row("  gain over baseline", *shown)
     return table
 
 

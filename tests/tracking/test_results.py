@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bigtrain.tracking.results import Results, SplitMetrics, next_commands, override, print_results
+from bigtrain.tracking.results import Results, SplitMetrics, gain_over_baseline, next_commands, override, print_results
 
 LONG = Path("outputs/transformer-python_docs-with-a-long-name/2025-01-02_10-11-12-ab12-and-more")
 RESULTS = Results(
@@ -155,3 +155,13 @@ def test_every_printable_letter_survives_the_shell_and_hydra_wherever_it_stands(
 @example("${oc.env:HOME}")
 def test_any_value_survives_the_shell_and_hydra(value):
     _survives(value)
+
+
+def test_the_gain_over_the_best_baseline():
+    loss = {"loss": 1.5, "bigram_loss": 2.0, "unigram_loss": 3.0}
+    assert gain_over_baseline(loss) == ("loss", "bigram_loss", 0.5)
+    accuracy = {"loss": 1.0, "accuracy": 0.5, "majority_accuracy": 0.4, "centroid_accuracy": 0.75}
+    assert gain_over_baseline(accuracy) == ("accuracy", "centroid_accuracy", -0.25)
+    pair = {"loss": 3.0, "masked_language_model": 2.5, "next_sentence": 0.5, "unigram_loss": 4.0}
+    assert gain_over_baseline(pair) == ("masked_language_model", "unigram_loss", 1.5)
+    assert gain_over_baseline({"loss": 1.0, "r2": 0.5}) is None
