@@ -23,7 +23,7 @@ from bigtrain.config.compose import Composed, compose, validate
 from bigtrain.config.pipeline import CONTROL, Pipeline
 from bigtrain.config.redact import redact_words
 from bigtrain.config.words import escape
-from bigtrain.errors import ConfigError, ExitCode
+from bigtrain.errors import ExitCode
 from bigtrain.pipeline.plan import Plan, Step, request_of
 from bigtrain.pipeline.report import outcome_rows, primary_metric, write_report
 from bigtrain.pipeline.store import (
@@ -53,7 +53,6 @@ def run(plan: Plan, dry_run: bool = False) -> int:
 
     Raises BigtrainError for what the user can mend; what was finished by then stays finished.
     """
-    _refuse_ranks()
     runner = _Runner(plan.pipeline)
     console = SteadyConsole()
     _show_plan(console, plan, runner)
@@ -212,17 +211,10 @@ def _run_directory(place: Path) -> Iterator[None]:
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
-def _refuse_ranks() -> None:
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a pipeline is one process that starts its ranks"
-        fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each stage its ranks"
-        raise ConfigError.of("CONFIG-PIPELINE", message, cause="the environment", fix=fix)
-
-
 def _write_request(record: Path, plan: Plan) -> None:
     words = redact_words([*plan.pipeline.request.plugin_words, *plan.pipeline.request.words])
     with durable.disk_errors(record):
-        durable.replace(record / "overrides.txt", "\n".join([f"pipeline={plan.pipeline.choice}", *words]) + "\n")
+        durable.replace(record / "overrides.txt", "\n".join(words) + "\n")
 
 
 def _show_plan(console: SteadyConsole, plan: Plan, runner: _Runner) -> None:

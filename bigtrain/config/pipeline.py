@@ -1,6 +1,6 @@
 """`pipeline=NAME`: the YAML of a pipeline and the words that change it → stages and rounds, read strictly. No torch.
 
-    overrides: [seed=1]                          # words for every training stage
+    overrides: [seed=1]                          # words for every training stage, before its own
     stages:
       pretrain:
         overrides: [model=bert, trainer.max_duration=500step]
@@ -27,6 +27,7 @@ other word goes to all training stages.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class Iterate:
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """All that was asked for. `words` go to every training stage, after its own."""
+    """All that was asked for. Every training stage has the words `common` before its own, and `words` after them."""
 
     choice: str
     name: str
@@ -90,6 +91,7 @@ class Pipeline:
     source: str
     stages: dict[str, Stage]
     iterate: Iterate
+    common: tuple[str, ...]
     words: tuple[str, ...]
     typed: dict[str, tuple[str, ...]]  # stage → the words that the command line adds to it, last
     request: Request
@@ -121,6 +123,10 @@ def read_pipeline(request: Request) -> Pipeline:
     if any(word.startswith("resume=") for word in words):
         fix = "leave resume= out: a pipeline that is run again goes on where it was"
         raise ConfigError.of("CONFIG-PIPELINE", "resume= goes on with one run, not with a pipeline", fix=fix)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a pipeline is one process that starts its ranks"
+        fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each stage its ranks"
+        raise ConfigError.of("CONFIG-PIPELINE", message, cause="the environment", fix=fix)
     content, source = _read_file(request, chosen[0])
     problems: list[Problem] = []
     stages, iterate, common = _sections(content, source, problems)
@@ -131,11 +137,17 @@ def read_pipeline(request: Request) -> Pipeline:
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     own = {key: _last(words, key) for key in ("name", "output_dir")}
-    rest = [word for word in words if word.partition("=")[0] not in own]
-    name = own["name"] or chosen[0].replace("/", "-")
-    request = dataclasses.replace(request, words=tuple(words))
     return Pipeline(
-        chosen[0], name, own["output_dir"] or "outputs", source, stages, iterate, (*common, *rest), typed, request
+        choice=chosen[0],
+        name=own["name"] or chosen[0].replace("/", "-"),
+        output_dir=own["output_dir"] or "outputs",
+        source=source,
+        stages=stages,
+        iterate=iterate,
+        common=tuple(common),
+        words=tuple(word for word in words if word.partition("=")[0] not in own),
+        typed=typed,
+        request=request,
     )
 
 

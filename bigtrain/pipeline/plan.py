@@ -83,13 +83,20 @@ def make_plan(pipeline: Pipeline) -> Plan:
 
 
 def _words_of(pipeline: Pipeline, number: int, name: str) -> tuple[str, ...]:
-    """Of a stage in a round, weakest first: its own, those for all, the schedule's, those typed for it.
+    """Of a stage in a round, weakest first: the file's for all, its own, those typed for all, the schedule's, those
+    typed for it.
 
     A round that the schedule no longer reaches is as the last one that it did.
     """
     schedule = pipeline.iterate.schedule[: number - 1]
     scheduled = next((words[name] for words in reversed(schedule) if name in words), [])
-    return (*pipeline.stages[name].overrides, *pipeline.words, *scheduled, *pipeline.typed.get(name, ()))
+    return (
+        *pipeline.common,
+        *pipeline.stages[name].overrides,
+        *pipeline.words,
+        *scheduled,
+        *pipeline.typed.get(name, ()),
+    )
 
 
 def _training(plan: Plan, number: int, name: str, steps: dict[str, Step], last: Step | None) -> Step:
