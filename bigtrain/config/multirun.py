@@ -1,7 +1,8 @@
 """`-m`: the words of a sweep → one list of words per job, all of them composed and validated.
 
 Hydra's syntax: `a,b`, `choice(a,b)`, `range(1,4)`, `glob(*)` for groups; a list `[1,2]` is one value. The jobs are
-the Cartesian product, in the order of the words, the last one turning fastest. Nothing is started from here.
+the Cartesian product, in the order of the words, the last one turning fastest. With `sweep=optuna` (search.py) they
+are chosen one after the other instead. Nothing is started from here.
 """
 
 from __future__ import annotations
@@ -9,23 +10,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
 
+from bigtrain.config.axes import MAX_JOBS, picked, values_of
 from bigtrain.config.compose import compose, validate
 from bigtrain.config.launcher import Launcher, read_launcher
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
-from bigtrain.config.words import is_hydra, is_launcher, parse_words
+from bigtrain.config.search import Search, read_search, saved_request
+from bigtrain.config.watched import watched_metric
+from bigtrain.config.words import is_hydra, is_launcher, is_search, parse_words
 from bigtrain.errors import ConfigError, Problem
 
-MAX_JOBS = 1000
-
-_PLAIN_LIST = re.compile(r"(?:choice\()?([^\[\]{}()'\"\\]*)\)?")
+_MOST_TRIED = 8  # combinations, before a value is refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What `-m` asks for. `name` and `output_dir` say where its directory goes; `notes` are sentences to show."""
+    """What `-m` asks for. `name` and `output_dir` say where its directory goes; `notes` are sentences to show.
+
+    With `search` the only job is an example, the first of each key's values.
+    """
 
     request: Request
     jobs: tuple[Job, ...]
@@ -58,10 +61,17 @@ class Sweep:
     notes: tuple[str, ...] = ()
     name: str = ""
     output_dir: str = ""
+    search: Search | None = None
 
     def heading(self, job: Job) -> str:
         """job 2/4: optimizer.learning_rate=3e-3 model=cnn"""
-        return f"job {job.number}/{len(self.jobs)}: {job}".rstrip(": ")
+        kind, count = ("trial", self.search.settings.trials) if self.search else ("job", len(self.jobs))
+        return f"{kind} {job.number}/{count}: {job}".rstrip(": ")
+
+    def job(self, number: int, swept: dict[str, str]) -> Job:
+        """The job of a search that has these values, by key as typed."""
+        assert self.search is not None
+        return _job(number, self.search.fixed, swept)
 
     def request_of(self, job: Job) -> Request:
         """What to compose for one job."""
@@ -81,7 +91,16 @@ def expand(request: Request) -> Sweep:
     if problems:
         raise ConfigError(*problems)
     ours = [override for override in overrides if not is_launcher(override)]
-    _refuse_unfit(ours)
+    if any(override.key_or_group == "resume" for override in ours):
+        saved, sweep_dir = saved_request(request, overrides)
+        sweep = expand(saved)
+        if sweep.search is None:
+            raise ConfigError.of("CONFIG-FILE", f"{sweep_dir} is no sweep of sweep=optuna", fix="start a new one")
+        return dataclasses.replace(sweep, search=dataclasses.replace(sweep.search, resumed=sweep_dir))
+    searching = any(is_search(override) for override in ours)
+    _refuse_unfit(ours, searching)
+    if searching:
+        return _expand_search(request, overrides)
     library: Library | None = None
     axes: list[tuple[str, list[str]]] = []  # key as typed → its values, as words
     for override in ours:
@@ -89,24 +108,46 @@ def expand(request: Request) -> Sweep:
             continue
         if isinstance(override.value(), Glob):
             library = library or Library(request, [item for item in ours if is_hydra(item)])
-            override = dataclasses.replace(override, config_loader=None, _value=_picked(override, library))
-        axes.append((override.get_key_element(), _values(override)))
+            override = dataclasses.replace(override, config_loader=None, _value=picked(override, library))
+        axes.append((override.get_key_element(), values_of(override)))
     fixed = [str(override.input_line) for override in ours if not override.is_sweep_override()]
     combinations = list(itertools.islice(itertools.product(*(values for _, values in axes)), MAX_JOBS + 1))
     if len(combinations) > MAX_JOBS:
         fix = "sweep over fewer values, in several sweeps"
         raise ConfigError.of("CONFIG-SWEEP", f"these words ask for more than {MAX_JOBS:,} jobs", fix=fix)
-    jobs = []
-    for number, values in enumerate(combinations, start=1):
-        swept = {key: value for (key, _), value in zip(axes, values, strict=True)}
-        words = (*fixed, *(f"{key}={value}" for key, value in swept.items()))
-        jobs.append(Job(number, {key.lstrip("+"): value for key, value in swept.items()}, words))
+    jobs = [
+        _job(number, fixed, {key: value for (key, _), value in zip(axes, values, strict=True)})
+        for number, values in enumerate(combinations, start=1)
+    ]
     launcher = read_launcher(override for override in overrides if is_launcher(override))
     return Sweep(request, tuple(jobs), launcher, tuple(_notes(ours)))
 
 
+def _job(number: int, fixed: Iterable[str], swept: dict[str, str]) -> Job:
+    words = (*fixed, *(f"{key}={value}" for key, value in swept.items()))
+    return Job(number, {key.lstrip("+"): value for key, value in swept.items()}, words)
+
+
+def _expand_search(request: Request, overrides: list[Override]) -> Sweep:
+    if launchers := [override for override in overrides if is_launcher(override)]:
+        fix = "sweep.n_jobs=N runs N trials at a time; several terminals may share a sweep: bigtrain -m resume=…"
+        message = f"{launchers[0].key_or_group} has no effect with sweep=optuna"
+        cause = f'command line, "{launchers[0].input_line}"'
+        raise ConfigError.of("CONFIG-SWEEP", message, cause=cause, fix=fix)
+    search = read_search(request, overrides)
+    first = _job(1, search.fixed, {part.key: part.samples()[0] for part in search.space})
+    notes = tuple(_notes(override for override in overrides if not is_search(override)))
+    return Sweep(request, (first,), read_launcher([]), notes, search=search)
+
+
 def validated(sweep: Sweep) -> Sweep:
-    """The sweep, with where it goes. Raises ConfigError with what is wrong with any of its jobs, naming the jobs."""
+    """The sweep, with where it goes. Raises ConfigError with what is wrong with any of its jobs, naming the jobs.
+
+    Of a search every value is tried; it is wrong where it goes with none of the values of the others that it was tried
+    with.
+    """
+    if sweep.search is not None:
+        return _validated_search(sweep, sweep.search)
     found: dict[Problem, list[Job]] = {}
     configs: list[Any] = []
     for job in sweep.jobs:
@@ -118,6 +159,10 @@ def validated(sweep: Sweep) -> Sweep:
     if found:
         notes = (Problem("CONFIG-SWEEP", note) for note in sweep.notes)  # perhaps that is what went wrong
         raise ConfigError(*(_naming_jobs(problem, jobs, sweep) for problem, jobs in found.items()), *notes)
+    return _placed(sweep, configs)
+
+
+def _placed(sweep: Sweep, configs: list[Any]) -> Sweep:
     places = {config.output_dir for config in configs}
     if len(places) > 1:
         fix = "give one output_dir: each job has a directory of its own in it"
@@ -127,50 +172,71 @@ def validated(sweep: Sweep) -> Sweep:
     return dataclasses.replace(sweep, name=name, output_dir=places.pop())
 
 
-def _refuse_unfit(overrides: Iterable[Override]) -> None:
-    """Raises ConfigError for resume=, and for a swept key that is given again."""
+def _validated_search(sweep: Sweep, search: Search) -> Sweep:
+    choices = [(part.key, part.samples()) for part in search.space]
+    tried: dict[tuple[str, ...], Any] = {}
+    found: dict[str, Problem] = {}
+    for place, (_, options) in enumerate(choices):
+        for option in options:
+            combinations = list(_combinations_with(choices, place, option))
+            for combination in combinations:
+                if combination not in tried:
+                    tried[combination] = _tried(sweep, choices, combination)
+                if not isinstance(tried[combination], ConfigError):
+                    break
+            else:
+                for problem in tried[combinations[0]].problems:
+                    found.setdefault(problem.message, problem)
+    if found:
+        raise ConfigError(*found.values(), *(Problem("CONFIG-SWEEP", note) for note in sweep.notes))
+    configs = [config for config in tried.values() if not isinstance(config, ConfigError)]
+    return _with_metric(_placed(sweep, configs), search, configs)
+
+
+def _combinations_with(
+    choices: list[tuple[str, tuple[str, ...]]], place: int, option: str
+) -> Iterator[tuple[str, ...]]:
+    """Combinations that have this option at this place: beside the first ones of the others, then other ones."""
+    longest = max(len(options) for _, options in choices)
+    for turn in range(min(longest, _MOST_TRIED)):
+        yield tuple(
+            option if index == place else options[turn % len(options)] for index, (_, options) in enumerate(choices)
+        )
+
+
+def _tried(sweep: Sweep, choices: list[tuple[str, tuple[str, ...]]], combination: tuple[str, ...]) -> Any:
+    """The config of these values, or the ConfigError that they end in, which names them."""
+    job = sweep.job(1, {key: option for (key, _), option in zip(choices, combination, strict=True)})
+    try:
+        return validate(compose(sweep.request_of(job))).config
+    except ConfigError as error:
+        causes = (f"tried with {job}: {problem.cause}".rstrip(": ") for problem in error.problems)
+        pairs = zip(error.problems, causes, strict=True)
+        return ConfigError(*(dataclasses.replace(problem, cause=cause) for problem, cause in pairs))
+
+
+def _with_metric(sweep: Sweep, search: Search, configs: list[Any]) -> Sweep:
+    watched = {watched_metric(config.trainer.early_stopping, config.task) for config in configs}
+    if len(watched) > 1:
+        shown = ", ".join(sorted(f"val/{name} ({'larger' if up else 'smaller'} is better)" for name, up in watched))
+        fix = "sweep.metric=loss, or another that all of them measure"
+        raise ConfigError.of("CONFIG-SWEEP", f"the trials would not have one metric in common: {shown}", fix=fix)
+    ((name, higher),) = watched
+    return dataclasses.replace(sweep, search=dataclasses.replace(search, metric=f"val/{name}", higher_is_better=higher))
+
+
+def _refuse_unfit(overrides: Iterable[Override], searching: bool) -> None:
+    """Raises ConfigError for an interval without a search, and for a swept key that is given again."""
     seen: dict[str, Override] = {}
     for override in overrides:
         key, cause = override.key_or_group, f'command line, "{override.input_line}"'
-        if key == "resume":
-            fix = "leave -m out: bigtrain resume=…"
-            raise ConfigError.of("CONFIG-SWEEP", "-m starts new runs; resume= goes on with one", cause=cause, fix=fix)
+        if override.is_interval_sweep() and not searching:
+            fix = f"list the values ({key}=a,b), give a range ({key}=range(1,4)), or add sweep=optuna"
+            message = f"{key} is given an interval, which has no list of values"
+            raise ConfigError.of("CONFIG-WORD", message, cause=cause, fix=fix)
         before = seen.setdefault(key, override)
         if before is not override and (override.is_sweep_override() or before.is_sweep_override()):
             raise ConfigError.of("CONFIG-SWEEP", f"{key} is given twice", cause=cause, fix=f"keep one {key}=…")
-
-
-def _picked(override: Override, library: Library) -> list[str]:
-    """The choices that a glob means."""
-    group, glob = override.key_or_group, override.value()
-    assert isinstance(glob, Glob)
-    cause = f'command line, "{override.input_line}"'
-    if not library.has_group(group):
-        fix = f"list the values: {group}=a,b"
-        raise ConfigError.of("CONFIG-SWEEP", f"{group} has no choices that glob() could pick", cause=cause, fix=fix)
-    picked: list[str] = sorted(glob.filter(library.choices(group)))
-    if not picked:
-        fix = f"choices: {', '.join(library.choices(group))}"
-        raise ConfigError.of("CONFIG-SWEEP", f"no choice of {group} is like that", cause=cause, fix=fix)
-    return picked
-
-
-def _values(override: Override) -> list[str]:
-    """The values as words: as typed (1e-3, not 0.001) where commas alone part them, else as Hydra writes them."""
-    cause = f'command line, "{override.input_line}"'
-    try:
-        values = list(itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))
-    except (HydraException, ValueError) as error:  # range(1,2,0)
-        fix = "for instance range(1,4), range(0,1,0.25)"
-        raise ConfigError.of("CONFIG-SWEEP", f"{override.key_or_group}: {error}", cause=cause, fix=fix) from error
-    typed = _PLAIN_LIST.fullmatch(str(override.input_line).partition("=")[2])
-    if typed and len(typed[1].split(",")) == len(values) and override.is_choice_sweep():
-        values = [value.strip() for value in typed[1].split(",")]
-    repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
-    if repeated or not values:
-        message = f"{override.key_or_group} has {f'{repeated[0]} twice' if repeated else 'no value'}"
-        raise ConfigError.of("CONFIG-SWEEP", message, cause=cause, fix="give each value once")
-    return values
 
 
 def _naming_jobs(problem: Problem, jobs: list[Job], sweep: Sweep) -> Problem:

@@ -4,8 +4,9 @@ Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, 
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
 unless it refers to something (`${oc.env:HOME}/x`), and a text may hold commas.
 
-With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (config/multirun.py). A comma in
-a free text stays text there too; `choice(a,b)` sweeps over every setting.
+With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (config/multirun.py), and with
+`sweep=optuna` an `interval(0,1)` too (config/search.py). A comma in a free text stays text there too; `choice(a,b)`
+sweeps over every setting.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
@@ -97,6 +99,22 @@ def is_launcher(override: Override) -> bool:
     return override.key_or_group == "hydra/launcher" or override.key_or_group.startswith("hydra.launcher.")
 
 
+def is_search(override: Override) -> bool:
+    """Whether an override says how `-m sweep=optuna` searches."""
+    return override.key_or_group == "sweep" or override.key_or_group.startswith("sweep.")
+
+
+def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
+    """The settings that a dotted key may mean, with their types: of a group, whichever of its parts is chosen."""
+    found = field_at(ROOTS[verb], key)
+    kind, _, name = key.partition(".")
+    candidates = [found] if found else []
+    for entry in () if found else REGISTRIES.get(kind, ()):
+        types = field_types(entry.config_class)
+        candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
+    return candidates
+
+
 def _verbatim(verb: str, word: str) -> Override | None:
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
@@ -126,13 +144,7 @@ def _text_override(key: str, value: str, word: str) -> Override:
 
 def _is_text(verb: str, key: str, free: bool) -> bool:
     """Whether a setting is a text; `free`: one that may hold a comma, so neither a duration nor a choice."""
-    found = field_at(ROOTS[verb], key)
-    kind, _, name = key.partition(".")
-    candidates = [found] if found else []
-    for entry in () if found else REGISTRIES.get(kind, ()):
-        types = field_types(entry.config_class)
-        candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
-    texts = [field.metadata for field, hint in candidates if without_none(hint) is str]
+    texts = [field.metadata for field, hint in fields_named(verb, key) if without_none(hint) is str]
     return any(not (free and (limits.get("duration") or limits.get("choices"))) for limits in texts)
 
 
@@ -164,9 +176,11 @@ def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
     if override.package is not None:
         message = f"{key}@{override.package} would put a choice elsewhere, which bigtrain does not do"
         return Problem("CONFIG-WORD", message, cause, f"write {key}=…")
-    if override.is_interval_sweep():
-        fix = f"list the values ({key}=a,b) or give a range ({key}=range(1,4)), with -m"
-        return Problem("CONFIG-WORD", f"{key} is given an interval, which has no list of values", cause, fix)
+    if is_search(override) and not multirun:
+        return Problem("CONFIG-SWEEP", f"{key}= says how several runs are chosen", cause, "add -m, or leave it out")
+    if override.is_interval_sweep() and not multirun:
+        fix = "give a number; -m sweep=optuna draws one from an interval"
+        return Problem("CONFIG-WORD", f"{key} is given an interval", cause, fix)
     if override.is_sweep_override() and not multirun:
         value = word.partition("=")[2]
         fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'; -m tries each"

@@ -59,6 +59,7 @@ def leaderboard_table(title: str, trials: Sequence[Trial]) -> Table:
         note = "" if trial.state == "finished" else trial.state
         if trial.state == "failed":
             note += f" ({trial.exit_code})"
+        note = f"{note} {trial.note}".strip()
         style = "red" if trial.state == "failed" else None
         table.add_row(str(trial.job.number), *trial.job.shown().values(), best, *tested, seconds, note, style=style)
     return table

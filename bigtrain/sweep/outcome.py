@@ -24,7 +24,8 @@ class Trial:
     job: Job
     run_dir: Path
     log: Path
-    state: str = "waiting"  # running; finished, failed, preempted (saved), stopped (too early), killed; not started
+    # running; finished, failed, pruned, preempted (saved), stopped (too early), killed; not started
+    state: str = "waiting"
     exit_code: int | None = None
     seconds: float | None = None
     metric: str = ""  # "val/loss"
@@ -32,6 +33,7 @@ class Trial:
     best_step: int | None = None
     higher_is_better: bool = False
     metrics: dict[str, float] = field(default_factory=dict)  # of the best weights: "val/loss", "test/loss", …
+    note: str = ""  # after the state, in the table
 
     def ended(self, exit_code: int, seconds: float) -> None:
         """Takes down the outcome. A negative exit code is a signal's, as subprocess has it."""
@@ -69,11 +71,13 @@ class Trial:
 def trials_of(sweep: Sweep, sweep_dir: Path) -> list[Trial]:
     """Every job with its run directory and log under `sweep_dir`, named so that they read well in TensorBoard."""
     width = len(str(len(sweep.jobs)))
-    trials = []
-    for job in sweep.jobs:
-        label = f"{job.number:0{width}d}{_label(job)}"
-        trials.append(Trial(job, sweep_dir / label, sweep_dir / f"{label}.log"))
-    return trials
+    return [trial_of(job, sweep_dir, width) for job in sweep.jobs]
+
+
+def trial_of(job: Job, sweep_dir: Path, width: int) -> Trial:
+    """A job with its run directory and log; `width`: of its number there, in digits."""
+    label = f"{job.number:0{width}d}{_label(job)}"
+    return Trial(job, sweep_dir / label, sweep_dir / f"{label}.log")
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

@@ -8,21 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bigtrain.config.multirun import Sweep
+from bigtrain.config.library import Request
 from bigtrain.distributed.launch import LAUNCHED, available_cores
 from bigtrain.errors import ExitCode
 from bigtrain.sweep.outcome import Trial
-from bigtrain.training.run_directory import RUN_DIR_VARIABLE
+from bigtrain.training.run_directory import RUN_DIR_VARIABLE, is_locked, is_run_directory
 
 
 class Launched(Protocol):
     """A job that was started."""
 
-    seconds: float  # how long it ran, once it has ended
+    @property
+    def seconds(self) -> float:
+        """How long it ran, once it has ended."""
 
     def poll(self) -> int | None:
         """Its exit code (negative: a signal's), or None while it runs."""
@@ -43,13 +45,15 @@ class Launcher(Protocol):
         """Starts these, in this order."""
 
 
-def command_of(sweep: Sweep, trial: Trial, debug: bool = False) -> list[str]:
-    """The command of one job: an ordinary `bigtrain train`."""
-    request = sweep.request
+def command_of(request: Request, trial: Trial, debug: bool = False) -> list[str]:
+    """The command of one job: an ordinary `bigtrain train`, or where it has begun already, `resume=` of it."""
     # `python -m` puts the current folder in front of all packages, which the installed command does not.
     safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]
     flags = ["--debug"] if debug else []
-    return [sys.executable, *safe_path, "-m", "bigtrain", "train", *flags, *request.flags, *trial.job.words]
+    words = [*request.flags, *trial.job.words]
+    if is_run_directory(trial.run_dir):
+        words = [*request.plugin_words, f"resume={trial.run_dir}"]
+    return [sys.executable, *safe_path, "-m", "bigtrain", "train", *flags, *words]
 
 
 def job_environment(trial: Trial, at_once: int) -> dict[str, str]:
@@ -74,20 +78,56 @@ def start_process(command: list[str], log: Path, environment: dict[str, str]) ->
 
 
 class ProcessLauncher:
-    """Processes of this machine, `n_jobs` at a time."""
+    """Processes of this machine, `at_once` at a time."""
 
-    def __init__(self, sweep: Sweep, debug: bool = False):
-        self.at_once = min(int(sweep.launcher.settings["n_jobs"]), len(sweep.jobs))
-        self._sweep = sweep
+    def __init__(self, request: Request, at_once: int, debug: bool = False):
+        self.at_once = at_once
+        self._request = request
         self._debug = debug
 
     def start(self, trials: Sequence[Trial]) -> list[Launched]:
-        """See Launcher."""
-        return [self._start(trial) for trial in trials]
+        """See Launcher. A run that another process still holds is started once it is let go."""
+        return [self._delayed(trial) if is_locked(trial.run_dir) else self._start(trial) for trial in trials]
+
+    def _delayed(self, trial: Trial) -> Launched:
+        return _Delayed(trial, self._start)
 
     def _start(self, trial: Trial) -> Launched:
         environment = {**job_environment(trial, self.at_once), LAUNCHED: str(os.getpid())}
-        return _Running(start_process(command_of(self._sweep, trial, self._debug), trial.log, environment))
+        return _Running(start_process(command_of(self._request, trial, self._debug), trial.log, environment))
+
+
+class _Delayed:
+    """A run whose process outlived the sweep that had started it: it has been asked to save, and is waited for."""
+
+    def __init__(self, trial: Trial, start: Callable[[Trial], Launched]):
+        self._trial = trial
+        self._start = start
+        self._job: Launched | None = None
+        self._asked = False
+
+    @property
+    def seconds(self) -> float:
+        return self._job.seconds if self._job else 0.0
+
+    def poll(self) -> int | None:
+        if self._job is None:
+            if self._asked:
+                return int(ExitCode.PREEMPTED)
+            if is_locked(self._trial.run_dir):
+                return None
+            self._job = self._start(self._trial)
+        return self._job.poll()
+
+    def stop(self) -> None:
+        self._asked = True
+        if self._job is not None:
+            self._job.stop()
+
+    def kill(self) -> None:
+        self._asked = True
+        if self._job is not None:
+            self._job.kill()
 
 
 class _Running:

@@ -67,7 +67,7 @@ class SubmititLauncher:
         columns = zip(
             *(
                 (
-                    command_of(self._sweep, trial, self._debug),
+                    command_of(self._sweep.request, trial, self._debug),
                     str(Path.cwd()),
                     str(trial.log.absolute()),
                     job_environment(trial, share),

@@ -34,9 +34,14 @@ class SteadyConsole(Console):
 def console_for(stream: TextIO | None = None) -> Sink:
     """A live view where `stream` (default: standard output) is a terminal with a cursor, else lines."""
     stream = stream or sys.stdout
-    if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown"):
+    if has_cursor(stream):
         return LiveConsole(SteadyConsole(file=stream))
     return PlainConsole(stream)
+
+
+def has_cursor(stream: TextIO) -> bool:
+    """Whether it is a terminal that can draw over what stands there."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 class PlainConsole(Sink):

@@ -1,5 +1,5 @@
-"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix, a map of decisions, and
-predicted against true values.
+"""Pictures for TensorBoard and reports: an image grid with predictions, a confusion matrix, a map of decisions,
+predicted against true values, and the importance of the settings of a search.
 
 Each function returns (height, width, 3) uint8. matplotlib is imported on first use, through its object
 interface on an Agg canvas: no window, no global state, and nothing left open.
@@ -8,7 +8,7 @@ interface on an Agg canvas: no window, no global state, and nothing left open.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,21 @@ def value_scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str] 
         axes.set_title(_name(index, names), fontsize=10)
         axes.set_xlabel("true")
         axes.set_ylabel("predicted")
+    return _pixels(figure)
+
+
+def importance_bars(shares: Mapping[str, float], title: str) -> np.ndarray:
+    """A bar per setting, the largest share on top; `shares` add up to 1."""
+    ordered = sorted(shares.items(), key=lambda pair: pair[1])
+    figure = _figure(7, 1.2 + 0.45 * len(ordered))
+    axes = figure.add_subplot()
+    names = [name.replace("$", r"\$") for name, _ in ordered]
+    bars = axes.barh(names, [share for _, share in ordered], color=_RIGHT)
+    axes.bar_label(bars, [f"{share:.0%}" for _, share in ordered], padding=3)
+    axes.set_xlim(0, 1.1 * max(share for _, share in ordered))
+    axes.set_xlabel("importance")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
     return _pixels(figure)
 
 

@@ -152,7 +152,7 @@ def fenced(text: str, language: str = "") -> str:
 
 
 def hyperparameter_summaries(
-    settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float]
+    settings: Mapping[str, bool | int | float | str], metrics: Mapping[str, float], failed: bool = False
 ) -> list[Any]:
     """The three summaries of TensorBoard's hparams plug-in: what there is, this run's values, its end.
 
@@ -178,7 +178,8 @@ def hyperparameter_summaries(
         experiment.hparam_infos.add(name=name, type=kind)
     for tag in metrics:
         experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
-    end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+    status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
+    end = SessionEndInfo(status=status, end_time_secs=time.time())
 
     summaries = []
     for tag, content in (

@@ -102,6 +102,21 @@ def lock(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Whether a process trains in this directory now."""
+    try:
+        descriptor = os.open(run_dir / ".lock", os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:  # no run has begun here
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Status:
     """status.json: what a run is doing, for people and programs; replaced atomically."""
 

@@ -103,7 +103,7 @@ def test_what_is_wrong_in_one_job_names_that_job():
         (["seed=interval(0,1)"], "list the values"),
         (["seed=1,2", "seed=3"], "seed is given twice"),
         (["seed=3", "seed=1,2"], "seed is given twice"),
-        (["resume=latest", "seed=1,2"], "leave -m out"),
+        (["resume=latest", "seed=1,2"], "a sweep goes on with its own words"),
         (["output_dir=choice(a,b)"], "the jobs have 2 output_dir"),
         (["model=glob(x*)"], "choices: bert"),
         (["seed=glob(*)"], "no choices that glob() could pick"),
