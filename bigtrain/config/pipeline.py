@@ -322,6 +322,9 @@ def _conflicts(stages: dict[str, Stage], iterate: Iterate, source: str) -> Itera
     before: list[str] = []
     for name, stage in stages.items():
         where = f"stages.{name}"
+        if stage.init_from == "???":
+            fix = f"give it: {GROUP}.stages.{name}.init_from=…"
+            yield Problem("CONFIG-PIPELINE", f"{where}.init_from has no value", source, fix)
         if stage.evaluate is not None:
             if stage.evaluate not in before or stages[stage.evaluate].evaluate is not None:
                 fix = f"name a training stage above it: {', '.join(before) or 'there is none'}"

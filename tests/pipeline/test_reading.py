@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigtrain.config.library import Request
+from bigtrain.config.library import Library, Request
 from bigtrain.config.pipeline import Pipeline, read_pipeline
 from bigtrain.errors import BigtrainError
 from bigtrain.pipeline.plan import Plan, make_plan
@@ -127,12 +127,16 @@ def test_mistakes_on_the_command_line(tmp_path, words, said):
     assert said in refusal(tmp_path, SMALL, *words)
 
 
-def test_all_pipelines_that_ship_compose():
-    from bigtrain.config.library import Library
-
+def test_all_pipelines_that_ship_compose(tmp_path):
+    needed = {
+        "bert_sst2": ["data.path=sst2", "pipeline.stages.finetune.init_from=outputs/bert"],
+        "bert_sst2_own": ["pipeline.stages.pretrain.data.path=texts", "pipeline.stages.finetune.data.path=sst2"],
+        "gpt_domain": ["pipeline.stages.domain.data.path=texts"],
+    }
     choices = Library(Request("train"), []).choices("pipeline")
-    assert "quickstart" in choices
+    assert {"quickstart", "cnn_transfer", *needed} <= set(choices)
     for choice in choices:
-        words = [f"pipeline={choice}"]
-        text = read_pipeline(Request("train", tuple(words)))
-        assert make_plan(text).rounds
+        request = Request("train", (f"pipeline={choice}", *needed.get(choice, [])))
+        assert make_plan(read_pipeline(request)).rounds
+    with pytest.raises(BigtrainError, match="stages.finetune.init_from has no value"):
+        read_pipeline(Request("train", ("pipeline=bert_sst2",)))
