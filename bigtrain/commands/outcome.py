@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from bigtrain import __version__
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.report.baselines import baselines_of
+from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.checkpoint import verify
+from bigtrain.training.machine import device_name
 from bigtrain.training.samples import sample_text, written_targets
 from bigtrain.training.snapshot import load_evaluated_weights
 from bigtrain.training.trainer import Trainer
@@ -41,7 +47,6 @@ def conclude(
     if fresh:
         trainer.tracker.scalars(trainer.row() | fresh)
     trainer.tracker.hyperparameters(_flat(composed.document), metrics)
-    trainer.tracker.close()  # the live view must be gone before the table is printed
     limits, state = trainer.limits, trainer.state
     samples = round(state.step * limits.samples_per_step)
     speed = samples / state.train_seconds if state.train_seconds else 0.0
@@ -68,8 +73,30 @@ def conclude(
         "tokens": results.tokens,
         "flops": samples * limits.flops_per_sample,
     }
+    if composed.config.tracking.report:
+        results = _reported(composed, parts, trainer, results, samples * limits.flops_per_sample)
+    trainer.tracker.close()  # the live view must be gone before the table is printed
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
     return facts, results
+
+
+def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Results, flops: float) -> Results:
+    """The results with the report that was written of them."""
+    spec, run_dir = parts.data.spec, results.run_dir
+    sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
+    facts = [
+        ("samples", f"{sizes} ({spec.kind}, fingerprint {spec.fingerprint[:12]})"),
+        ("parameters", f"{sum(parameter.numel() for parameter in parts.network.parameters()):,}"),
+        ("machine", f"{device_name(parts.world.device)}, {parts.world.size} rank{'s' if parts.world.size > 1 else ''}"),
+        ("precision", f"{trainer.precision.name} ({trainer.precision.reason})"),
+        ("software", f"bigtrain {__version__}, torch {torch.__version__}"),
+    ]
+    run = ReportedRun(composed.config, composed.document, facts, results, flops)
+    try:
+        return replace(results, report=str(write_run_report(run_dir, run)))
+    except Exception as error:  # a report must never end a run that has finished
+        trainer.tracker.note(f"there is no report: {type(error).__name__}: {error}", True)
+        return results
 
 
 def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:

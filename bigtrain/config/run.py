@@ -132,6 +132,7 @@ class TrackingConfig:
     """What is recorded beside metrics.jsonl."""
 
     tensorboard: bool = setting(True, "Write TensorBoard event files.")
+    report: bool = setting(True, "At the end, write report.md and report.html: results, curves, overfitting, cost.")
     samples: bool = setting(True, "At each evaluation, record generated text or an image grid with predictions.")
     sample_prompt: str = setting(
         "", "Prompt of the generated samples; empty: the beginning of the validation text.", verbatim=True

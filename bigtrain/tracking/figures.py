@@ -37,7 +37,7 @@ def image_grid(
         raise ValueError("image_grid needs at least one image")
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    figure = _figure(1.25 * columns, 1.5 * rows)
+    figure = empty_figure(1.25 * columns, 1.5 * rows)
     for index in range(count):
         axes = figure.add_subplot(rows, columns, index + 1)
         # One channel is drawn as grey; imshow wants it without its axis.
@@ -71,7 +71,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str] = ()) -> np.ndarra
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     side = min(max(3.5, 0.55 * classes + 1.5), 12)
-    figure = _figure(side, side)
+    figure = empty_figure(side, side)
     axes = figure.add_subplot(1, 1, 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xlabel("predicted class")
@@ -111,7 +111,7 @@ def decision_map(
     chosen = probabilities.argmax(axis=2)
     # From white, for an answer by chance, to the class's colour at half its strength: the points must stand out.
     sure = (probabilities.max(axis=2) - 1 / classes) / (1 - 1 / classes) / 2
-    figure = _figure(6, 6)
+    figure = empty_figure(6, 6)
     axes = figure.add_subplot(1, 1, 1)
     shades = 1 - sure[:, :, None] * (1 - colors[chosen][:, :, :3])
     axes.imshow(shades, extent=bounds, origin="lower", aspect="auto", interpolation="bilinear")
@@ -131,7 +131,7 @@ def value_scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str] 
     """Values (N, K): a panel for each of the first nine, with a dot per sample; on the line a prediction is right."""
     panels = min(true.shape[1], _MOST_PANELS)
     columns = math.ceil(math.sqrt(panels))
-    figure = _figure(3.2 * columns, 3.2 * math.ceil(panels / columns))
+    figure = empty_figure(3.2 * columns, 3.2 * math.ceil(panels / columns))
     for index in range(panels):
         axes = figure.add_subplot(math.ceil(panels / columns), columns, index + 1)
         axes.scatter(true[:, index], predicted[:, index], s=5, color="#08306b", alpha=0.5, linewidths=0)
@@ -146,7 +146,7 @@ def value_scatter(true: np.ndarray, predicted: np.ndarray, names: Sequence[str] 
 def importance_bars(shares: Mapping[str, float], title: str) -> np.ndarray:
     """A bar per setting, the largest share on top; `shares` add up to 1."""
     ordered = sorted(shares.items(), key=lambda pair: pair[1])
-    figure = _figure(7, 1.2 + 0.45 * len(ordered))
+    figure = empty_figure(7, 1.2 + 0.45 * len(ordered))
     axes = figure.add_subplot()
     names = [name.replace("$", r"\$") for name, _ in ordered]
     bars = axes.barh(names, [share for _, share in ordered], color=_RIGHT)
@@ -165,7 +165,7 @@ def _name(index: int, names: Sequence[str]) -> str:
     return name if len(name) <= _CAPTION_LENGTH else name[: _CAPTION_LENGTH - 1] + "…"
 
 
-def _figure(width: float, height: float) -> Any:
+def empty_figure(width: float, height: float) -> Any:
     """An empty figure of this many inches that belongs to no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bigtrain.tracking.console import encodable
-from bigtrain.tracking.formatting import clock, number, percent, scaled, short_path
+from bigtrain.tracking.formatting import clock, number, percent, printable, scaled, short_path
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Results:
     share_of_peak: float | None = None
     sample: str = ""  # generated text
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
+    report: str = ""  # path of the written report
 
 
 BASELINES = {
@@ -71,29 +72,37 @@ def gain_over_baseline(metrics: Mapping[str, float]) -> tuple[str, str, float] |
     return None
 
 
-def results_table(results: Results) -> Table:
-    """Metric by split, empty where a split lacks it.
+def result_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the table of results: metric by split, empty where a split lacks it.
 
     The distance from a known optimum follows loss and accuracy, and the gain over the best baseline its metric.
     """
-    table = Table(title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("")
-    for column in results.columns:
-        table.add_column(f"{column.split}, {column.weights}\nstep {column.step:,}", justify="right")
+    header = ["", *(f"{column.split}, {column.weights}\nstep {column.step:,}" for column in results.columns)]
+    rows = []
     names = dict.fromkeys(name for column in results.columns for name in column.metrics)
     names.pop("excess", None)  # said below the loss
     gains = [gain_over_baseline(column.metrics) for column in results.columns]
     for name in names:
         values = [column.metrics.get(name) for column in results.columns]
-        table.add_row(name.replace("_", " "), *("" if value is None else number(value) for value in values))
+        rows.append([name.replace("_", " "), *("" if value is None else number(value) for value in values)])
         optimum = {"loss": results.optimal_loss, "accuracy": results.optimal_accuracy}.get(name)
         if optimum is not None:
             distances = ["" if value is None else f"{value - optimum:+.4f}" for value in values]
             relation = "above" if name == "loss" else "from"
-            table.add_row(f"  {relation} optimum {number(optimum)}", *distances)
+            rows.append([f"  {relation} optimum {number(optimum)}", *distances])
         if any(gain and gain[0] == name for gain in gains):
-            shown = [f"{gain[2]:+.4f}" if gain else "" for gain in gains]
-            table.add_row("  gain over baseline", *shown)
+            rows.append(["  gain over baseline", *(f"{gain[2]:+.4f}" if gain else "" for gain in gains)])
+    return header, rows
+
+
+def results_table(results: Results) -> Table:
+    """`result_rows` for a console."""
+    table = Table(title=results.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    header, rows = result_rows(results)
+    for number_of_column, name in enumerate(header):
+        table.add_column(name, justify="right" if number_of_column else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -105,6 +114,8 @@ def print_results(console: Console, results: Results) -> None:
     if results.sample:
         _print_sample(console, results.sample)
     _print_line(console, f"run: {short_path(results.run_dir)}")
+    if results.report:
+        _print_line(console, f"report: {short_path(results.report)}")
     for purpose, command in results.commands:
         console.print()
         _print_line(console, f"# {purpose}", style="dim")
@@ -122,7 +133,7 @@ def _effort(results: Results) -> str:
 
 
 def _print_sample(console: Console, sample: str) -> None:
-    text = encodable(_printable(sample.strip("\n")), console.file)
+    text = encodable(printable(sample.strip("\n")), console.file)
     if console.is_terminal:
         console.print(Panel(Text(text), title="sample", title_align="left", border_style="dim", box=box.ROUNDED))
         return
@@ -136,11 +147,6 @@ def _print_line(console: Console, line: str, style: str = "") -> None:
     # soft_wrap: rich neither wraps nor crops; a terminal may fold the line, and copying it still gives one
     # line.
     console.print(Text(encodable(line, console.file), style=style), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Control characters made visible: a model may write an escape sequence, and a terminal would obey."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def next_commands(run_dir: Path, prompt: str | None = None, plugins: str = "") -> list[tuple[str, str]]:

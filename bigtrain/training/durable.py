@@ -33,11 +33,11 @@ def write_new(path: Path, content: bytes) -> str:
     return digest.hexdigest()
 
 
-def replace(path: Path, content: str) -> None:
-    """Puts a small text file in place of the old one: a reader sees the old or the new, never half."""
+def replace(path: Path, content: str | bytes) -> None:
+    """Puts a small file in place of the old one: a reader sees the old or the new, never half."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    write_new(temporary, content.encode())
+    write_new(temporary, content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
     sync_folder(path.parent)
 

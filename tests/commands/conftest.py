@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from . import warm_command
+
 COMMAND = Path(sys.executable).with_name("bigtrain")
 
 MODEL = ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=2"]
@@ -23,6 +25,7 @@ TINY = [
     *MARKOV,
     "data.sequence_length=16",
     "trainer.gpus=0",
+    "tracking.report=false",
     "trainer.max_duration=20step",
     "trainer.batch_size=8",
 ]
@@ -32,6 +35,7 @@ GLYPHS = [
     "model.hidden_size=8",
     "data.train_images=240",
     "data.test_images=50",
+    "tracking.report=false",
 ]
 
 
@@ -53,15 +57,7 @@ class Shell:
         )
 
     def run(self, *words, code=0, stdin=""):
-        done = subprocess.run(
-            [str(COMMAND), *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            input=stdin,
-            timeout=200,
-            env=self.environment,
-        )
+        done = warm_command.run(words, self.folder, self.environment or os.environ, stdin)
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
         assert "Traceback" not in done.stderr
         return done
