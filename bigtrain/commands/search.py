@@ -79,7 +79,9 @@ def _conclude(sweep: Sweep, source: SearchedTrials, sweep_dir: Path, table: Tabl
         words += [f"hydra.searchpath=[{request.config_dir}]"] if request.config_dir else []
         lines += ["", "# a run with the best settings", shlex.join([*words, f"experiment={BEST}"])]
     lines += ["", "# curves and settings of all trials, side by side", shlex.join(["tensorboard", "--logdir", path])]
-    if source.left():
+    if elsewhere := sum(trial.state == "running" for trial in source.all()):
+        lines += ["", f"# another process looks after {elsewhere} of the trials"]
+    elif source.left():
         words = ["bigtrain", "-m", f"resume={path}", *request.plugin_words]
         lines += ["", "# go on", shlex.join(words)]
     console = SteadyConsole()

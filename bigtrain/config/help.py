@@ -28,7 +28,8 @@ VERBS = {
 FLAGS = {
     "--help, -h": "this page; with model=cnn and the like, the settings of that choice",
     "--version": "bigtrain's version",
-    "--multirun, -m": "one run for each combination of values: -m model=transformer,cnn seed=range(0,3)",
+    "--multirun, -m": "one run for each combination of values: -m model=transformer,cnn seed=range(0,3); "
+    "with sweep=optuna a search: sweep.trials sweep.n_jobs sweep.metric sweep.pruner sweep.startup_trials sweep.seed",
     "--cfg job|hydra|all, -c": "print the composed config instead of running; --resolve resolves references",
     "--package KEY, -p": "with --cfg: only this node",
     "--info [all|config|defaults|defaults-tree|plugins|searchpath], -i": "how the config is put together",
@@ -46,6 +47,7 @@ EXAMPLES = {
         "bigtrain data=text_corpus data.path=my_texts/ data.tokenizer=char",
         "bigtrain resume=latest",
         "bigtrain -m optimizer.learning_rate=1e-3,3e-3 model=transformer,cnn",
+        "bigtrain -m sweep=optuna 'optimizer.learning_rate=interval(1e-4,1e-2)' sweep.trials=20",
         "bigtrain plugins=[my_package] model=my_model",
     ),
     "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),

@@ -81,23 +81,17 @@ class SearchedTrials:
         """See Source. One that was stopped stays open in the study: it is gone on with when the sweep is."""
         mine = self._mine.pop(trial.job.number)
         place = trial.job.number - 1
-        if trial.state != "finished" and not mine.falls_behind and trial.state != "failed":
+        if mine.falls_behind and trial.state in ("preempted", "stopped"):
+            self._mark_pruned(trial)
+        if trial.state not in ("finished", "failed", "pruned"):
             self._stopped.add(place)
             self.study.let_go(place)
             return
-        last = self._evaluations(trial)
         state, value = "FAIL", None
         if trial.state == "finished" and trial.best is not None and math.isfinite(trial.best):
             state, value = "COMPLETE", trial.best
-        elif trial.state == "failed" and trial.exit_code != ExitCode.NUMERICS:
-            trial.note = "" if trial.exit_code is None else trial.note
-        else:  # a loss that was not finite is an outcome: the sampler keeps away from such values
-            state = "PRUNED"
-        if mine.falls_behind and trial.state != "finished":
-            trial.state, trial.exit_code = "pruned", int(ExitCode.PREEMPTED)
-            trial.metrics = {self._search.metric: last[-1]} if last else {}
-            trial.note = f"after {len(last)} evaluation{'s' * (len(last) != 1)}" if last else ""
-            trial.note += f", {self._search.metric} {shown(last[-1])}" if last else ""
+        elif trial.state == "pruned" or trial.exit_code == ExitCode.NUMERICS:
+            state = "PRUNED"  # a loss that is not finite is an outcome: the sampler keeps away from such values
         facts = {"state": trial.state, "exit_code": trial.exit_code, "seconds": trial.seconds, "note": trial.note}
         if trial.state != "finished":
             with contextlib.suppress(OSError):  # a picture of what is in the leaderboard too
@@ -146,6 +140,14 @@ class SearchedTrials:
             trial.metrics = {self._search.metric: frozen.intermediate_values[max(frozen.intermediate_values)]}
         self._told[frozen.number] = trial
         return trial
+
+    def _mark_pruned(self, trial: Trial) -> None:
+        evaluations = self._evaluations(trial)
+        trial.state = "pruned"
+        if evaluations:
+            metric, last = self._search.metric, evaluations[-1]
+            trial.metrics = {metric: last}
+            trial.note = f"after {len(evaluations)} evaluation{'s' * (len(evaluations) > 1)}, {metric} {shown(last)}"
 
     def _trial(self, place: int, swept: dict[str, str]) -> Trial:
         return trial_of(self._sweep.job(place + 1, swept), self._sweep_dir, _DIGITS)

@@ -70,11 +70,14 @@ def require_run_directory(where: str, output_dir: Path) -> Path:
     path = latest if where == "latest" else Path(where).expanduser()
     if path is not None and is_run_directory(path):
         return path
+    fix = f"the newest run is {latest}" if latest else "start one: bigtrain"
+    if path is not None and (path / "sweep.json").is_file():
+        fix = f"it is a sweep: bigtrain -m resume={path}"
     raise CheckpointError.of(
         "RESUME-MISSING",
         f"resume={where}: there is no run to go on with",
         cause=f"{output_dir} holds no run" if path is None else f"{path} has no config.yaml",
-        fix=f"the newest run is {latest}" if latest else "start one: bigtrain",
+        fix=fix,
     )
 
 
