@@ -16,6 +16,7 @@ import torch
 from bigtrain import __version__
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.run import RunConfig, TrainerConfig
+from bigtrain.data.audit.findings import Report
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
@@ -60,6 +61,7 @@ class Parts:
     network: Network
     module: TrainingModule
     world: World
+    audit: Report | None = None  # of the data, where it was audited
 
     @property
     def writes_text(self) -> bool:

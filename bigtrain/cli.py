@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
 
-VERBS = ("train", "eval", "generate", "export")
-LATER_VERBS = ("plan", "check-data", "explain", "compare", "verify")
+VERBS = ("train", "eval", "generate", "export", "check-data")
+LATER_VERBS = ("plan", "explain", "compare", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,7 +179,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
         HydraConfig.instance().cfg = None
     if flags.multirun:
         return int(importlib.import_module("bigtrain.commands.sweep").run(sweep, debug))
-    command = importlib.import_module(f"bigtrain.commands.{verb}")
+    command = importlib.import_module(f"bigtrain.commands.{verb.replace('-', '_')}")
     return int(command.run(composed))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
+from bigtrain.commands.audit import audit_before_training, tell
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
@@ -192,6 +193,7 @@ def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))
+        report = audit_before_training(config, data)
     if data.spec.fingerprint != world.share(data.spec.fingerprint):
         raise DataError.of(
             "RANK-DATA",
@@ -199,7 +201,9 @@ def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -
             cause="the files behind the data settings differ between the ranks",
             fix="give every rank the same files",
         )
-    return build_parts(config, data, world)
+    parts = build_parts(config, data, world)
+    parts.audit = report
+    return parts
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -259,6 +263,8 @@ def _train(
                 durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
             for sentence in notes:
                 tracker.note(sentence)
+            if parts.audit is not None and world.is_main:
+                tell(parts.audit, run_dir, tracker)
             tracker.start(_facts(composed, run_dir, parts, trainer))
             reason = trainer.fit()
             if reason:

@@ -18,9 +18,11 @@ from bigtrain.registry import DATA, MODELS, TASKS, Registry
 Parts = Callable[[str], Mapping[str, str]]
 
 
-def find_conflicts(config: Any, parts: Parts) -> list[Problem]:
+def find_conflicts(config: Any, parts: Parts, verb: str = "train") -> list[Problem]:
     """Everything that can't go together; `parts(kind)` gives choice → registered part, for the advice."""
-    if isinstance(config, RunConfig):
+    if verb == "check-data":  # whatever model and task the data may be for
+        found = list(_names(config))
+    elif isinstance(config, RunConfig):
         found = [
             *_kinds(config, parts),
             *_lengths(config),

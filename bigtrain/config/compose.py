@@ -34,7 +34,7 @@ from bigtrain.config.redact import redact_words
 from bigtrain.config.resume import ResumeInfo, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
-from bigtrain.config.schema import ROOTS, node_type
+from bigtrain.config.schema import ROOTS, describes_training, node_type, root_name
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import is_hydra, parse_words
@@ -94,7 +94,7 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
         for default in defaults.defaults:
             _add_file(tree, library, default)
         if node_type(tree.config) is not ROOTS[request.verb]:
-            fix = f"begin its defaults list with: - {request.verb}"
+            fix = f"begin its defaults list with: - {root_name(request.verb)}"
             raise ConfigError.of("CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix)
     except ConfigError as error:
         raise ConfigError(*dict.fromkeys((*problems, *error.problems))) from error
@@ -112,8 +112,8 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
         for group, choice in defaults.overrides.known_choices.items()
         if isinstance(choice, str) and choice in library.choices(group)
     }
-    if request.verb == "train" and tree.raw()["name"] == "":
-        tree.config.name = _default_name(choices)
+    if describes_training(request.verb) and tree.raw()["name"] == "":
+        tree.config.name = _default_name(choices, request.verb)
     return Composition(request, tree, overrides, choices, library.groups, library.choices, library.parts)
 
 
@@ -125,7 +125,7 @@ def validate(composition: Composition) -> Composed:
     if isinstance(config, RunConfig) and config.init_from and not composition.resumed:
         config = _with_pretrained(composition, config)
     problems = find_problems(config)
-    problems += find_conflicts(config, composition.parts)
+    problems += find_conflicts(config, composition.parts, composition.request.verb)
     if problems:
         raise ConfigError(*(_with_cause(problem, tree) for problem in problems))
     return Composed(
@@ -241,8 +241,9 @@ def _add_file(tree: SettingsTree, library: Library, default: ResultDefault) -> N
         refuse_shadowed(library.repository, str(default.config_path), loaded)
 
 
-def _default_name(choices: dict[str, str]) -> str:
-    words = choices.get("experiment") or f"{choices.get('model', 'model')}-{choices.get('data', 'data')}"
+def _default_name(choices: dict[str, str], verb: str) -> str:
+    model, data = choices.get("model", "model"), choices.get("data", "data")
+    words = choices.get("experiment") or (data if verb == "check-data" else f"{model}-{data}")
     return words.replace("/", "-")
 
 

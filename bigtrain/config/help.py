@@ -23,6 +23,7 @@ VERBS = {
     "eval": "evaluate a checkpoint on a split",
     "generate": "generate text from a checkpoint",
     "export": "write a checkpoint in another library's format",
+    "check-data": "look for leaked, repeated and wrongly labelled samples",
 }
 
 FLAGS = {
@@ -53,6 +54,7 @@ EXAMPLES = {
     "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
     "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),
     "export": ("bigtrain export checkpoint=outputs/<name>/<run> path=my_model/",),
+    "check-data": ("bigtrain check-data", "bigtrain check-data model=cnn data=image_folder data.path=my_images/"),
 }
 
 EXIT_CODES = (

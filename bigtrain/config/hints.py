@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bigtrain.config.redact import redact
-from bigtrain.config.schema import ROOTS, field_types, is_group, leaves, node_type
+from bigtrain.config.schema import ROOTS, describes_training, field_types, is_group, leaves, node_type, root_name
 from bigtrain.errors import nearest
 from bigtrain.registry import REGISTRIES
 
@@ -78,7 +78,7 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
     `choices(kind)` gives choice → registered part of a group.
     """
     kind, _, last = key.partition(".")
-    if kind in REGISTRIES and verb != "train":
+    if kind in REGISTRIES and not describes_training(verb):
         return f"the {kind} and its settings come with the checkpoint"
     if kind in REGISTRIES and not OmegaConf.is_missing(root, kind):
         here = node_type(root[kind])
@@ -87,7 +87,11 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
         if owners:
             now = next((entry.name for entry in REGISTRIES[kind] if entry.config_class is here), "another")
             return f"{key} belongs to {' and '.join(owners)}; this run has {now}"
-    owners = [other for other, tree in ROOTS.items() if other != verb and key in dict_of_leaves(tree)]
+    owners = [
+        other
+        for other, tree in ROOTS.items()
+        if tree is not ROOTS[verb] and other == root_name(other) and key in dict_of_leaves(tree)
+    ]
     return f"{key} belongs to {' and '.join(f'bigtrain {other}' for other in owners)}" if owners else ""
 
 

@@ -23,7 +23,7 @@ from hydra.plugins.config_source import ConfigResult
 
 from bigtrain.config.hints import did_you_mean
 from bigtrain.config.plugins import loaded_plugins
-from bigtrain.config.schema import register_schemas
+from bigtrain.config.schema import register_schemas, root_name
 from bigtrain.config.words import is_hydra
 from bigtrain.config.yaml_files import CheckedFolder
 from bigtrain.errors import ConfigError, Problem, nearest
@@ -57,7 +57,7 @@ class Request:
     @property
     def root(self) -> str:
         """Name of the root YAML."""
-        return self.config_name or self.verb
+        return self.config_name or root_name(self.verb)
 
 
 class Library:

@@ -23,8 +23,14 @@ import bigtrain
 from bigtrain.config.run import EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.registry import REGISTRIES
 
-ROOTS: dict[str, type] = {"train": RunConfig, "eval": EvalConfig, "generate": GenerateConfig, "export": ExportConfig}
-"""Verb → its tree. The verb is also the name of its root YAML, configs/<verb>.yaml."""
+ROOTS: dict[str, type] = {
+    "train": RunConfig,
+    "eval": EvalConfig,
+    "generate": GenerateConfig,
+    "export": ExportConfig,
+    "check-data": RunConfig,
+}
+"""Verb → its tree. Its root YAML is configs/<verb>.yaml, or that of the first verb with the same tree."""
 
 _SCHEMA_NAMES = {"train": "run"}  # of the others: the verb
 _WORDS: dict[Any, tuple[str, str]] = {
@@ -36,6 +42,16 @@ _WORDS: dict[Any, tuple[str, str]] = {
 }
 
 
+def root_name(verb: str) -> str:
+    """Name of a verb's root YAML."""
+    return next(first for first, tree in ROOTS.items() if tree is ROOTS[verb])
+
+
+def describes_training(verb: str) -> bool:
+    """Whether the words of a verb are those of a training: it trains, or looks at what would be trained."""
+    return ROOTS[verb] is RunConfig
+
+
 @functools.cache
 def register_schemas() -> None:
     """Stores every settings class for YAML to name.
@@ -44,8 +60,8 @@ def register_schemas() -> None:
     """
     register_parts()
     store = ConfigStore.instance()
-    for verb, root in ROOTS.items():
-        store.store(group="schema", name=_SCHEMA_NAMES.get(verb, verb), node=root, package="_global_")
+    for verb in map(root_name, ROOTS):
+        store.store(group="schema", name=_SCHEMA_NAMES.get(verb, verb), node=ROOTS[verb], package="_global_")
     for kind, registry in REGISTRIES.items():
         group = store.repo["schema"].setdefault(kind, {})
         for entry in registry:

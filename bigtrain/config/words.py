@@ -22,7 +22,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 
 from bigtrain.config.hints import did_you_mean
-from bigtrain.config.schema import ROOTS, field_at, field_types, register_parts, without_none
+from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
@@ -129,7 +129,7 @@ def _is_verbatim(verb: str, key: str, value: str) -> bool:
     if found is not None:
         return _takes(found[0], value)
     kind, _, name = key.partition(".")  # a group: whichever of its parts is chosen
-    parts = REGISTRIES[kind] if kind in REGISTRIES and verb == "train" else ()
+    parts = REGISTRIES[kind] if kind in REGISTRIES and describes_training(verb) else ()
     return any(field.name == name and _takes(field, value) for part in parts for field in fields(part.config_class))
 
 
@@ -152,7 +152,7 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     key, equals, value = word.partition("=")
     if not equals:
         fix = "settings are given as key=value"
-        if verb != "train" and "/" in word:
+        if not describes_training(verb) and "/" in word:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"

@@ -5,12 +5,14 @@ tokens cached. Which files hold them, and how they are read, is `data/text/pair_
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
 
 from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
+from bigtrain.data.originals import Original, Originals
 from bigtrain.data.text.config import LongPair, SentencePairsConfig
 from bigtrain.data.text.pair_files import PairFiles, find_pair_files
 from bigtrain.data.text.ragged import Ragged
@@ -18,6 +20,7 @@ from bigtrain.data.text.text_files import content_hash
 from bigtrain.data.text.tokenizing import (
     find_or_prepare,
     fit_tokenizer,
+    fitted_to,
     given_tokenizer,
     unknown_tokens,
     warn_of_small_vocabulary,
@@ -56,6 +59,15 @@ class SentencePairs:
             vocab_size=self.tokenizer.vocab_size,
             sequence_length=config.sequence_length,
             special_tokens=self.tokenizer.special_ids,
+        )
+        self.originals = Originals(
+            key=fingerprint_of(source),
+            unit="sources",
+            open=lambda: _sources_of(files),
+            tokenizer=fitted_to(config, fits),
+            cut={split: count for split, (count, *_) in prepared.meta["too_long"].items()}
+            if config.too_long is LongPair.truncate
+            else {},
         )
         if fits:
             warn_of_small_vocabulary(config, self.tokenizer)
@@ -163,6 +175,16 @@ def _read(files: PairFiles) -> tuple[list[int], list[str], list[str], list[int]]
             fix="give files with text in them",
         )
     return lines, sources, targets, _counted(blank)
+
+
+def _sources_of(files: dict[str, PairFiles]) -> Callable[[], Iterator[Original]]:
+    """The sources alone: one that was learnt from is no test, whatever its translation there."""
+    read = {split: (found.paths[0], *_read(found)[:2]) for split, found in files.items()}
+    return lambda: (
+        Original(split, source, None, f"{path}:{line}")
+        for split, (path, lines, sources) in read.items()
+        for line, source in zip(lines, sources, strict=True)
+    )
 
 
 def _counted(lines: list[int]) -> list[int]:

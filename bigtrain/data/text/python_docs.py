@@ -48,6 +48,7 @@ class PythonDocs:
         splits = TextSplits(config, source, read, tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
+        self.originals = splits.originals
         self._splits = splits
 
     def dataset(self, split: str) -> TokenWindows:

@@ -5,7 +5,7 @@ come from is the business of `data/text/text_classification.py` and `data/text/t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,18 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.config.kinds import Audit
 from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
+from bigtrain.data.originals import Original, Originals, ReadOnce
 from bigtrain.data.text.augment import augmentation
 from bigtrain.data.text.config import SentencesConfig, TooLong
 from bigtrain.data.text.division import hashed_order
 from bigtrain.data.text.ragged import Ragged
-from bigtrain.data.text.tokenizing import find_or_prepare, fit_to_texts, given_tokenizer, warn_of_small_vocabulary
+from bigtrain.data.text.tokenizing import (
+    find_or_prepare,
+    fit_to_texts,
+    fitted_to,
+    given_tokenizer,
+    warn_of_small_vocabulary,
+)
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
-_VERSION = 1  # of what this file and the readers make of a source; part of every cache key
+_VERSION = 2  # of what this file and the readers make of a source; part of every cache key
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,12 @@ class SentenceSplits:
     ):
         fits = tokenizer is None
         tokenizer = given_tokenizer(config, tokenizer)
+        texts = ReadOnce(read, keep=config.audit is not Audit.off)
         prepared = find_or_prepare(
             "sentences",
             config,
             [_VERSION, source, config.sequence_length, config.too_long.value],
-            lambda tokenizer: _prepare(config, read(), tokenizer),
+            lambda tokenizer: _prepare(config, texts(), tokenizer),
             tokenizer,
         )
         meta, arrays = prepared.meta, prepared.arrays
@@ -83,6 +92,13 @@ class SentenceSplits:
             labels=tuple(meta["names"]),
         )
         self.augment = augmentation(config.augment)
+        self.originals = Originals(
+            key=fingerprint_of(_VERSION, source),
+            unit="texts",
+            open=lambda: _originals_of(texts.again()),
+            tokenizer=fitted_to(config, fits),
+            cut={split: meta["cut"].get(split, 0) for split in self._datasets},
+        )
         for note in meta["notes"]:
             warnings.warn(note, stacklevel=2)
         if fits:
@@ -150,6 +166,12 @@ def divide_by_class(texts: list[LabelledText], split: str) -> dict[str, list[Lab
     return parts
 
 
+def _originals_of(labelled: LabelledSplits) -> Callable[[], Iterator[Original]]:
+    return lambda: (
+        Original(split, one.text, one.label, one.place) for split in SPLITS for one in labelled.splits.get(split, ())
+    )
+
+
 def _prepare(config: SentencesConfig, labelled: LabelledSplits, tokenizer: Tokenizer | None) -> Prepared:
     texts = {split: [one.text for one in part] for split, part in labelled.splits.items()}
     tokenizer = tokenizer or fit_to_texts(config, texts["train"], end_of_text=True, unknown=True)
@@ -168,6 +190,7 @@ def _prepare(config: SentencesConfig, labelled: LabelledSplits, tokenizer: Token
     meta = {
         "tokenizer": tokenizer.to_json(),
         "names": list(labelled.names),
+        "cut": {split: len(lengths) for split, lengths in longer.items()},
         "notes": [*labelled.notes, *_note_of_cuts(longer, config)],
         "fingerprint": fingerprint_of(tokenizer.to_json(), list(labelled.names), list(arrays), *arrays.values()),
     }

@@ -40,6 +40,7 @@ class TextClassification:
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
         self.augment = splits.augment
+        self.originals = splits.originals
         self._splits = splits
 
     def dataset(self, split: str) -> Sentences:

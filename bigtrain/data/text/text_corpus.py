@@ -34,6 +34,7 @@ class TextCorpus:
         splits = TextSplits(config, source, lambda: _read_splits(config, files), tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
+        self.originals = splits.originals
         self._splits = splits
 
     def dataset(self, split: str) -> TokenWindows:

@@ -12,16 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bigtrain.config.kinds import Audit
 from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.originals import Originals, ReadOnce
 from bigtrain.data.text.config import TextConfig
 from bigtrain.data.text.config import Tokenizer as TokenizerKind
 from bigtrain.data.text.division import Divided
+from bigtrain.data.text.paragraphs import paragraphs
 from bigtrain.data.text.shards import ShardsGone, needs_keeping, shards_of, tokenise
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.text.tokenizing import (
     find_or_prepare,
     fit_to_texts,
+    fitted_to,
     given_tokenizer,
     warn_of_small_vocabulary,
     warn_of_unknown,
@@ -52,7 +56,8 @@ class TextSplits:
     ):
         fits = tokenizer is None
         tokenizer = given_tokenizer(config, tokenizer)
-        prepared = _find_or_prepare(config, source, read, tokenizer)
+        texts = ReadOnce(read, keep=config.audit is not Audit.off)
+        prepared = _find_or_prepare(config, source, texts, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
         streams = prepared.arrays
         self._windows = {
@@ -71,6 +76,12 @@ class TextSplits:
                 for split, windows in self._windows.items()
                 if prepared.meta["exact"]
             },
+        )
+        self.originals = Originals(
+            key=fingerprint_of(_VERSION, source),
+            unit="paragraphs",
+            open=lambda: paragraphs(texts.again()),
+            tokenizer=fitted_to(config, fits),
         )
         if fits:
             warn_of_small_vocabulary(config, self.tokenizer)

@@ -51,6 +51,20 @@ def find_or_prepare(
     return load_or_build(root, kind, key, lambda: prepare(tokenizer))
 
 
+def fitted_to(config: TokenizedConfig, fits: bool) -> str:
+    """A sentence: which texts the tokenizer was made from, as far as that can be known. `fits`: no checkpoint brought
+    it.
+    """
+    kind = config.tokenizer
+    if not fits:
+        return "it came with a checkpoint: fitted to what that was trained on"
+    if kind is TokenizerKind.file:
+        return f"{config.tokenizer_path} does not say which texts it was fitted to"
+    if kind is TokenizerKind.byte:
+        return "bytes: fitted to nothing"
+    return f"{kind.value}, fitted to the training split only"
+
+
 def fit_tokenizer(config: TokenizedConfig, splits: dict[str, Documents]) -> Tokenizer:
     """To the training split. Bytes, characters and bpe have an end_of_text only where something has to be kept apart;
     characters an `unknown` only where val or test need it.
