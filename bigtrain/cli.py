@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
 
-VERBS = ("train", "eval", "generate", "export", "check-data")
-LATER_VERBS = ("plan", "explain", "compare", "verify")
+VERBS = ("train", "eval", "generate", "export", "check-data", "compare")
+LATER_VERBS = ("plan", "explain", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,11 +143,13 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from bigtrain.config.compose import Request, compose, validate
     from bigtrain.config.pipeline import asks_for_pipeline
     from bigtrain.config.plugins import load_plugins, take_plugins
+    from bigtrain.config.words import take_paths
 
     try:
         plugins, words = take_plugins(flags.overrides)
         load_plugins(plugins)
-        request = Request(verb, words, flags.config_name, flags.config_dir, plugins)
+        paths, words = take_paths(verb, words)
+        request = Request(verb, words, flags.config_name, flags.config_dir, plugins, paths)
         if verb == "train" and asks_for_pipeline(words):
             return _pipeline(request, flags)
         if flags.dry_run:

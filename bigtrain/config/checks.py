@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bigtrain.config.durations import Duration, parse_duration
-from bigtrain.config.run import EvalConfig, ExportConfig, GenerateConfig, RunConfig
+from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.errors import Problem
 from bigtrain.registry import DATA, MODELS, TASKS, Registry
 
@@ -22,6 +22,8 @@ def find_conflicts(config: Any, parts: Parts, verb: str = "train") -> list[Probl
     """Everything that can't go together; `parts(kind)` gives choice → registered part, for the advice."""
     if verb == "check-data":  # whatever model and task the data may be for
         found = list(_names(config))
+    elif isinstance(config, CompareConfig):
+        found = []  # what its paths are, the command finds out
     elif isinstance(config, RunConfig):
         found = [
             *_kinds(config, parts),

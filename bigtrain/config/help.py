@@ -24,6 +24,7 @@ VERBS = {
     "generate": "generate text from a checkpoint",
     "export": "write a checkpoint in another library's format",
     "check-data": "look for leaked, repeated and wrongly labelled samples",
+    "compare": "runs side by side: settings, metrics, cost, curves",
 }
 
 FLAGS = {
@@ -51,6 +52,10 @@ EXAMPLES = {
         "bigtrain -m sweep=optuna 'optimizer.learning_rate=interval(1e-4,1e-2)' sweep.trials=20",
         "bigtrain plugins=[my_package] model=my_model",
     ),
+    "compare": (
+        "bigtrain compare outputs/<name>/<run> outputs/<name>/<other run>",
+        "bigtrain compare 'outputs/*/*' metric=val/bits_per_byte",
+    ),
     "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
     "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),
     "export": ("bigtrain export checkpoint=outputs/<name>/<run> path=my_model/",),
@@ -68,7 +73,8 @@ def render_help(composition: Composition) -> str:
     verb = composition.request.verb
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [f"bigtrain {verb}: {VERBS[verb]}", ""]
-    lines += [f"usage: bigtrain {'' if verb == 'train' else verb + ' '}[KEY=VALUE…] [FLAGS…]", ""]
+    before = {"train": "", "compare": "compare PATH PATH… "}.get(verb, f"{verb} ")
+    lines += [f"usage: bigtrain {before}[KEY=VALUE…] [FLAGS…]", ""]
     lines += ["verbs:", *_table({f"bigtrain {name}": text for name, text in VERBS.items()}, width), ""]
     if composition.groups:
         lines += ["choices (* chosen now):", *_table(_choices(composition), width), ""]

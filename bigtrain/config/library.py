@@ -41,6 +41,7 @@ class Request:
     config_name: str | None = None
     config_dir: str | None = None
     plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
+    paths: tuple[str, ...] = ()  # words that name places, of a verb that takes some
 
     @property
     def plugin_words(self) -> tuple[str, ...]:

@@ -208,6 +208,14 @@ class GenerateConfig:
 
 
 @dataclass
+class CompareConfig:
+    """`bigtrain compare RUN RUN …`: run directories, folders that hold some, or patterns."""
+
+    metric: str = setting("", "Metric to compare, such as val/loss; default: what chose the best weights of the first.")
+    path: str = setting("outputs/compare", "Folder for compare.png and compare.csv, which are replaced.", path=True)
+
+
+@dataclass
 class ExportConfig:
     """`bigtrain export`."""
 

@@ -20,7 +20,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 
 import bigtrain
-from bigtrain.config.run import EvalConfig, ExportConfig, GenerateConfig, RunConfig
+from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.registry import REGISTRIES
 
 ROOTS: dict[str, type] = {
@@ -29,6 +29,7 @@ ROOTS: dict[str, type] = {
     "generate": GenerateConfig,
     "export": ExportConfig,
     "check-data": RunConfig,
+    "compare": CompareConfig,
 }
 """Verb → its tree. Its root YAML is configs/<verb>.yaml, or that of the first verb with the same tree."""
 

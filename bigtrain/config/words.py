@@ -27,7 +27,11 @@ from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
 
+PATH_VERBS = ("compare",)
+"""Verbs after which paths may stand."""
+
 _PREFIX = re.compile(r"\+{0,2}")
+_ASSIGNMENT = re.compile(r"[+~]{0,2}[\w.]+=")
 _CHOICE = re.compile(r"[^=]+=choice\(.*\)", re.DOTALL)
 _UNESCAPED = re.compile(r"(\\*)\$\{")
 
@@ -57,6 +61,13 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
         else:
             overrides.append(override)
     return overrides, problems
+
+
+def take_paths(verb: str, words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(paths, other words) of a verb that takes paths. The folders of a sweep's jobs have a = in their names, too."""
+    words = tuple(words)
+    paths = tuple(word for word in words if verb in PATH_VERBS and not _ASSIGNMENT.match(word))
+    return paths, tuple(word for word in words if word not in paths)
 
 
 def _depth(word: str) -> int:

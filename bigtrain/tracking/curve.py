@@ -30,10 +30,13 @@ def resample(values: Sequence[float], count: int) -> list[float]:
     return means
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """One line of bars, lowest value to highest; a value that is not finite leaves a gap."""
+def sparkline(values: Sequence[float], width: int, limits: tuple[float, float] | None = None) -> str:
+    """One line of bars, lowest value to highest; a value that is not finite leaves a gap.
+
+    `limits`: lowest and highest of several lines that share one scale.
+    """
     points = resample(values, width)
-    low, high = bounds(points)
+    low, high = limits or bounds(points)
     top = len(_BARS) - 1
     return "".join(_BARS[round((value - low) / (high - low) * top)] if _drawable(value) else " " for value in points)
 

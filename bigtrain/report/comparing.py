@@ -1,0 +1,119 @@
+"""Which metrics of two runs may be held against each other, and in which settings they differ. Pure functions.
+
+A metric says something about two models only if it is of the same thing: the same task, on the same samples, per the
+same unit. A loss per token depends on what a token is; bits per byte don't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigtrain.report.runs import RunRecord
+
+_ANY_TOKENIZER = {
+    "language_modeling": (("bits_per_byte",), "bits per byte can"),
+    "seq2seq": (("bleu", "chrf", "exact_match"), "BLEU, chrF and exact matches can"),
+}
+_PER_SAMPLE = ("classification", "regression")  # tasks without a target per token
+_WITHOUT_EFFECT = ("name", "tags", "output_dir", "resume", "tracking.", "extra")
+_OF_NO_EFFECT_ON_VALIDATION = ("data.cache_dir", "data.audit", "data.augment.")
+_TOKENS = ("data.tokenizer", "data.vocab_size")
+_WINDOWS = ("data.sequence_length",)
+_TRAINING = ("data.train_path",)
+_SAMPLES = ("trainer.limit_samples", "trainer.overfit")
+_SAME_TEXT = 0.05  # two counts of the same text's bytes, which leave out the end of it, differ by less
+
+
+@dataclass(frozen=True)
+class Comparability:
+    """Whether all metrics can be compared, or those named in `metrics` (without a split); `sentence`: why not all."""
+
+    everything: bool
+    metrics: tuple[str, ...] = ()
+    sentence: str = ""
+
+    def allows(self, tag: str) -> bool:
+        """Whether a metric such as "val/loss" can be compared."""
+        return self.everything or tag.rpartition("/")[2] in self.metrics
+
+
+def comparability(one: RunRecord, other: RunRecord) -> Comparability:
+    """Of the validation and test metrics of two runs."""
+    tasks = [run.kinds.get("task", "") for run in (one, other)]
+    if tasks[0] != tasks[1]:
+        return _nothing(f"their tasks are {tasks[0]} and {tasks[1]}")
+    samples = [key for key in _SAMPLES if one.settings.get(key) != other.settings.get(key)]
+    if samples:
+        return _nothing(f"they are measured on other samples ({', '.join(samples)})")
+    if one.data is None or other.data is None:
+        changed = data_differences(one, other)
+        if changed or one.kinds.get("data") != other.kinds.get("data"):
+            return _nothing(
+                f"their data differs ({', '.join(changed) or 'data'}), and one has no checkpoint to tell more"
+            )
+        return Comparability(True)
+    if one.data.get("fingerprint") == other.data.get("fingerprint"):
+        return Comparability(True)
+    return _other_data(one, other, tasks[0])
+
+
+def data_differences(one: RunRecord, other: RunRecord) -> list[str]:
+    """Keys of data settings that differ and may change what validation is of."""
+    keys = sorted({*one.settings, *other.settings})
+    keys = [key for key in keys if key.startswith("data.") and not key.startswith(_OF_NO_EFFECT_ON_VALIDATION)]
+    return [key for key in keys if one.settings.get(key) != other.settings.get(key)]
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Key → its value in each run, None where a run has no such setting; of keys that are not the same in all."""
+    groups = dict.fromkeys(
+        group for run in runs for group in run.choices if group in run.kinds or group == "experiment"
+    )
+    found = {group: [run.choices.get(group) for run in runs] for group in groups}
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_WITHOUT_EFFECT))
+    found |= {key: [run.settings.get(key) for run in runs] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
+
+
+def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
+    kinds = [run.kinds.get("data", "") for run in (one, other)]
+    if kinds[0] != kinds[1]:
+        return _nothing(f"their data is {kinds[0]} and {kinds[1]}")
+    changed = data_differences(one, other)
+    harmless = (*_WINDOWS, *_TRAINING, *(() if one.tokenizer is None else _TOKENS))  # else vocab_size makes the data
+    beyond = [key for key in changed if not key.startswith(harmless)]
+    if beyond:
+        return _nothing(f"they are measured on other data or another split ({', '.join(beyond)})")
+    other_tokens = one.tokenizer != other.tokenizer
+    if not changed and not other_tokens:
+        return _nothing("the files behind the same data settings have changed between them")
+    if task in _PER_SAMPLE:
+        return Comparability(True)
+    if not _same_text(one, other):
+        return _nothing("they are measured on other texts, or on other parts of one")
+    if other_tokens:
+        metrics, can = _ANY_TOKENIZER.get(task, ((), "no metric can"))
+        why = "their tokenizers differ: loss and perplexity are per token and can't be compared"
+        return Comparability(False, metrics, f"{why}; {can}")
+    return Comparability(True)
+
+
+def _same_text(one: RunRecord, other: RunRecord) -> bool:
+    """Whether the validation texts have about as many bytes, where that is known."""
+    sizes = []
+    for run in (one, other):
+        facts = run.data or {}
+        if facts.get("kind") != "text":
+            return True
+        try:
+            tokens = facts["sizes"]["val"] * facts["sequence_length"]
+            sizes.append(float(tokens * facts["bytes_per_token"]["val"]))
+        except (KeyError, TypeError):
+            return True
+    return abs(sizes[0] - sizes[1]) <= _SAME_TEXT * max(sizes)
+
+
+def _nothing(why: str) -> Comparability:
+    return Comparability(False, (), f"{why}: no metric can be compared")
