@@ -80,7 +80,8 @@ def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
     kinds = [run.kinds.get("data", "") for run in (one, other)]
     if kinds[0] != kinds[1]:
-        return _nothing(f"their data is {kinds[0]} and {kinds[1]}")
+        names = [run.choices.get("data", kind) for run, kind in zip((one, other), kinds, strict=True)]
+        return _nothing(f"their data is {names[0]} and {names[1]}")
     changed = data_differences(one, other)
     harmless = (*_WINDOWS, *_TRAINING, *(() if one.tokenizer is None else _TOKENS))  # else vocab_size makes the data
     beyond = [key for key in changed if not key.startswith(harmless)]
