@@ -22,7 +22,7 @@ from bigtrain.data.audit.duplicates import (
     repeated_samples,
     shared_samples,
 )
-from bigtrain.data.audit.findings import KINDS, LEAKED, Check, Offence, Report
+from bigtrain.data.audit.findings import KINDS, LEAKED, LEAKS, Check, Offence, Report
 from bigtrain.data.audit.texts import Pass, digest_texts, near_duplicates
 from bigtrain.data.base import DataModule
 from bigtrain.data.originals import Originals
@@ -32,7 +32,6 @@ _SHOWN = 300  # characters of a text
 _MANY_REPEATS = 0.1  # of train
 _MANY_CUT = 0.05  # of a split
 _SHIFT, _CHANCE = 0.05, 1e-3  # a shift of labels that is both larger and less likely than these is worth a warning
-_NAMES = {"exact": "duplicates", "normalised": "normalised", "near": "near-duplicates"}
 
 
 @dataclass
@@ -137,7 +136,7 @@ def _checks_of_leaks(table: Table, leaks: list[Offence], limit: float, near: boo
         here = [leak for leak in leaks if (leak.other_split, leak.split) == (first, later)]
         total = len(table[later])
         normalises = table[later].gist is not table[later].exact
-        for kind, name in _NAMES.items():
+        for kind, name in zip(KINDS, LEAKS, strict=False):
             if kind == "normalised" and not normalises:
                 continue
             if near or kind != "near":

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 VERDICTS = ("note", "ok", "warn", "fail")  # from the harmless to the worst; a note is no judgement
 KINDS = ("exact", "normalised", "near", "repeat", "conflict")
+LEAKS = ("duplicates", "normalised", "near-duplicates")  # the checks of the first three kinds
 
 LEAKED = "leaked in all"  # by any way; what decides whether the data passes
 

@@ -16,7 +16,7 @@ from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 
 _VERSION = 1  # of the audit; part of the cache key
-_MOST_SAMPLES = 300_000
+_MOST_SAMPLES = 150_000
 _MOST_BYTES = 256 << 20
 
 
