@@ -57,10 +57,21 @@ class Shell:
         )
 
     def run(self, *words, code=0, stdin=""):
-        done = warm_command.run(words, self.folder, self.environment or os.environ, stdin)
+        done = self._run_installed(words, stdin) if self.environment else warm_command.run(words, self.folder, stdin)
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
         assert "Traceback" not in done.stderr
         return done
+
+    def _run_installed(self, words, stdin):
+        return subprocess.run(
+            [str(COMMAND), *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=200,
+            env=self.environment,
+        )
 
     def runs(self):
         return sorted(path.parent for path in self.folder.glob("outputs/*/*/config.yaml"))
