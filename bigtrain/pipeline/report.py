@@ -6,23 +6,22 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bigtrain.config.pipeline import CONTROL, Pipeline
 from bigtrain.config.watched import watched_metric
 from bigtrain.pipeline.plan import Step
 from bigtrain.pipeline.store import Outcome
 from bigtrain.pipeline.verdict import gains_of, watched_value
+from bigtrain.report.curves import Panel, curves_png, series_of
+from bigtrain.report.document import Block, Heading, Listing, Paragraph, Picture, Table, write_document
+from bigtrain.report.run_report import REPORT
 from bigtrain.tracking.formatting import clock, number, scaled, short_path
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training import durable
 
 
 class Row(NamedTuple):
@@ -49,15 +48,18 @@ HEADINGS = Row(
 
 def write_report(record: Path, pipeline: Pipeline, rounds: list[list[Outcome]], verdict: Sequence[str]) -> Path:
     """Writes everything; returns where report.html lies. Raises MachineError where it can't be written."""
-    rows = [row for outcomes in rounds for outcome in outcomes for row in outcome_rows(outcome)]
-    picture = curves_png(rounds)
-    title = f"pipeline {pipeline.name}"
-    with durable.disk_errors(record):
-        durable.write_new(record / "curves.png", picture)
-        durable.replace(record / "report.md", _markdown(title, verdict, rows))
-        durable.replace(record / "report.html", _html(title, verdict, rows, picture))
+    rows = [list(row) for outcomes in rounds for outcome in outcomes for row in outcome_rows(outcome)]
+    blocks: list[Block] = [
+        Heading("Verdict"),
+        Listing(verdict),
+        Heading("Stages"),
+        Table(HEADINGS, rows, text=True),
+        Paragraph("Each training has a report of its own in its folder."),
+        Picture("curves.png", curves_png(stage_panels(rounds)), "validation by step"),
+    ]
+    write_document(record, REPORT, f"pipeline {pipeline.name}", blocks)
     _write_scalars(record, pipeline, rounds, verdict)
-    return record / "report.html"
+    return record / f"{REPORT}.html"
 
 
 def outcome_rows(outcome: Outcome) -> Iterator[Row]:
@@ -96,69 +98,19 @@ def primary_metric(step: Step) -> str:
     return watched_metric(config.trainer.early_stopping, config.task)[0]
 
 
-def curves_png(rounds: list[list[Outcome]]) -> bytes:
-    """The metric that chose the weights on validation, by step, for every training: one panel per stage."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels: dict[str, list[Outcome]] = {}
-    for outcome in {outcome.key: outcome for outcomes in rounds for outcome in outcomes}.values():
-        if outcome.step.trains:
-            panels.setdefault(outcome.step.stage.removesuffix(CONTROL), []).append(outcome)
-    figure = Figure(figsize=(5.5 * max(1, len(panels)), 3.8), dpi=110, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    for index, (stage, outcomes) in enumerate(panels.items(), start=1):
-        axes: Any = figure.add_subplot(1, len(panels), index)
-        for outcome in outcomes:
-            rows = read_rows(outcome.place / "metrics.jsonl")
-            points = [(row["step"], row[outcome.best_metric]) for row in rows if outcome.best_metric in row]
-            of = f"round {outcome.step.round}" if len(rounds) > 1 else stage
-            label = f"{of}, from scratch" if outcome.step.control_of is not None else of
-            style = "--" if outcome.step.control_of is not None else "-"
-            axes.plot(*zip(*points, strict=True) if points else ([], []), style, marker=".", label=label)
-        axes.set_title(stage)
-        axes.set_xlabel("step")
-        axes.set_ylabel(outcomes[0].best_metric)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
-
-
-def _markdown(title: str, verdict: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in verdict), ""]
-    lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return "\n".join([*lines, "", "![validation by step](curves.png)", ""])
-
-
-def _html(title: str, verdict: Sequence[str], rows: Sequence[Sequence[str]], picture: bytes) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    style = (
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;font-size:14px}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;"
-        "text-align:left}img{max-width:100%}"
-    )
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>',
-            f"<h1>{html.escape(title)}</h1>",
-            "<ul>",
-            *(f"<li>{html.escape(sentence)}</li>" for sentence in verdict),
-            "</ul>",
-            "<table>",
-            cells("th", HEADINGS),
-            *(cells("td", row) for row in rows),
-            "</table>",
-            f'<p><img alt="validation by step" src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>',
-            "</html>",
-            "",
-        ]
-    )
+def stage_panels(rounds: list[list[Outcome]]) -> list[Panel]:
+    """The metric that chose the weights, on validation, by step: a panel per stage, a line per training."""
+    panels: dict[str, Panel] = {}
+    different = {outcome.key: outcome for outcomes in rounds for outcome in outcomes if outcome.step.trains}
+    for outcome in different.values():
+        step, metric = outcome.step, outcome.best_metric
+        stage = step.stage.removesuffix(CONTROL)
+        label = f"round {step.round}" if len(rounds) > 1 else "as it ran"
+        label = "from scratch" if step.control_of is not None else label
+        line = series_of(read_rows(outcome.place / "metrics.jsonl"), metric, label)
+        before = panels.get(stage, Panel(f"{stage}: {metric}", ()))
+        panels[stage] = Panel(before.title, (*before.series, line))
+    return list(panels.values())
 
 
 def _write_scalars(record: Path, pipeline: Pipeline, rounds: list[list[Outcome]], verdict: Sequence[str]) -> None:

@@ -1,14 +1,20 @@
-"""What a pipeline has shown, in sentences: what pretraining gained, how the rounds went and why they ended. Pure."""
+"""What a pipeline has shown, in sentences: what pretraining gained, how the rounds went and why they ended, whether its
+trainings overfit, what their data audits found, what it all cost.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 
 from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.watched import smaller_is_better
+from bigtrain.data.audit.findings import Report
 from bigtrain.pipeline.store import Outcome
+from bigtrain.report.overfit import overfit_verdict
 from bigtrain.tracking.formatting import clock, number, scaled
+from bigtrain.tracking.jsonl import read_rows
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,30 @@ def sentences(pipeline: Pipeline, rounds: list[list[Outcome]], notes: list[str])
         found.append(f"{pipeline.iterate.until.metric} by round: {steps} (best: round {progress.best_round})")
     if progress.reason:
         found.append(progress.reason)
+    found += [sentence for outcome in rounds[-1] for sentence in (*fit_of(outcome), *leaks_of(outcome))]
     costs = total_cost([outcome for outcomes in rounds for outcome in outcomes])
     if costs:
         found.append(costs)
     return [*found, *notes]
+
+
+def fit_of(outcome: Outcome) -> list[str]:
+    """Whether a training overfits, and what could be done about it; nothing to say of a control or an evaluation."""
+    if not outcome.step.trains or outcome.step.control_of is not None:
+        return []
+    verdict = overfit_verdict(read_rows(outcome.place / "metrics.jsonl"), outcome.step.composed.config)
+    levers = f"; not tried yet: {', '.join(verdict.levers)}" if verdict.levers else ""
+    return [f"{outcome.step.stage}: {verdict.sentence}{levers}"]
+
+
+def leaks_of(outcome: Outcome) -> list[str]:
+    """What the audit before a training has found in its data; nothing to say of a control, or where there was none."""
+    file = outcome.place / "audit.json"
+    if outcome.step.control_of is not None or not file.is_file():
+        return []
+    audit = Report.from_json(json.loads(file.read_text()))
+    found = [check.sentence(audit.unit) for check in audit.worries()]
+    return [f"{outcome.step.stage}, data: {'; '.join(found) or 'no sample of val or test stands in train'}"]
 
 
 def total_cost(outcomes: list[Outcome]) -> str:

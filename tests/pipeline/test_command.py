@@ -95,6 +95,7 @@ def test_report_and_tensorboard(here):
     markdown, page = (record / "report.md").read_text(), (record / "report.html").read_text()
     for text in (markdown, page):
         assert "pretrained weights gained" in text and "finetune" in text and "scratch" in text
+        assert "pretrain: " in text and "cost: " in text
     assert 'src="data:image/png;base64,' in page and "<script" not in page
     events = EventAccumulator(str(record / "tensorboard")).Reload()
     assert {"pipeline/finetune/test/accuracy", "pipeline/gain/finetune/test/accuracy"} <= set(events.Tags()["scalars"])
