@@ -14,6 +14,7 @@ from bigtrain.data.text.division import Divided
 
 _SHORTEST = 60  # characters; "See also" and "Usage: %prog [options]" are no copies
 _LONGEST = 4000  # a longer paragraph is taken line by line: it is a table, a list, or text with a paragraph a line
+_WORD = re.compile(r"[^\W_]")
 _BLANK = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -23,7 +24,7 @@ def paragraphs(divided: Divided) -> Callable[[], Iterator[Original]]:
         Original(split, part.strip(), None, "")
         for split, paragraph in _whole(divided)
         for part in (paragraph.split("\n") if len(paragraph) > _LONGEST else [paragraph])
-        if len(part.strip()) >= _SHORTEST
+        if len(part.strip()) >= _SHORTEST and _WORD.search(part)  # no rule of a table
     )
 
 

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from bigtrain.data.audit.texts import gist_of
 from bigtrain.data.base import DataSpec
 from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import PythonDocsConfig
@@ -28,9 +29,11 @@ from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
-_VERSION = 1  # of the cleaning
+_VERSION = 2  # of the cleaning
+_NUMBER = re.compile(r"\d+")
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _TOPICS = Path("pydoc_data", "topics.py")
+_SHORTEST_REPEAT = 60  # characters of a paragraph; shorter ones are said twice by chance ("See also:")
 _SHORTEST_CHARACTERS = 40  # below, a docstring is a label ("Return self.") and seldom a sentence
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -73,7 +76,10 @@ def python_files(library: Path) -> list[Path]:
 
 
 def read_documents(library: Path, files: list[Path]) -> list[str]:
-    """The documents, each paragraph-cleaned docstring once only, shuffled by the hash of their texts."""
+    """The cleaned documents, each docstring and each paragraph once only, shuffled by the hash of their texts.
+
+    Topics hold each other, and modules repeat what others say: what is said twice would stand in train and in test.
+    """
     documents: list[str] = []
     seen: set[str] = set()
     with status_line("Reading Python's docstrings") as report:
@@ -88,8 +94,21 @@ def read_documents(library: Path, files: list[Path]) -> list[str]:
             fresh = dict.fromkeys(text for text in _cleaned_docstrings(tree) if text not in seen)
             seen.update(fresh)
             documents.append("\n\n".join(fresh))
-    documents = list(dict.fromkeys(document for document in documents if document))
+    told: set[str] = set()
+    documents = [document for document in (_untold(document, told) for document in documents) if document]
     return [documents[index] for index in hashed_order(documents)]
+
+
+def _untold(document: str, told: set[str]) -> str:
+    """The document without the paragraphs whose gist, numbers left out, is in `told`; it takes in what is left."""
+    kept = []
+    for paragraph in document.split("\n\n"):
+        gist = _NUMBER.sub("", gist_of(paragraph)) if len(paragraph.strip()) >= _SHORTEST_REPEAT else ""
+        if gist and gist in told:
+            continue
+        told.add(gist)
+        kept.append(paragraph)
+    return "\n\n".join(kept)
 
 
 def clean(text: str) -> str:
