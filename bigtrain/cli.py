@@ -141,16 +141,15 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from bigtrain.config.compose import Request, compose, validate
-    from bigtrain.config.pipeline import asks_for_pipeline
     from bigtrain.config.plugins import load_plugins, take_plugins
-    from bigtrain.config.words import take_paths
+    from bigtrain.config.words import is_of_pipeline, take_paths
 
     try:
         plugins, words = take_plugins(flags.overrides)
         load_plugins(plugins)
         paths, words = take_paths(verb, words)
         request = Request(verb, words, flags.config_name, flags.config_dir, plugins, paths)
-        if verb == "train" and asks_for_pipeline(words):
+        if verb == "train" and any(map(is_of_pipeline, words)):
             return _pipeline(request, flags)
         if flags.dry_run:
             fix = "bigtrain --cfg job prints what a run would be made of"
@@ -187,7 +186,6 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
     """pipeline=NAME: all its steps are composed before the first one starts."""
-    from bigtrain.config.display import display
     from bigtrain.config.pipeline import read_pipeline
     from bigtrain.pipeline.plan import displayed, make_plan
 
@@ -197,8 +195,10 @@ def _pipeline(request: Any, flags: argparse.Namespace) -> int:
         raise ConfigError.of("CONFIG-PIPELINE", f"{flag} and pipeline= can't go together", fix=fix)
     pipeline = read_pipeline(request)
     if flags.help or flags.cfg:
+        from bigtrain.config.display import display
+
         for heading, composition in displayed(pipeline):
-            sys.stdout.write(heading + display(composition, flags))
+            sys.stdout.write(display(composition, flags) if flags.help else heading + display(composition, flags))
             if flags.help:
                 break
         return ExitCode.OK

@@ -56,17 +56,17 @@ def _candidates(composition: Composition, current: str) -> Iterable[str]:
         yield from (f"{key}={value}" for value in _values(composition, key))
         return
     yield "plugins="
-    yield from (f"{group}=" for group in composition.groups if composition.list_choices(group))
+    yield from (f"{group}=" for group in composition.offered if composition.list_choices(group))
     keys = list(known_keys(composition.tree.config))
     nodes = {name.rpartition(".")[0] for name in keys}
     for name in keys:
         depth_shown = name.count(".") <= current.count(".")
-        if depth_shown and not (name in composition.groups and name not in nodes):
+        if depth_shown and not (name in composition.offered and name not in nodes):
             yield f"{name}." if name in nodes else f"{name}="
 
 
 def _values(composition: Composition, key: str) -> Iterable[str]:
-    if key in composition.groups:
+    if key in composition.offered:
         return composition.list_choices(key)
     node, *_, name = composition.tree.config, *key.split(".")
     for part in key.split(".")[:-1]:

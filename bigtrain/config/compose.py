@@ -73,6 +73,11 @@ class Composition:
     parts: Callable[[str], Mapping[str, str]] = lambda kind: {}
     resumed: ResumeInfo | None = None
 
+    @property
+    def offered(self) -> list[str]:
+        """The groups that a word may choose from: those of the settings, and whole pipelines of trainings."""
+        return [*self.groups, *(["pipeline"] if self.request.verb == "train" and self.groups else [])]
+
 
 def compose(request: Request, find_run: FindRun | None = None) -> Composition:
     """Puts the settings together. Raises ConfigError with everything that is wrong with their keys and types.

@@ -32,6 +32,7 @@ FLAGS = {
     "--version": "bigtrain's version",
     "--multirun, -m": "one run for each combination of values: -m model=transformer,cnn seed=range(0,3); "
     "with sweep=optuna a search: sweep.trials sweep.n_jobs sweep.metric sweep.pruner sweep.startup_trials sweep.seed",
+    "--dry-run": "with pipeline=: what would run, and what is there already",
     "--cfg job|hydra|all, -c": "print the composed config instead of running; --resolve resolves references",
     "--package KEY, -p": "with --cfg: only this node",
     "--info [all|config|defaults|defaults-tree|plugins|searchpath], -i": "how the config is put together",
@@ -50,6 +51,7 @@ EXAMPLES = {
         "bigtrain resume=latest",
         "bigtrain -m optimizer.learning_rate=1e-3,3e-3 model=transformer,cnn",
         "bigtrain -m sweep=optuna 'optimizer.learning_rate=interval(1e-4,1e-2)' sweep.trials=20",
+        "bigtrain pipeline=quickstart",
         "bigtrain plugins=[my_package] model=my_model",
     ),
     "compare": (
@@ -76,7 +78,7 @@ def render_help(composition: Composition) -> str:
     before = {"train": "", "compare": "compare PATH PATH… "}.get(verb, f"{verb} ")
     lines += [f"usage: bigtrain {before}[KEY=VALUE…] [FLAGS…]", ""]
     lines += ["verbs:", *_table({f"bigtrain {name}": text for name, text in VERBS.items()}, width), ""]
-    if composition.groups:
+    if composition.offered:
         lines += ["choices (* chosen now):", *_table(_choices(composition), width), ""]
     lines += ["settings, with their values now:"]
     for title, rows in _settings(composition.tree.config, "", ""):
@@ -92,7 +94,7 @@ def render_help(composition: Composition) -> str:
 
 def _choices(composition: Composition) -> dict[str, str]:
     rows = {}
-    for group in composition.groups:
+    for group in composition.offered:
         options = composition.list_choices(group)
         if options:
             chosen = composition.choices.get(group)

@@ -40,7 +40,7 @@ from bigtrain.config.hints import did_you_mean
 from bigtrain.config.library import Library, Request, choice_fix, file_of
 from bigtrain.config.settings import find_problems, setting
 from bigtrain.config.strict import show
-from bigtrain.config.words import parse_words
+from bigtrain.config.words import is_of_pipeline, parse_words
 from bigtrain.errors import ConfigError, Problem, nearest
 
 GROUP = "pipeline"
@@ -107,15 +107,10 @@ class Pipeline:
         return start if start in self.stages else None
 
 
-def asks_for_pipeline(words: Iterable[str]) -> bool:
-    """Whether one of these words has to do with pipelines."""
-    return any(re.match(rf"\+{{0,2}}{GROUP}[=.]", word) for word in words)
-
-
 def read_pipeline(request: Request) -> Pipeline:
     """The pipeline that a request's words ask for. Raises ConfigError with everything that is wrong with it."""
-    ours = [word.lstrip("+") for word in request.words if asks_for_pipeline([word])]
-    words = [word for word in request.words if not asks_for_pipeline([word])]
+    ours = [word.lstrip("+") for word in request.words if is_of_pipeline(word)]
+    words = [word for word in request.words if not is_of_pipeline(word)]
     chosen = [word.partition("=")[2] for word in ours if word.startswith(f"{GROUP}=")]
     if len(chosen) != 1:
         message = f"{GROUP}= is given {len(chosen)} times" if chosen else f"{ours[0]} changes no pipeline"

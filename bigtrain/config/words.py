@@ -105,6 +105,11 @@ def is_hydra(override: Override) -> bool:
     return re.split(r"[./@]", override.key_or_group)[0] == "hydra"
 
 
+def is_of_pipeline(word: str) -> bool:
+    """Whether a word chooses a pipeline, or changes one (config/pipeline.py)."""
+    return word.lstrip("+").startswith(("pipeline=", "pipeline."))
+
+
 def is_launcher(override: Override) -> bool:
     """Whether an override says how the jobs of `-m` are started."""
     return override.key_or_group == "hydra/launcher" or override.key_or_group.startswith("hydra.launcher.")
