@@ -51,6 +51,14 @@ class Plan:
     pipeline: Pipeline
     rounds: list[list[Step]]
     notes: list[str] = field(default_factory=list)
+    _known: dict[Request, Composed] = field(default_factory=dict)
+
+    def composed(self, verb: str, words: Sequence[str]) -> Composed:
+        """The validated settings of a step; of the same words, those that are known. Raises ConfigError."""
+        request = request_of(self.pipeline, verb, words)
+        if request not in self._known:
+            self._known[request] = validate(compose(request))
+        return self._known[request]
 
 
 def make_plan(pipeline: Pipeline) -> Plan:
@@ -65,7 +73,7 @@ def make_plan(pipeline: Pipeline) -> Plan:
                 if stage.evaluate is not None:
                     if stage.evaluate in steps:
                         for split in stage.split:
-                            step = _evaluation(pipeline, number, name, split, steps[stage.evaluate])
+                            step = _evaluation(plan, number, name, split, steps[stage.evaluate])
                             steps[f"{name} on {split}"] = step
                     continue
                 steps[name] = _training(plan, number, name, steps, before.get(name))
@@ -108,7 +116,7 @@ def _training(plan: Plan, number: int, name: str, steps: dict[str, Step], last: 
         fix = f"pipeline.stages.{name}.init_from=… for one stage"
         raise ConfigError.of("CONFIG-PIPELINE", "init_from= is no word for a stage", cause=given[0], fix=fix)
     start = stage.init_from if parent_name is None else None
-    composed = _composed(pipeline, "train", (*words, *([f"init_from={start}"] if start else [])))
+    composed = plan.composed("train", (*words, *([f"init_from={start}"] if start else [])))
     start = str(composed.config.init_from) if start else None
     parent = steps.get(parent_name) if parent_name else None
     if parent is not None and (other := _other_sizes(parent.composed, composed)):
@@ -138,19 +146,14 @@ def _control(plan: Plan, step: Step) -> Step | None:
     if step.start is not None:  # a folder may bring the sizes of the model, which the control is to have, too
         sizes = flatten(step.composed.document["model"])
         words += tuple(f"model.{key}={_word_value(value)}" for key, value in sizes.items())
-    composed = _composed(plan.pipeline, "train", words)
+    composed = plan.composed("train", words)
     return Step(step.round, step.stage + CONTROL, words, composed, step.parent, step.start, control_of=step)
 
 
-def _evaluation(pipeline: Pipeline, number: int, name: str, split: str, trained: Step) -> Step:
-    stage = pipeline.stages[name]
-    words = (*stage.overrides, *pipeline.typed.get(name, ()), f"split={split}")
-    composed = _composed(pipeline, "eval", (*words, "checkpoint=to_come"))
+def _evaluation(plan: Plan, number: int, name: str, split: str, trained: Step) -> Step:
+    words = (*plan.pipeline.stages[name].overrides, *plan.pipeline.typed.get(name, ()), f"split={split}")
+    composed = plan.composed("eval", (*words, "checkpoint=to_come"))
     return Step(number, name, words, composed, trained, split=split)
-
-
-def _composed(pipeline: Pipeline, verb: str, words: Sequence[str]) -> Composed:
-    return validate(compose(request_of(pipeline, verb, words)))
 
 
 def request_of(pipeline: Pipeline, verb: str, words: Sequence[str]) -> Request:
