@@ -166,7 +166,10 @@ explain_failure() { # pip's own words, then ours
 
 interrupted() { # STATUS
   trap '' INT TERM HUP
-  [ -z "$child" ] || { kill -TERM -- "-$child" 2>/dev/null && wait "$child" 2>/dev/null; } || true
+  local job # asked of bash: an interrupt may come before $child is set
+  for job in $(jobs -p); do
+    kill -TERM -- "-$job" 2>/dev/null && wait "$job" 2>/dev/null || true
+  done
   printf '\n' >&2
   say "interrupted; nothing is broken: run it again"
   exit "$1"

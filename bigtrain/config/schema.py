@@ -60,20 +60,21 @@ def register_schemas() -> None:
     They are stored under `schema/…`, not beside the YAML files, where they would show up as choices.
     """
     register_parts()
-    store = ConfigStore.instance()
+    schemas = ConfigStore.instance().repo.setdefault("schema", {})
     for verb in map(root_name, ROOTS):
-        store.store(group="schema", name=_SCHEMA_NAMES.get(verb, verb), node=ROOTS[verb], package="_global_")
+        name = _SCHEMA_NAMES.get(verb, verb)
+        schemas[f"{name}.yaml"] = _Schema(name, "schema", ROOTS[verb], "_global_")
     for kind, registry in REGISTRIES.items():
-        group = store.repo["schema"].setdefault(kind, {})
+        group = schemas.setdefault(kind, {})
         for entry in registry:
-            group[f"{entry.name}.yaml"] = _PartSchema(entry.name, f"schema/{kind}", entry.config_class)
+            group[f"{entry.name}.yaml"] = _Schema(entry.name, f"schema/{kind}", entry.config_class)
 
 
-class _PartSchema(ConfigNode):
-    """A part's settings class, made into a node when one is asked for: all of them take a fifth of a `--help`."""
+class _Schema(ConfigNode):
+    """A settings class, made into a node when it is asked for: all of them together take a fifth of a `--help`."""
 
-    def __init__(self, name: str, group: str, config_class: type):
-        self.name, self.group, self.package, self.provider = name, group, None, None
+    def __init__(self, name: str, group: str, config_class: type, package: str | None = None):
+        self.name, self.group, self.package, self.provider = name, group, package, None
         self.config_class = config_class
 
     def __getattr__(self, name: str) -> Any:
