@@ -95,6 +95,8 @@ class Machine:
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
+            # Tests that run in the background of a shell have it ignored, and a script can't undo that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, script: str, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
