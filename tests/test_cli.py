@@ -170,10 +170,10 @@ def test_no_torch_and_nothing_written_by_displays_and_refusals(tmp_path):
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the package is not installed")
 def test_installed_command(tmp_path):
-    def run(*words, command=(COMMAND,), **environment):
+    def run(*words, **environment):
         started = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = subprocess.run(
-            [*command, *words],
+            [COMMAND, *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -183,11 +183,7 @@ def test_installed_command(tmp_path):
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return result, ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
 
-    # CPU seconds, beside what importing Hydra alone takes at the same time: a busy machine slows both. On an idle one
-    # it is 0.42 s against 0.18 s.
-    bare = [sys.executable, "-c", "import hydra"]
-    times = [(run("--help")[1], run(command=bare)[1]) for _ in range(3)]
-    assert min(ours for ours, _ in times) < 3 * min(hydra for _, hydra in times)
+    assert min(run("--help")[1] for _ in range(3)) < 0.5  # CPU seconds: the machine may be busy with other tests
     result, _ = run("trainer.gpu=1")
     assert result.returncode == 2
     assert result.stdout == ""

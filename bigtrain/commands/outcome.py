@@ -67,14 +67,10 @@ def conclude(
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
     best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
-    cost = {
-        "seconds": state.train_seconds,
-        "samples": samples,
-        "tokens": results.tokens,
-        "flops": samples * limits.flops_per_sample,
-    }
+    flops = samples * limits.flops_per_sample
+    cost = {"seconds": state.train_seconds, "samples": samples, "tokens": results.tokens, "flops": flops}
     if composed.config.tracking.report:
-        results = _reported(composed, parts, trainer, results, samples * limits.flops_per_sample)
+        results = _reported(composed, parts, trainer, results, flops)
     trainer.tracker.close()  # the live view must be gone before the table is printed
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
     return facts, results

@@ -15,8 +15,8 @@ def test_each_epoch_is_a_bijection(size, seed, epoch):
     assert sorted(ids.tolist()) == list(range(size))
 
 
-@given(size=st.integers(1, 500), batch=st.integers(1, 24), seed=st.integers(0, 10**9), step=st.integers(0, 10**5))
-@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 500), batch=st.integers(1, 64), seed=st.integers(0, 10**9), step=st.integers(0, 10**5))
+@settings(max_examples=200, deadline=None)
 def test_step_ids_follow_from_positions_alone(size, batch, seed, step):
     expected = [
         permute(seed, position // size, np.array([position % size]), size)[0]
