@@ -170,11 +170,14 @@ def test_no_torch_and_nothing_written_by_displays_and_refusals(tmp_path):
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the package is not installed")
 def test_installed_command(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+
     def run(*words, **environment):
         started = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = subprocess.run(
             [COMMAND, *words],
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             env={**os.environ, **environment},
@@ -183,7 +186,9 @@ def test_installed_command(tmp_path):
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return result, ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
 
-    assert min(run("--help")[1] for _ in range(3)) < 0.5  # CPU seconds: the machine may be busy with other tests
+    # CPU seconds, because the machine may be busy with other tests; with compiled modules, as every second start has.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+    assert min(run("--help", **compiled)[1] for _ in range(6)) < 0.5
     result, _ = run("trainer.gpu=1")
     assert result.returncode == 2
     assert result.stdout == ""
@@ -194,7 +199,7 @@ def test_installed_command(tmp_path):
     )
     result, _ = run("-sc", "query=bash", COMP_LINE="bigtrain eval ch", COMP_POINT="16")
     assert (result.returncode, result.stdout) == (0, "checkpoint=\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the package is not installed")
