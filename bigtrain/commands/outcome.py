@@ -14,8 +14,10 @@ from bigtrain.config.compose import Composed
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.report.baselines import baselines_of
+from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.tasks.seq2seq import Seq2Seq
+from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.checkpoint import verify
@@ -62,6 +64,7 @@ def conclude(
         optimal_accuracy=parts.data.spec.optimal_accuracy,
         share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
         sample=sample,
+        warning=_warning(composed, run_dir),
         commands=next_commands(run_dir, prompt, " ".join(composed.request.plugin_words)),
     )
     watched = trainer.selection
@@ -74,6 +77,12 @@ def conclude(
     trainer.tracker.close()  # the live view must be gone before the table is printed
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
     return facts, results
+
+
+def _warning(composed: Composed, run_dir: Path) -> str:
+    """What its evaluations say against the run; "" where they don't."""
+    verdict = overfit_verdict(read_rows(run_dir / "metrics.jsonl"), composed.config)
+    return str(verdict) if verdict.fit in (Fit.overfits, Fit.unstable) else ""
 
 
 def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Results, flops: float) -> Results:

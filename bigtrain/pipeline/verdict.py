@@ -121,8 +121,7 @@ def fit_of(outcome: Outcome) -> list[str]:
     if not outcome.step.trains or outcome.step.control_of is not None:
         return []
     verdict = overfit_verdict(read_rows(outcome.place / "metrics.jsonl"), outcome.step.composed.config)
-    levers = f"; not tried yet: {', '.join(verdict.levers)}" if verdict.levers else ""
-    return [f"{outcome.step.stage}: {verdict.sentence}{levers}"]
+    return [f"{outcome.step.stage}: {verdict}"]
 
 
 def leaks_of(outcome: Outcome) -> list[str]:

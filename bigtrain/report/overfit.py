@@ -70,6 +70,9 @@ class OverfitVerdict:
     early_stop: Stop | None
     levers: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.sentence}; not tried yet: {', '.join(self.levers)}" if self.levers else self.sentence
+
 
 def overfit_verdict(rows: Sequence[Row], config: RunConfig) -> OverfitVerdict:
     """The verdict on a run from its rows and settings."""

@@ -46,6 +46,7 @@ class Results:
     optimal_accuracy: float | None = None
     share_of_peak: float | None = None
     sample: str = ""  # generated text
+    warning: str = ""  # that it has learnt its training samples by heart, or come apart
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
     report: str = ""  # path of the written report
 
@@ -111,6 +112,8 @@ def print_results(console: Console, results: Results) -> None:
     if results.columns:
         console.print(results_table(results))
     console.print(Text(_effort(results)))
+    if results.warning:
+        _print_line(console, results.warning, style="yellow")
     if results.sample:
         _print_sample(console, results.sample)
     _print_line(console, f"run: {short_path(results.run_dir)}")
