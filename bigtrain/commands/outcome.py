@@ -11,6 +11,7 @@ import torch
 from bigtrain import __version__
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
+from bigtrain.config.saved import plain_settings
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.report.baselines import baselines_of
@@ -48,7 +49,7 @@ def conclude(
     fresh = {tag: value for tag, value in metrics.items() if tag.startswith("test/")} | baselines
     if fresh:
         trainer.tracker.scalars(trainer.row() | fresh)
-    trainer.tracker.hyperparameters(_flat(composed.document), metrics)
+    trainer.tracker.hyperparameters(plain_settings(composed.document), metrics)
     limits, state = trainer.limits, trainer.state
     samples = round(state.step * limits.samples_per_step)
     speed = samples / state.train_seconds if state.train_seconds else 0.0
@@ -170,14 +171,3 @@ def _prompt(parts: Parts, sample: str) -> str:
         return word
     whole = len(ids) == len(word) + 1  # a token a letter; else the space begins the next word's token
     return f"{word} " if whole else word
-
-
-def _flat(node: Any, path: str = "") -> dict[str, bool | int | float | str]:
-    """A settings tree as dotted key → plain value."""
-    if not isinstance(node, dict):
-        return {path: node if isinstance(node, (bool, int, float, str)) else str(node)}
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in node.items():
-        if key != "_bigtrain_":
-            flat |= _flat(value, f"{path}.{key}" if path else key)
-    return flat

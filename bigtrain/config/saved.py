@@ -132,6 +132,12 @@ def flatten(document: dict[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
+def plain_settings(document: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """Dotted key → value, of kinds that TensorBoard's hparams tab takes; what is none is written out."""
+    flat = flatten({key: value for key, value in document.items() if key != MARK})
+    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in flat.items()}
+
+
 def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
     keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
     for key in keys:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bigtrain.config.saved import MARK, flatten
+from bigtrain.config.saved import plain_settings
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import ConfigError
 from bigtrain.sweep.outcome import Trial
@@ -20,11 +20,7 @@ def write_entry(sweep_dir: Path, trial: Trial) -> None:
         document = read_document(trial.run_dir / "config.yaml")
     except ConfigError:  # it came to nothing before there was one
         document = dict(trial.job.swept)
-    document.pop(MARK, None)
-    settings = {
-        key: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for key, value in flatten(document).items()
-    }
+    settings = plain_settings(document)
     if settings.get("tracking.tensorboard") is False:
         return
     metrics = {f"final/{name}": value for name, value in trial.metrics.items()}

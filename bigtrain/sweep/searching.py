@@ -145,9 +145,8 @@ class SearchedTrials:
         evaluations = self._evaluations(trial)
         trial.state = "pruned"
         if evaluations:
-            metric, last = self._search.metric, evaluations[-1]
-            trial.metrics = {metric: last}
-            trial.note = f"after {len(evaluations)} evaluation{'s' * (len(evaluations) > 1)}, {metric} {shown(last)}"
+            trial.metrics = {self._search.metric: evaluations[-1]}
+            trial.note = f"at {shown(evaluations[-1])}"
 
     def _trial(self, place: int, swept: dict[str, str]) -> Trial:
         return trial_of(self._sweep.job(place + 1, swept), self._sweep_dir, _DIGITS)
