@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +36,9 @@ _CHART_WIDTH = 60
 def run(composed: Composed) -> int:
     """Compares. Raises ConfigError for fewer than two runs, CheckpointError for a path without one."""
     config: CompareConfig = composed.config
-    runs, notes = readable(find_runs(composed.request.paths))
+    found, others = find_runs(composed.request.paths)
+    runs, unreadable = readable(found)
+    notes = [*others, *unreadable]
     if len(runs) < 2:
         cause = "; ".join(notes) or f"found {', '.join(str(item.path) for item in runs) or 'none'}"
         fix = "bigtrain compare outputs/a/<run> outputs/b/<run>, a folder that holds some, or 'outputs/*/*'"
@@ -54,7 +57,8 @@ def run(composed: Composed) -> int:
     console = SteadyConsole()
     for name, item in zip(names, runs, strict=True):
         _print(console, f"{name}  {short_path(item.path)}  ({_state(item)})")
-    console.print(_table(names, facts, differences))
+    for table in _tables(names, facts, differences, console.width):
+        console.print(table)
     for sentence in [*_sentences(names, verdicts, metric), *notes]:
         _print(console, sentence)
     if sys.stdout.isatty():
@@ -111,17 +115,45 @@ def _state(run: RunRecord) -> str:
     return f"{state}: {reason[0][:_LONGEST_VALUE]}" if reason and run.state == "failed" else state
 
 
-def _table(names: Sequence[str], facts: dict[str, list[str]], differences: dict[str, list[Any]]) -> Table:
-    """Facts and settings that differ; runs as columns, or, where they are many, as rows."""
+def _tables(
+    names: Sequence[str], facts: dict[str, list[str]], differences: dict[str, list[Any]], width: int
+) -> Iterator[Table]:
+    """Facts and settings that differ: a row for each, runs as columns; of many runs, a row for each run.
+
+    What does not fit beside the others then goes into a further table, and what all have in common is left out.
+    """
     shown = {name: values for name, values in facts.items() if any(values) and name != "state"}
-    shown |= {key: [_short(value) for value in values] for key, values in differences.items()}
+    settings = {key: [_short(value) for value in values] for key, values in differences.items()}
+    if len(names) <= _MOST_COLUMNS:
+        rows = [[name, *values] for name, values in (shown | settings).items()]
+        columns = zip(["run", *names], *rows, strict=True)
+        yield _table([(heading, cells) for heading, *cells in columns])
+        return
+    results = {name: values for name, values in shown.items() if name.startswith(("best", "test", "time"))}
+    others = {name: values for name, values in shown.items() if name not in results and len(set(values)) > 1}
+    ends = [key.rpartition(".")[2] for key in settings]
+    settings = {end if ends.count(end) == 1 else key: settings[key] for key, end in zip(settings, ends, strict=True)}
+    left = [(name.replace(" ", "\n", 1), values) for name, values in (results | settings | others).items()]
+    while left:
+        columns = [("run", list(names))]
+        while left and (len(columns) == 1 or sum(map(_width, [*columns, left[0]])) < width):
+            columns.append(left.pop(0))
+        yield _table(columns)
+
+
+_Column = tuple[str, list[str]]  # heading, cells
+
+
+def _width(column: _Column) -> int:
+    heading, cells = column
+    return max(map(cell_len, [*heading.splitlines(), *cells])) + 3
+
+
+def _table(columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    header, rows = ["run", *names], [[name, *values] for name, values in shown.items()]
-    if len(names) > _MOST_COLUMNS:
-        header, *rows = [list(row) for row in zip(header, *rows, strict=True)]
-    for cell in header:
-        table.add_column(Text(printable(cell)), overflow="fold")
-    for row in rows:
+    for heading, _ in columns:
+        table.add_column(Text(printable(heading)), overflow="fold")
+    for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 

@@ -22,6 +22,7 @@ from bigtrain.tracking.tracker import Row
 from bigtrain.training.run_directory import Status, is_locked, is_run_directory
 
 _DEEPEST = 3  # folders between a sweep, a pipeline or outputs/ and the runs in it
+_MOST_NAMES = 3  # in a sentence
 
 
 @dataclass(frozen=True)
@@ -94,27 +95,33 @@ class RunRecord:
         return ", ".join(words)
 
 
-def find_runs(words: Iterable[str]) -> list[Path]:
+def find_runs(words: Iterable[str]) -> tuple[list[Path], list[str]]:
     """The run directories that are meant by paths, patterns (outputs/*/*), and folders that hold runs, such as a sweep.
 
-    Raises CheckpointError for what is no run and holds none.
+    What is there but holds no run, as a shell's pattern brings it, is left out with a sentence. Raises CheckpointError
+    for a name of nothing.
     """
     found: dict[Path, Path] = {}
+    without: list[str] = []
     for word in words:
         path = Path(word).expanduser()
         matches = [] if path.exists() else sorted(glob.glob(str(path)))  # noqa: PTH207 - which takes no absolute ones
         paths = [path] if path.exists() else [Path(match) for match in matches]
-        runs = [run for place in paths for run in _runs_under(place)]
-        if not runs:
+        if not paths:
             raise CheckpointError.of(
                 "COMPARE-MISSING",
                 f"{word}: there is no run",
-                cause="nothing there has a config.yaml" if paths else "there is nothing of that name",
+                cause="there is nothing of that name",
                 fix="name run directories, a folder that holds some, or a pattern in quotes: 'outputs/*/*'",
             )
+        runs = [run for place in paths for run in _runs_under(place)]
+        if not runs:
+            without.append(path.name)
         for run in runs:
             found.setdefault(run.resolve(), run)
-    return list(found.values())
+    if len(without) > _MOST_NAMES:
+        without = [*without[:_MOST_NAMES], f"{len(without) - _MOST_NAMES} more"]
+    return list(found.values()), [f"left out, as no run is there: {', '.join(without)}"] if without else []
 
 
 def read_run(path: Path) -> RunRecord:

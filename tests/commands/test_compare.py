@@ -104,6 +104,30 @@ def test_many_runs_stand_below_each_other(shell, tmp_path):
     assert sum(line.split()[:1] == [str(place)] for place in range(1, 6) for line in lines) == 10
 
 
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_tables_of_many_runs_fit_and_nothing_is_folded(shell, tmp_path, columns):
+    """What does not fit goes into a further table; a shell's pattern may bring files that are no runs."""
+    for number in range(6):
+        folder = tmp_path / "sweep" / str(number)
+        shutil.copytree(run_named(shell, "b"), folder)
+        config = (folder / "config.yaml").read_text()
+        changed = {"learning_rate: 0.0001": f"learning_rate: 0.000{number}", "dropout: 0.0": f"dropout: 0.{number}"}
+        for old, new in changed.items():
+            assert old in config
+            config = config.replace(old, new)
+        (folder / "config.yaml").write_text(config)
+        (tmp_path / "sweep" / f"{number}.log").write_text("")
+    shell = Shell(shell.folder, {**os.environ, "COLUMNS": str(columns)})
+    output = shell.run("compare", *map(str, sorted((tmp_path / "sweep").iterdir()))).stdout
+    assert "left out, as no run is there: 0.log, 1.log, 2.log, 3 more" in output
+    rows = [line for line in output.splitlines() if re.match(r"  +\d  ", line)]
+    assert len(rows) == {60: 12, 80: 12, 200: 6}[columns] and max(map(len, rows)) <= columns
+    assert output.count("(step 20)") == 6
+    for number in range(6):
+        mine = " ".join(row for row in rows if row.split()[0] == str(number + 1))
+        assert f" 0.{number} " in mine and "(step 20)" in mine
+
+
 def test_a_terminal_gets_a_chart(shell):
     parent, child = pty.openpty()
     words = [str(COMMAND), "compare", "outputs/a", "outputs/b"]
