@@ -126,8 +126,7 @@ def _tables(
     settings = {key: [_short(value) for value in values] for key, values in differences.items()}
     if len(names) <= _MOST_COLUMNS:
         rows = [[name, *values] for name, values in (shown | settings).items()]
-        columns = zip(["run", *names], *rows, strict=True)
-        yield _table([(heading, cells) for heading, *cells in columns])
+        yield _table([(heading, cells) for heading, *cells in zip(["run", *names], *rows, strict=True)])
         return
     results = {name: values for name, values in shown.items() if name.startswith(("best", "test", "time"))}
     others = {name: values for name, values in shown.items() if name not in results and len(set(values)) > 1}
