@@ -12,20 +12,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from bigtrain.build import build_data
 from bigtrain.commands import eval as evaluation
 from bigtrain.commands import train
 from bigtrain.commands.init_from import brought_tokenizer, settled
 from bigtrain.config.compose import Composed, compose, validate
-from bigtrain.config.pipeline import CONTROL, Pipeline
+from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.redact import redact_words
 from bigtrain.config.words import escape
 from bigtrain.errors import ExitCode
+from bigtrain.pipeline.display import show_outcome, show_plan
 from bigtrain.pipeline.plan import Plan, Step, request_of
-from bigtrain.pipeline.report import outcome_rows, primary_metric, write_report
+from bigtrain.pipeline.report import write_report
 from bigtrain.pipeline.store import (
     EVALUATION,
     Outcome,
@@ -37,7 +35,7 @@ from bigtrain.pipeline.store import (
 )
 from bigtrain.pipeline.verdict import progress_of, sentences
 from bigtrain.tracking.console import SteadyConsole
-from bigtrain.tracking.formatting import number, short_path
+from bigtrain.tracking.formatting import short_path
 from bigtrain.training import durable
 from bigtrain.training.run_directory import (
     RUN_DIR_VARIABLE,
@@ -55,7 +53,7 @@ def run(plan: Plan, dry_run: bool = False) -> int:
     """
     runner = _Runner(plan.pipeline)
     console = SteadyConsole()
-    _show_plan(console, plan, runner)
+    show_plan(console, plan, runner.state)
     if dry_run:
         return ExitCode.OK
     record = create_run_directory(runner.root, "pipelines")
@@ -85,7 +83,7 @@ def run(plan: Plan, dry_run: bool = False) -> int:
     verdict = sentences(plan.pipeline, rounds, plan.notes)
     report = write_report(record, plan.pipeline, rounds, verdict)
     status.update(state="finished", exit_code=0, verdict=verdict)
-    _show_outcome(console, plan.pipeline, rounds, verdict, report)
+    show_outcome(console, plan.pipeline, rounds, verdict, report)
     return code
 
 
@@ -215,73 +213,3 @@ def _write_request(record: Path, plan: Plan) -> None:
     words = redact_words([*plan.pipeline.request.plugin_words, *plan.pipeline.request.words])
     with durable.disk_errors(record):
         durable.replace(record / "overrides.txt", "\n".join(words) + "\n")
-
-
-def _show_plan(console: SteadyConsole, plan: Plan, runner: _Runner) -> None:
-    """What will be run, and what is there already."""
-    pipeline, several = plan.pipeline, len(plan.rounds) > 1
-    table = Table(
-        title=f"pipeline {pipeline.name}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-    )
-    for name in (*(["round"] if several else []), "stage", "starts from", "model", "data", "length", ""):
-        table.add_column(name)
-    words = {"finished": "there already", "begun": "goes on", "new": "to run", "": "to run"}
-    for steps in plan.rounds:
-        for step in steps:
-            state = words[runner.state(step)]
-            if state == "goes on":
-                state += f" ({short_path(runner.place(step))})"
-            label = step.label.removesuffix(CONTROL)
-            table.add_row(*([str(step.round)] if several else []), label, *_described(step), state)
-    console.print(table)
-    for note in plan.notes:
-        print(f"note: {note}")
-    if several:
-        print(f"at most {len(plan.rounds)} rounds; {_until(pipeline)}")
-
-
-def _described(step: Step) -> tuple[str, str, str, str]:
-    if not step.trains:
-        assert step.parent is not None
-        return step.parent.stage, "", "", ""
-    choices, config = step.composed.choices, step.composed.config
-    start = step.start or (step.parent.stage if step.parent is not None else "")
-    if step.parent is not None and step.parent.stage == step.stage:
-        start = f"{start}, round {step.parent.round}"
-    if step.control_of is not None:
-        start = "scratch (control)"
-    return start, choices["model"], choices["data"], config.trainer.max_duration
-
-
-def _until(pipeline: Pipeline) -> str:
-    until, patience = pipeline.iterate.until, pipeline.iterate.patience
-    words = []
-    if until.target is not None:
-        words.append(f"until {until.metric} is {number(until.target)}")
-    if patience is not None:
-        words.append(f"or {patience} in a row without a better {until.metric}")
-    return " ".join(words) or "no target is set"
-
-
-def _show_outcome(
-    console: SteadyConsole, pipeline: Pipeline, rounds: list[list[Outcome]], verdict: list[str], report: Path
-) -> None:
-    console.print()
-    table = Table(
-        title=f"pipeline {pipeline.name}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1)
-    )
-    several = len(rounds) > 1
-    for name in (*(["round"] if several else []), "stage", "starts from", "metric", "val", "test", "time", ""):
-        table.add_column(name, justify="right" if name in ("val", "test", "time") else "left")
-    for outcome in (outcome for outcomes in rounds for outcome in outcomes):
-        for row in outcome_rows(outcome):
-            if outcome.step.trains or row.metric == primary_metric(outcome.step):
-                cells = (row.stage, row.start, row.metric, row.val, row.test, row.time, row.how)
-                table.add_row(*([row.round] if several else []), *cells)
-    console.print(table)
-    for sentence in verdict:
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-    root = short_path(report.parent.parent.parent)
-    lines = ["", f"report: {short_path(report)}", "", "# curves of all stages, side by side"]
-    for line in [*lines, f"tensorboard --logdir {root}"]:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -79,7 +79,9 @@ def test_a_pipeline_is_run_once_and_what_is_changed_alone_is_run_again(here, cap
     assert capsys.readouterr().out.count("(reused)") == 4
 
     run("seed=2", "--dry-run")
-    assert "there already" not in capsys.readouterr().out
+    assert "done" not in capsys.readouterr().out
+    run("--dry-run")
+    assert capsys.readouterr().out.count("done") == 4
 
 
 def test_the_finetuned_stage_starts_from_the_pretrained_weights(here):
