@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bigtrain.config.kinds import Audit
 from bigtrain.config.run import RunConfig
-from bigtrain.data.audit.findings import LEAKS, Report
+from bigtrain.data.audit.findings import Report
 from bigtrain.data.audit.short import short_audit
 from bigtrain.data.base import DataModule
 from bigtrain.errors import DataError
@@ -48,9 +48,9 @@ def tell(report: Report, run_dir: Path, tracker: Tracker) -> None:
     """Writes audit.json into the run directory, and says what is wrong: one note for each finding."""
     with durable.disk_errors(run_dir):
         durable.replace(run_dir / AUDIT_FILE, document_of(report))
-    worries = [check for check in report.worries() if check.name not in LEAKS or check.splits[0] != "train"]
-    for check in worries:
-        tracker.note(f"data audit: {check.sentence(report.unit)}", warning=True)
+    worries = report.in_short()
+    for sentence in worries:
+        tracker.note(f"data audit: {sentence}", warning=True)
     if worries or not report.checks:
         tracker.note("; ".join((*report.skipped, "data.audit=off says no more of it")))
     output = io.StringIO()

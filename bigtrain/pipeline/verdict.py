@@ -35,10 +35,9 @@ class Gain:
         return difference if self.higher_is_better else -difference
 
     def __str__(self) -> str:
-        words = "the pretrained weights gained" if self.gain > 0 else "the pretrained weights gained nothing:"
+        gained = number(self.gain) if self.gain > 0 else "nothing"
         values = f"{number(self.started)} against {number(self.scratch)} from scratch"
-        change = f"{self.started - self.scratch:+.4f}"
-        return f"{self.stage}, {self.metric}: {words} {change} ({values}, of one seed)"
+        return f"{self.stage}, {self.metric}: the pretrained weights gained {gained}: {values} (one seed)"
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def leaks_of(outcome: Outcome) -> list[str]:
     if outcome.step.control_of is not None or not file.is_file():
         return []
     audit = Report.from_json(json.loads(file.read_text()))
-    found = [check.sentence(audit.unit) for check in audit.worries()]
-    return [f"{outcome.step.stage}, data: {'; '.join(found) or 'no sample of val or test stands in train'}"]
+    return [f"{outcome.step.stage}, data: {'; '.join(audit.in_short()) or 'no sample of val or test stands in train'}"]
 
 
 def total_cost(outcomes: list[Outcome]) -> str:

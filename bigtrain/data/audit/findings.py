@@ -91,6 +91,11 @@ class Report:
         """The checks that warn or fail."""
         return (check for check in self.checks if check.verdict in ("warn", "fail"))
 
+    def in_short(self) -> list[str]:
+        """Sentences about what warns or fails; samples leaked from train are told of once, by whichever way."""
+        ways = [check for check in self.checks if check.name in LEAKS and check.splits[0] == "train"]
+        return [check.sentence(self.unit) for check in self.worries() if check not in ways]
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         document = {name: value for name, value in vars(self).items() if name not in ("offences", "checks")}
