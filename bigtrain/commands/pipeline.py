@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +18,19 @@ from bigtrain.commands import eval as evaluation
 from bigtrain.commands import train
 from bigtrain.commands.init_from import brought_tokenizer, settled
 from bigtrain.config.compose import Composed, compose, validate
+from bigtrain.config.kinds import Audit
 from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.redact import redact_words
 from bigtrain.config.words import escape
-from bigtrain.errors import ExitCode
+from bigtrain.data.audit.seen import seen_before
+from bigtrain.data.base import DataModule
+from bigtrain.errors import DataError, ExitCode
 from bigtrain.pipeline.display import show_outcome, show_plan
 from bigtrain.pipeline.plan import Plan, Step, request_of
 from bigtrain.pipeline.report import write_report
 from bigtrain.pipeline.store import (
     EVALUATION,
+    SEEN,
     Outcome,
     key_of,
     place_of,
@@ -149,8 +154,35 @@ class _Runner:
             composed = validate(compose(dataclasses.replace(request, config_name=None), require_run_directory))
         else:
             composed = self._composed(step)
+        seen = self._seen_before(step)
+        for sentence in seen:
+            print(f"warning: {sentence}", file=sys.stderr)
         with _run_directory(place):
-            return ExitCode(train.run(composed))
+            code = ExitCode(train.run(composed))
+        if seen and not code:
+            with durable.disk_errors(self.root):
+                durable.replace_json(place / SEEN, seen)
+        return code
+
+    def _seen_before(self, step: Step) -> list[str]:
+        """Sentences on samples of its val and test that stages before it were trained on.
+
+        Raises DataError where data.audit=fail and they are more than data.audit_limit.
+        """
+        sentences: list[str] = []
+        origin = step.parent if step.control_of is None else None
+        while origin is not None:
+            if origin.stage != step.stage:  # which the audit of its own data sees
+                config = settled(self._composed(step)).config.data
+                data, earlier = (self._data(self._composed(one)) for one in (step, origin))
+                for split, count, total, unit in seen_before(data, config, earlier):
+                    said = f"{count:,} of {total:,} {unit} of {split} stand in what {origin.stage} was trained on"
+                    if config.audit is Audit.fail and count > config.audit_limit * total:
+                        cause, fix = "data.audit=fail", "give that stage other texts; or data.audit=warn to train"
+                        raise DataError.of("DATA-AUDIT", f"stage {step.stage}: {said}", cause=cause, fix=fix)
+                    sentences += [said] if count else []
+            origin = origin.parent
+        return list(dict.fromkeys(sentences))
 
     def _evaluate(self, step: Step, place: Path) -> ExitCode:
         assert step.parent is not None
@@ -190,8 +222,12 @@ class _Runner:
         config = settled(composed).config
         text = f"{config.data!r} {config.trainer.limit_samples} {config.trainer.overfit}"
         if text not in self._fingerprints:
-            self._fingerprints[text] = build_data(config, brought_tokenizer(config, None)).spec.fingerprint
+            self._fingerprints[text] = self._data(composed).spec.fingerprint
         return self._fingerprints[text]
+
+    def _data(self, composed: Composed) -> DataModule:
+        config = settled(composed).config
+        return build_data(config, brought_tokenizer(config, None))
 
 
 def word(key: str, value: str) -> str:

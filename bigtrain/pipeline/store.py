@@ -22,6 +22,8 @@ from bigtrain.training.durable import sha256_of
 from bigtrain.training.run_directory import Status, is_run_directory
 
 EVALUATION = "eval.json"
+SEEN = "seen_before.json"
+"""In a training's directory: how many of its samples stand in the training data of the stages that it comes from."""
 
 # What a run does not depend on, or what stands in its key by its content. How often it is evaluated, its best does.
 _WITHOUT_EFFECT = {"name", "output_dir", "resume", "init_from", "checkpoint", "data.cache_dir", "data.audit"}

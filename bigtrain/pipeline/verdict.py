@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.watched import smaller_is_better
 from bigtrain.data.audit.findings import Report
-from bigtrain.pipeline.store import Outcome
+from bigtrain.pipeline.store import SEEN, Outcome
 from bigtrain.report.overfit import overfit_verdict
 from bigtrain.tracking.formatting import clock, number, scaled
 from bigtrain.tracking.jsonl import read_rows
@@ -124,12 +124,20 @@ def fit_of(outcome: Outcome) -> list[str]:
 
 
 def leaks_of(outcome: Outcome) -> list[str]:
-    """What the audit before a training has found in its data; nothing to say of a control, or where there was none."""
-    file = outcome.place / "audit.json"
-    if outcome.step.control_of is not None or not file.is_file():
+    """What the audit before a training has found in its data, and what an earlier stage has seen of it.
+
+    Nothing to say of a control, or where there was no audit.
+    """
+    if outcome.step.control_of is not None:
         return []
-    audit = Report.from_json(json.loads(file.read_text()))
-    return [f"{outcome.step.stage}, data: {'; '.join(audit.in_short()) or 'no sample of val or test stands in train'}"]
+    stage, found = outcome.step.stage, []
+    if (file := outcome.place / "audit.json").is_file():
+        audit = Report.from_json(json.loads(file.read_text()))
+        said = "; ".join(audit.in_short()) or "no sample of val or test stands in train"
+        found.append(f"{stage}, data: {said}")
+    if (file := outcome.place / SEEN).is_file():
+        found += [f"{stage}, data: {sentence}" for sentence in json.loads(file.read_text())]
+    return found
 
 
 def total_cost(outcomes: list[Outcome]) -> str:

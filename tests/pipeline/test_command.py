@@ -174,3 +174,42 @@ def test_its_stages_can_be_shown(here, capsys):
     assert "# stage pretrain" in said and "# stage finetune" in said and "learning_rate: 0.01" in said
     run("--help")
     assert "bigtrain train: train a model" in capsys.readouterr().out
+
+
+SEEN = """overrides:
+  - trainer.gpus=0
+  - trainer.max_duration=4step
+  - trainer.batch_size=8
+  - model.num_layers=1
+  - data.cache_dir=cache
+stages:
+  pretrain:
+    overrides: [model=bert_tiny, data=text_corpus, data.train_path=read.jsonl,
+                data.val_path=later.jsonl, data.tokenizer=byte]
+  finetune:
+    init_from: pretrain
+    control: false
+    overrides: [model=bert_tiny, task=classification, data=text_classification, data.train_path=train.csv,
+                data.val_path=val.csv, data.test_path=test.csv, data.sequence_length=128]
+"""
+
+
+def test_texts_that_an_earlier_stage_has_read_are_told_of_or_refused(here, capfd):
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices("abcdefghijklmnop", k=50)) for _ in range(90)]
+    for name, part in {"train": texts[:60], "val": texts[60:75], "test": texts[75:]}.items():
+        rows = [f"{text},{'xy'[number % 2]}" for number, text in enumerate(part)]
+        (here / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (here / "read.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts[70:] * 4))
+    (here / "later.jsonl").write_text(json.dumps({"text": " ".join(texts[:60])}))
+    write_pipeline(here / "conf", "small", SEEN)
+    said = "of 15 texts of {} stand in what pretrain was trained on"
+    run("pipeline.stages.finetune.data.audit=fail", code=3)
+    assert f"stage finetune: 5 {said.format('val')}" in capfd.readouterr().err
+    run()
+    captured = capfd.readouterr()
+    for number, split in ((5, "val"), (15, "test")):
+        assert f"warning: {number} {said.format(split)}" in captured.err
+        assert f"finetune, data: {number} {said.format(split)}" in captured.out
+    run()
+    assert f"finetune, data: 15 {said.format('test')}" in capfd.readouterr().out

@@ -25,7 +25,8 @@ def short_audit(data: DataModule, config: DataConfig) -> Report | None:
     spec = data.spec
     if config.audit is Audit.off or spec.optimal_loss is not None or spec.optimal_accuracy is not None:
         return None
-    if (size := sum(spec.sizes.values())) > _MOST_SAMPLES or size * _sample_bytes(spec) > _MOST_BYTES:
+    if is_too_large(data):
+        size = sum(spec.sizes.values())
         skipped = f"{size:,} samples are too many to be audited before a training: bigtrain check-data does it"
         return Report(spec.kind, dict(spec.sizes), config.audit_limit, (), skipped=(skipped,))
     root = cache_root(getattr(config, "cache_dir", None))
@@ -35,6 +36,12 @@ def short_audit(data: DataModule, config: DataConfig) -> Report | None:
         warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
         kept = load_or_build(root, "audit", key, lambda: Prepared(audit(data, config, near=False).to_json(), {}))
     return Report.from_json(kept.meta)
+
+
+def is_too_large(data: DataModule) -> bool:
+    """Whether looking at every sample would be waited for."""
+    size = sum(data.spec.sizes.values())
+    return size > _MOST_SAMPLES or size * _sample_bytes(data.spec) > _MOST_BYTES
 
 
 def _sample_bytes(spec: DataSpec) -> int:

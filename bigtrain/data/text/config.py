@@ -115,6 +115,12 @@ def fraction_problems(split: str) -> list[str]:
 class PythonDocsConfig(TextConfig):
     """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
 
+    hold_out_topics: bool = setting(
+        False,
+        "Leave out the docstrings that python_docs_topics validates and tests on (split as by default), so that a "
+        "model that is finetuned on those has not read them.",
+    )
+
 
 @dataclass
 class TextCorpusConfig(TextConfig):

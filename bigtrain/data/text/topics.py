@@ -1,5 +1,5 @@
 """Which package of the standard library does a docstring belong to? Texts and labels from the running Python, as
-`data/text/python_docs.py` reads them; tokenising and caching are `data/text/sentences.py`'s business.
+`data/text/docstrings.py` reads them; tokenising and caching are `data/text/sentences.py`'s business.
 
 Three things would give the answer away, or make it a matter of luck. The package's own name is cut out of the text,
 also where it is part of a longer word. Texts that differ only in case, digits, punctuation or space count as one, so
@@ -17,7 +17,7 @@ from pathlib import Path
 from bigtrain.data.base import DataSpec
 from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import PythonDocsTopicsConfig
-from bigtrain.data.text.python_docs import docstrings_of, python_files
+from bigtrain.data.text.docstrings import docstrings_of, python_files
 from bigtrain.data.text.sentences import LabelledSplits, LabelledText, Sentences, SentenceSplits, divide_by_class
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
@@ -53,21 +53,37 @@ def _read(library: Path, files: list[Path], split: str) -> LabelledSplits:
     with status_line("Reading Python's docstrings") as report:
         for number, file in enumerate(files):
             report(number / len(files))
-            package = file.parts[0].removesuffix(".py")
+            package = package_of(file)
             if package.startswith("_"):
                 continue
             for text in docstrings_of(library / file):
                 masked = without_name(text, package)
                 owners.setdefault(gist(masked), set()).add(package)
                 texts.setdefault(gist(masked), (masked, str(file)))
-    package_of = {key: next(iter(packages)) for key, packages in owners.items() if key and len(packages) == 1}
-    names = sorted(name for name, _ in Counter(package_of.values()).most_common(PACKAGES))
+    owner = {key: next(iter(packages)) for key, packages in owners.items() if key and len(packages) == 1}
+    names = sorted(name for name, _ in Counter(owner.values()).most_common(PACKAGES))
     labelled = [
         LabelledText(texts[key][0], names.index(package), texts[key][1])
-        for key, package in package_of.items()
+        for key, package in owner.items()
         if package in names
     ]
     return LabelledSplits(divide_by_class(labelled, split), tuple(names))
+
+
+def package_of(file: Path) -> str:
+    """The package that a source, relative to the library, belongs to."""
+    return file.parts[0].removesuffix(".py")
+
+
+def held_out(library: Path, files: list[Path]) -> frozenset[str]:
+    """What the docstrings say that are validated and tested on, where they are split as by default."""
+    splits = _read(library, files, PythonDocsTopicsConfig().split).splits
+    return frozenset(gist(labelled.text) for split in ("val", "test") for labelled in splits[split])
+
+
+def says(text: str, file: Path) -> str:
+    """What a docstring says, its package's name left out: equal for those that count as one."""
+    return gist(without_name(text, package_of(file)))
 
 
 def without_name(text: str, package: str) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigtrain.data.text.config import PythonDocsConfig
-from bigtrain.data.text.python_docs import PythonDocs, clean, python_files, read_documents
+from bigtrain.data.text.docstrings import clean, python_files
+from bigtrain.data.text.python_docs import PythonDocs, read_documents
 from bigtrain.errors import DataError
 
 
@@ -28,13 +29,13 @@ def test_about_two_megabytes_of_english(docs):
 
 
 def test_the_second_start_reads_no_source(docs, shared_cache, monkeypatch):
-    monkeypatch.setattr("bigtrain.data.text.python_docs._parse", lambda path: pytest.fail("parsed again"))
+    monkeypatch.setattr("bigtrain.data.text.python_docs.parse", lambda path: pytest.fail("parsed again"))
     assert PythonDocs(PythonDocsConfig(cache_dir=shared_cache)).spec == docs.spec
 
 
 def test_nothing_is_imported():
     code = (
-        "import sys; from bigtrain.data.text.python_docs import *; import bigtrain.data.text.text_splits;"
+        "import sys, sysconfig; from bigtrain.data.text.python_docs import *; import bigtrain.data.text.text_splits;"
         "import rich.console, rich.status; library = Path(sysconfig.get_path('stdlib'));"
         "before = set(sys.modules);"
         "names = ('this.py', 'antigravity.py', 'topics.py');"
