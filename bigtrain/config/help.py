@@ -106,12 +106,12 @@ def _settings(node: DictConfig, path: str, title: str) -> Iterator[tuple[str, di
     """Tables of settings: the node's own first, then one for each group below it."""
     config_class = node_type(node)
     hints = field_types(config_class)
+    values: Any = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
     rows, below = {}, []
     for field in dataclasses.fields(config_class):
         name = f"{path}{field.name}"
         if not is_group(hints[field.name]):
-            value = OmegaConf.to_container(node, resolve=False, enum_to_str=True)[field.name]  # type: ignore[call-overload, index]
-            rows[f"{name}={_value(value)}"] = field.metadata.get("help", "") + _members(hints[field.name])
+            rows[f"{name}={_value(values[field.name])}"] = field.metadata.get("help", "") + _members(hints[field.name])
         elif not OmegaConf.is_missing(node, field.name):
             child = node[field.name]
             summary = (node_type(child).__doc__ or "").splitlines()[0]

@@ -55,7 +55,13 @@ def test_a_run_that_learns_by_heart_is_told_so_with_levers_that_work(shell):
 
 def test_a_run_that_learns_what_holds_is_not_warned(shell):
     done = shell.run(
-        "model=mlp", "data=glyphs", "trainer.gpus=0", "trainer.max_duration=60step", "trainer.eval_every=20step"
+        "model=mlp",
+        "data=glyphs",
+        "data.train_images=4000",
+        "data.test_images=100",
+        "trainer.gpus=0",
+        "trainer.max_duration=60step",
+        "trainer.eval_every=20step",
     )
     (run,) = shell.runs()
     assert "overfitting after" not in done.stdout

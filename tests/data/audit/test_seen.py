@@ -59,8 +59,8 @@ def test_nothing_is_said_where_it_means_nothing(planted):
     assert seen_before(texts, config, planted[2]) == []
 
 
-def test_the_docstrings_of_the_topics_can_be_held_out(tmp_path):
-    cache = str(tmp_path)
+def test_the_docstrings_of_the_topics_can_be_held_out(shared_cache):
+    cache = shared_cache
     config = PythonDocsTopicsConfig(cache_dir=cache)
     topics = PythonDocsTopics(config)
     read = PythonDocs(PythonDocsConfig(cache_dir=cache))
