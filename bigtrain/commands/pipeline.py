@@ -30,7 +30,6 @@ from bigtrain.pipeline.plan import Plan, Step, request_of
 from bigtrain.pipeline.report import write_report
 from bigtrain.pipeline.store import (
     EVALUATION,
-    SEEN,
     Outcome,
     key_of,
     place_of,
@@ -138,13 +137,16 @@ class _Runner:
         of = f"round {step.round}, " if self.pipeline.iterate.max_rounds > 1 else ""
         console.print()
         console.rule(f"{of}stage {count}: {step.label} ({how})", align="left")
+        seen = self._seen_before(step)
+        for sentence in seen:
+            print(f"warning: {sentence}", file=sys.stderr)
         if how == "reused":
             print(f"finished already: {short_path(place)}")
         else:
             code = self._train(step, place) if step.trains else self._evaluate(step, place)
             if code:
                 return code
-        rounds[-1].append(read_outcome(step, self.key(step), place, how))
+        rounds[-1].append(dataclasses.replace(read_outcome(step, self.key(step), place, how), seen=seen))
         return ExitCode.OK
 
     def _train(self, step: Step, place: Path) -> ExitCode:
@@ -154,15 +156,8 @@ class _Runner:
             composed = validate(compose(dataclasses.replace(request, config_name=None), require_run_directory))
         else:
             composed = self._composed(step)
-        seen = self._seen_before(step)
-        for sentence in seen:
-            print(f"warning: {sentence}", file=sys.stderr)
         with _run_directory(place):
-            code = ExitCode(train.run(composed))
-        if seen and not code:
-            with durable.disk_errors(self.root):
-                durable.replace_json(place / SEEN, seen)
-        return code
+            return ExitCode(train.run(composed))
 
     def _seen_before(self, step: Step) -> list[str]:
         """Sentences on samples of its val and test that stages before it were trained on.
@@ -170,7 +165,7 @@ class _Runner:
         Raises DataError where data.audit=fail and they are more than data.audit_limit.
         """
         sentences: list[str] = []
-        origin = step.parent if step.control_of is None else None
+        origin = step.parent if step.trains and step.control_of is None else None
         while origin is not None:
             if origin.stage != step.stage:  # which the audit of its own data sees
                 config = settled(self._composed(step)).config.data

@@ -22,8 +22,6 @@ from bigtrain.training.durable import sha256_of
 from bigtrain.training.run_directory import Status, is_run_directory
 
 EVALUATION = "eval.json"
-SEEN = "seen_before.json"
-"""In a training's directory: how many of its samples stand in the training data of the stages that it comes from."""
 
 # What a run does not depend on, or what stands in its key by its content. How often it is evaluated, its best does.
 _WITHOUT_EFFECT = {"name", "output_dir", "resume", "init_from", "checkpoint", "data.cache_dir", "data.audit"}
@@ -44,6 +42,7 @@ class Outcome:
     best_step: int | None = None
     higher_is_better: bool = False
     cost: dict[str, float] = field(default_factory=dict)  # "seconds", "samples", "tokens", "flops"
+    seen: list[str] = field(default_factory=list)  # which of its samples an earlier stage was trained on
 
 
 def key_of(step: Step, data_fingerprint: str, parent_key: str, start_hash: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.watched import smaller_is_better
 from bigtrain.data.audit.findings import Report
-from bigtrain.pipeline.store import SEEN, Outcome
+from bigtrain.pipeline.store import Outcome
 from bigtrain.report.overfit import overfit_verdict
 from bigtrain.tracking.formatting import clock, number, scaled
 from bigtrain.tracking.jsonl import read_rows
@@ -135,9 +135,7 @@ def leaks_of(outcome: Outcome) -> list[str]:
         audit = Report.from_json(json.loads(file.read_text()))
         said = "; ".join(audit.in_short()) or "no sample of val or test stands in train"
         found.append(f"{stage}, data: {said}")
-    if (file := outcome.place / SEEN).is_file():
-        found += [f"{stage}, data: {sentence}" for sentence in json.loads(file.read_text())]
-    return found
+    return found + [f"{stage}, data: {sentence}" for sentence in outcome.seen]
 
 
 def total_cost(outcomes: list[Outcome]) -> str:
