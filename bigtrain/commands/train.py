@@ -307,6 +307,7 @@ def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) ->
             "device": ranks + device_name(world.device),
             "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
             "compile": state.resolved["compile"],
+            **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
         },
         parameters=sum(parameter.numel() for parameter in parts.network.parameters()),
         total_steps=limits.total_steps,

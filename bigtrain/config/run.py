@@ -67,7 +67,15 @@ class TrainerConfig:
         "probe times the candidates and records the choice.",
     )
     compile: str = setting(
-        "auto", "torch.compile each block: auto (GPU only), true, false.", choices=("auto", "true", "false")
+        "auto",
+        "torch.compile: true: each block of the model; whole: all of it as one region; auto: each block, on a GPU and "
+        "where steps are not recorded (cuda_graph).",
+        choices=("auto", "true", "false", "whole"),
+    )
+    cuda_graph: str = setting(
+        "auto",
+        "Record a step and replay it as one CUDA graph: auto (small steps, whose cost is launches), true, false.",
+        choices=("auto", "true", "false"),
     )
     deterministic: bool = setting(
         False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat)."
