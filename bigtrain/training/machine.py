@@ -6,8 +6,6 @@ What is `auto` follows a fixed rule of capability and shapes; what was resolved 
 from __future__ import annotations
 
 import os
-import warnings
-from functools import lru_cache
 
 import torch
 from torch import nn
@@ -19,8 +17,8 @@ from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
 from bigtrain.optim.base import Optimizer
 from bigtrain.tasks.base import TrainingModule
-from bigtrain.tracking.throughput import measured_peak_flops
 from bigtrain.tracking.tracker import Tracker
+from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Trainer
@@ -181,21 +179,13 @@ def record_steps(trainer: Trainer) -> None:
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """The measured ceiling of all ranks' devices together in this precision; they measure at the same time."""
+    """The ceiling of all ranks' devices together in this precision; they measure at the same time."""
     device = world.device
-    peak = _peak_of(device, precision.dtype, torch.get_num_threads())
+    peak = ceiling_flops(device, precision.dtype, torch.get_num_threads())
     if device.type == "cuda":  # the matrices of the measurement are not the run's memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return float(world.gather([peak]).sum())
-
-
-@lru_cache
-def _peak_of(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Measured once in a process: it stays the same from one training to the next."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return measured_peak_flops(device, dtype)
 
 
 def device_name(device: torch.device) -> str:

@@ -307,7 +307,10 @@ class Trainer:
         if self.limits.tokens_per_step is not None:
             speed["perf/tokens_per_second"] = steps * self.limits.tokens_per_step / seconds
         if self.limits.peak_flops:
-            speed["perf/share_of_peak"] = samples * self.limits.flops_per_sample / self.limits.peak_flops
+            flops = samples * self.limits.flops_per_sample
+            speed["perf/share_of_peak"] = flops / max(
+                flops, self.limits.peak_flops
+            )  # a faster step is a ceiling itself
         return speed
 
     def row(self) -> Row:
