@@ -134,3 +134,31 @@ def test_the_chunked_weight_gradient_is_scaled_before_it_is_rounded_to_fp16():
     expected = torch.full((8, 4), 1 / 8)
     expected[3] -= 1
     assert torch.allclose(weight.grad.float(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("softcap", "smoothing"), [pytest.param(None, 0.0, marks=pytest.mark.slow), (2.0, 0.1)])
+def test_a_compiled_chunk_is_the_eager_one(softcap, smoothing):
+    """With a padded vocabulary and a last chunk that is smaller than the others."""
+    hidden, weight, targets = problem(70, 5, 131, seed=1)
+    bias = torch.linspace(-1, 2, 131, dtype=torch.float64, requires_grad=True)
+    results = []
+    for compiled in (False, True):
+        chunking = chunks(131 * 32, alignment=64, compiled=compiled)
+        loss = vocabulary_cross_entropy(hidden, weight, targets, softcap, smoothing, bias, chunking)
+        results.append((loss.detach(), *torch.autograd.grad(loss * 0.7, (hidden, weight, bias))))
+    for eager, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, eager, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("vocab", [255, 50257])
+def test_in_bf16_padding_and_chunks_are_as_close_to_fp32_as_the_plain_formula(vocab):
+    hidden, weight, targets = problem(48, 32, vocab, seed=2, dtype=torch.float32)
+    weight = (weight.detach() * 0.2).requires_grad_()
+    exact = torch.autograd.grad(vocabulary_cross_entropy(hidden, weight, targets), (hidden, weight))
+    errors = []
+    for chunking in (chunks(10**9), chunks(20 * vocab, alignment=64)):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = vocabulary_cross_entropy(hidden, weight, targets, chunking=chunking)
+        gradients = torch.autograd.grad(loss, (hidden, weight))
+        errors.append([float((some - true).norm() / true.norm()) for some, true in zip(gradients, exact, strict=True)])
+    assert all(padded <= 1.25 * plain for plain, padded in zip(*errors, strict=True)), errors
