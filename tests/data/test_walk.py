@@ -73,6 +73,14 @@ def test_circles_of_links_end(folder, tmp_path):
     assert names(found.dangling, folder) == ["first", "second"]
 
 
+def test_a_link_to_a_folder_above_brings_nothing_in(folder, tmp_path):
+    write(folder / "class" / "x", folder / "other class" / "y", tmp_path / "z")
+    link(folder / "class" / "up", "..")
+    link(folder / "class" / "further up", tmp_path)
+    found = list_files(folder / "class")
+    assert names(found.files, folder) == ["class/x"] and len(found.repeated) == 2
+
+
 def test_a_file_with_several_names_is_listed_once_by_the_one_that_is_no_link(folder, tmp_path):
     write(folder / "m", tmp_path / "other" / "x")
     link(folder / "a", "m")
@@ -93,7 +101,8 @@ def test_links_inside_each_others_targets_lose_nothing(folder, tmp_path):
     write(tmp_path / "other" / "x", tmp_path / "other" / "sub" / "y")
     link(folder / "a", tmp_path / "other" / "sub")
     link(folder / "b", tmp_path / "other")
-    assert names(list_files(folder).files, folder) == ["a/y", "b/x"]
+    found = list_files(folder)
+    assert names(found.files, folder) == ["a/y", "b/x"] and not found.repeated
 
 
 def test_a_link_to_nothing_is_named(folder):
