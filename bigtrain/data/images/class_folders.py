@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigtrain.data.base import SPLITS
-from bigtrain.data.images.image_file import SKIP, SUFFIXES
+from bigtrain.data.images.image_file import SUFFIXES
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.walk import dangling_link, is_hidden, list_files, warn_of_repeated
 from bigtrain.errors import DataError
@@ -39,7 +39,10 @@ class Broken:
     def add(self, error: DataError) -> None:
         """Takes one in, or raises it."""
         if not self._skip:
-            raise error
+            mend = "data.skip_broken=true leaves out all that can't be read"
+            raise DataError(
+                *(replace(problem, fix=f"{problem.fix}; or {mend}") for problem in error.problems)
+            ) from error
         self.reasons += [f"{problem.message}: {problem.cause}" for problem in error.problems]
 
     def tell(self, total: int) -> None:
@@ -147,8 +150,9 @@ def _images(files: list[Path], broken: Broken) -> Iterator[Path]:
         if path.suffix.lower() in SUFFIXES and path.is_file():
             yield path
         else:
-            cause = f"it is not read as an image; those end in {', '.join(SUFFIXES)}"
-            broken.add(_misplaced(path, cause, f"take it out; or {SKIP}"))
+            broken.add(
+                _misplaced(path, "it is no image", f"take it out; those that are read end in {', '.join(SUFFIXES)}")
+            )
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -20,7 +20,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-SKIP = "data.skip_broken=true leaves out all that can't be read"
 MAX_PIXELS = 1 << 26  # 8192 x 8192; a small file can claim far more than memory holds
 _MAX_BYTES = 1 << 28
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # whatever the file's name says
@@ -63,9 +62,7 @@ def read_image(path: Path, size: int | None, channels: int) -> tuple[np.ndarray,
 
 def broken(path: Path, cause: str) -> DataError:
     """What is wrong with an image, as an error."""
-    return DataError.of(
-        "DATA-IMAGE", f"can't read {path}", cause=cause, fix=f"mend the file, or take it out; or {SKIP}"
-    )
+    return DataError.of("DATA-IMAGE", f"can't read {path}", cause=cause, fix="mend the file, or take it out")
 
 
 def _plain(image: Image, mode: str) -> Image:

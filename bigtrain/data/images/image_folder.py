@@ -23,7 +23,7 @@ from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_name
 from bigtrain.data.images.config import ImageFolderConfig
 from bigtrain.data.images.image_file import read_image
 from bigtrain.data.images.samples import ImageSamples, as_path, normalization, split_of
-from bigtrain.data.images.unchanged import changed_while_read
+from bigtrain.data.images.unchanged import changed_while_read, unchanged
 from bigtrain.data.progress import status_line
 from bigtrain.data.splits import split_by_class, warn_of_missing_classes
 from bigtrain.data.text.text_files import unreadable_file
@@ -59,7 +59,8 @@ class ImageFolder:
         images = prepared.arrays["images"]
         chosen = split_images(config, files, labels, prepared.arrays["hashes"])
         _require_every_class(names, labels[chosen["train"]])
-        _warn_of_missing_classes(config, names, {split: labels[ids] for split, ids in chosen.items()})
+        of_splits = {split: labels[ids] for split, ids in chosen.items()}
+        _warn_of_missing_classes(config, names, of_splits, {file.split for file in files})
         self._samples = {split: ImageSamples(images, labels, ids) for split, ids in chosen.items() if len(ids)}
         self.spec = DataSpec(
             kind="images",
@@ -123,15 +124,15 @@ def _require_every_class(names: list[str], labels: np.ndarray) -> None:
         )
 
 
-def _warn_of_missing_classes(config: ImageFolderConfig, names: list[str], labels: dict[str, np.ndarray]) -> None:
+def _warn_of_missing_classes(
+    config: ImageFolderConfig, names: list[str], labels: dict[str, np.ndarray], given: set[str]
+) -> None:
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     asked = {split: of_split for split, of_split in labels.items() if len(of_split) or fractions.get(split)}
-    fixes = {
-        split: f"add images, or give {split} a folder of its own; data.{split}_fraction=0 goes without"
-        if config.stratify
-        else f"data.stratify=true draws {split} out of each class"
-        for split in fractions
-    }
+    drawn = (
+        "add images, or go without: data.{0}_fraction=0" if config.stratify else "draw it by class: data.stratify=true"
+    )
+    fixes = {split: "add images to its folder" if split in given else drawn.format(split) for split in fractions}
     warn_of_missing_classes(names, asked, fixes)
 
 
@@ -172,9 +173,12 @@ def _facts(root: Path, files: list[Found]) -> list[list[Any]]:
 def _decoded(config: ImageFolderConfig, files: list[Found]) -> Prepared:
     def read(file: Found) -> tuple[np.ndarray, int] | DataError:
         try:
-            return read_image(file.path, config.size, config.channels)
+            with unchanged(file.path):
+                return read_image(file.path, config.size, config.channels)
         except DataError as error:
             return error
+        except OSError as error:
+            return unreadable_file(file.path, error)
 
     images, hashes = np.empty((0, 0, 0, 0), dtype=np.uint8), np.empty(len(files), dtype=np.uint64)
     broken: list[tuple[int, dict[str, Any]]] = []
@@ -184,8 +188,7 @@ def _decoded(config: ImageFolderConfig, files: list[Found]) -> Prepared:
             block = files[start : start + _BLOCK]
             for index, (file, result) in enumerate(zip(block, pool.map(read, block), strict=True), start):
                 if isinstance(result, DataError):
-                    if not config.skip_broken:
-                        raise result
+                    Broken(config.skip_broken).add(result)
                     broken.append((index, dataclasses.asdict(result.problems[0])))
                     continue
                 image, hashes[count] = result

@@ -11,11 +11,19 @@ from bigtrain.errors import DataError
 
 @contextmanager
 def unchanged(path: Path) -> Iterator[None]:
-    """What is read inside comes from one file in one state. Raises DataError where not, OSError without a file."""
+    """What is read inside comes from one file in one state. Raises DataError where not, even if what was read is found
+    to be damaged; and OSError where there is no file.
+    """
     before = _state(path)
-    yield
+    damage: DataError | None = None
+    try:
+        yield
+    except DataError as error:
+        damage = error
     if _state(path) != before:
-        raise changed_while_read(path, "it was written to, or replaced")
+        raise changed_while_read(path, "it was written to, or replaced") from damage
+    if damage is not None:
+        raise damage
 
 
 def changed_while_read(path: Path, cause: str) -> DataError:
