@@ -77,7 +77,7 @@ def warn_of_missing_classes(
     present = {split: np.bincount(of_split, minlength=len(names)) > 0 for split, of_split in labels.items()}
     anywhere = np.any(list(present.values()), axis=0)
     for split, there in present.items():
-        missing = [names[label] for label in np.flatnonzero(anywhere & ~there)]
+        missing = [names[label] for label in np.flatnonzero(anywhere & ~there).tolist()]
         if missing:
             more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
             named = ", ".join(missing[:_NAMED]) + more
