@@ -51,7 +51,7 @@ def read_image(path: Path, size: int | None, channels: int) -> tuple[np.ndarray,
         cause = (
             f"it is in none of the formats {', '.join(_FORMATS)}"
             if isinstance(error, Image.UnidentifiedImageError)
-            else str(error)
+            else error.strerror or str(error)
         )
         raise broken(path, cause) from error
     except Exception as error:  # whatever a decoder says of damage: SyntaxError, struct.error, a bomb …
