@@ -87,7 +87,7 @@ def class_names(root: Path, files: list[Found]) -> list[str]:
     """The classes, sorted. Raises DataError where there are not two."""
     names = sorted({file.label for file in files if file.split == "train"})
     if len(names) < 2:
-        inner = [entry.name for entry in _entries(root / names[0]) if entry.is_dir()] if names else []
+        inner = [folder.name for name in names if (root / name).is_dir() for folder in _folders(root / name)]
         deeper = f"; if {', '.join(inner[:3])} are the classes: data.path={root / names[0]}" if len(inner) > 1 else ""
         raise DataError.of(
             "DATA-CLASSES",
@@ -100,7 +100,7 @@ def class_names(root: Path, files: list[Found]) -> list[str]:
 
 def _tops(root: Path) -> dict[str, Path]:
     """The folder of each split; the root itself is train's where no split has one."""
-    folders = [entry for entry in _entries(root) if entry.is_dir()]
+    folders = _folders(root)
     tops: dict[str, Path] = {}
     for split in SPLITS:
         named = [folder for folder in folders if _is_split(folder, split, beside_train="train" in tops)]
@@ -135,14 +135,20 @@ def _holds_images(folder: Path) -> bool:
     return any(_is_image(entry) for entry in _entries(folder))
 
 
-def _class_folders(top: Path) -> Iterator[Path]:
-    entries = _entries(top)
-    for entry in entries:
+def _class_folders(top: Path) -> list[Path]:
+    for entry in _entries(top):
         if _is_image(entry):
             raise _misplaced(entry, "it is in no class", "put it into the folder of its class")
+    return _folders(top)
+
+
+def _folders(top: Path) -> list[Path]:
+    """The folders in a folder. Raises DataError for a link that leads nowhere: it may have been to one."""
+    entries = _entries(top)
+    for entry in entries:
         if entry.is_symlink() and not entry.exists():
             raise dangling_link(entry)
-    return (entry for entry in entries if entry.is_dir())
+    return [entry for entry in entries if entry.is_dir()]
 
 
 def _images(files: list[Path], broken: Broken) -> Iterator[Path]:

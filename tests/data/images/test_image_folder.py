@@ -253,6 +253,10 @@ def test_a_link_to_nothing_is_named(images, build):
         build()
     with pytest.raises(DataError, match=r"(?s)images/emu.*leads nowhere"):
         build(images / "emu")
+    fill(images.parent / "split" / "train")
+    (images.parent / "split" / "val").symlink_to("/mnt/val")
+    with pytest.raises(DataError, match=r"(?s)split/val.*leads nowhere"):
+        build(images.parent / "split")
 
 
 @pytest.mark.parametrize("at", ["dog/003.png", "owl/019.png"])
@@ -424,6 +428,20 @@ def wrong_one_class(images):
     for name in ("dog", "owl"):
         (images / name).rename(images.parent / name)
     return "has one class, cat; there must be two"
+
+
+def wrong_one_class_in_train(images):
+    fill(images / "train", ("cat",))
+    for name in CLASSES:
+        (images / name).rename(images.parent / name)
+    return "has one class, cat; there must be two"
+
+
+def wrong_folder_in_folder(images):
+    images.rename(images.parent / "inner")
+    images.mkdir()
+    (images.parent / "inner").rename(images / "inner")
+    return f"if cat, dog, owl are the classes: data.path={images / 'inner'}"
 
 
 def wrong_nothing(images):
