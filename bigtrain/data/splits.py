@@ -45,20 +45,26 @@ def _quotas(count: int, val_fraction: float, test_fraction: float) -> tuple[int,
 
 
 def swap_in_missing(labels: np.ndarray, train: np.ndarray, val: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of train and val, changed only where one of them has no sample of a class of which the other has two.
+    """Ids of train and val, changed only where one of them has no sample of a class of which the other has two, or
+    train none of a class of which val has one.
 
     Then the first of these comes over, for the last of the class that there are most of: numbers stay, if they can.
     """
-    train, val = _with_missing(labels, train, val)
-    val, train = _with_missing(labels, val, train)
+    train, val = _with_missing(labels, train, val, spares_last=False)
+    val, train = _with_missing(labels, val, train, spares_last=True)
     return train, val
 
 
-def _with_missing(labels: np.ndarray, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_missing(
+    labels: np.ndarray, source: np.ndarray, target: np.ndarray, spares_last: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`spares_last`: the source gives the only sample of a class too, if it gets another in exchange."""
     num_classes = int(labels.max()) + 1
     in_source, in_target = (np.bincount(labels[ids], minlength=num_classes) for ids in (source, target))
-    for label in np.flatnonzero((in_target == 0) & (in_source > 1)):
+    for label in np.flatnonzero((in_target == 0) & (in_source > 0)):
         largest = int(in_target.argmax())
+        if in_source[label] == 1 and not (spares_last and in_target[largest] > 1):
+            continue
         there, back = source[labels[source] == label][:1], target[labels[target] == largest][1:][-1:]
         source, target = (
             np.append(np.setdiff1d(source, there, assume_unique=True), back),
