@@ -60,9 +60,9 @@ def dangling_link(path: Path) -> DataError:
 def warn_of_repeated(folder: Path, repeated: list[Path]) -> None:
     """Says that some names were passed over, where there are any."""
     if repeated:
+        names = "a name leads" if len(repeated) == 1 else f"{len(repeated):,} names lead"
         warnings.warn(
-            f"{folder}: {len(repeated):,} name{'s' * (len(repeated) > 1)} (for instance {repeated[0]}) lead to what is "
-            "read under another name already; each file counts once.",
+            f"{folder}: {names} to what is read under another name already ({repeated[0]}); each file counts once.",
             stacklevel=2,
         )
 

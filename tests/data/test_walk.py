@@ -89,9 +89,7 @@ def test_a_file_with_several_names_is_listed_once_by_the_one_that_is_no_link(fol
         link(folder / name, tmp_path / "other")
     found = list_files(folder)
     assert names(found.files, folder) == ["b/x", "m"] and names(found.repeated, folder) == ["a", "n", "z"]
-    with pytest.warns(
-        UserWarning, match=r"data: 3 names \(for instance .*/a\) lead to what is read under another name"
-    ):
+    with pytest.warns(UserWarning, match=r"data: 3 names lead to what is read under another name already \(.*/a\)"):
         warn_of_repeated(folder, found.repeated)
     # The only name that is wanted counts, whatever others there are.
     assert names(list_files(folder, lambda name: name == "a").files, folder) == ["a"]
