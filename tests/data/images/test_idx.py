@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bigtrain.data.images.idx_file as idx_file
+from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx import IDXImages
 from bigtrain.data.images.idx_file import read_idx
+from bigtrain.data.order import permute
 from bigtrain.errors import DataError
 from tests.config.composing import composed
 
@@ -144,6 +146,18 @@ def test_validation_has_each_class_that_has_two_images(tmp_path, write_idx_set, 
     assert {0, 1, 2} <= set(labels["train"]) and {0, 1, 2} <= set(labels["val"])
     lacking = "train" if 3 in labels["val"] else "val"
     assert f"{lacking} has no sample of 1 of the 4 classes (3)" in str(said[0].message)
+
+
+@pytest.mark.parametrize("train", [240, 60])
+def test_only_where_a_class_was_missing_the_draw_and_the_fingerprint_are_others(tmp_path, train, write_idx_set):
+    arrays = write_idx_set(tmp_path, train=train)
+    data = IDXImages(IDXConfig(path=str(tmp_path)))
+    drawn = np.sort(permute(20240229, 0, np.arange(train), train)[: train // 6])
+    stays = train == 240
+    assert np.array_equal(data.dataset("val").chosen, drawn) is stays
+    parts = [part if part.ndim == 1 else part[:, None] for part in (arrays[name].astype(np.uint8) for name in NAMES)]
+    before = fingerprint_of(*parts, len(drawn), list("0123456789"))
+    assert (data.spec.fingerprint == before) is stays
 
 
 def test_a_link_to_nothing_and_a_file_that_changes_are_named(tmp_path, write_idx_set, monkeypatch):
