@@ -107,9 +107,10 @@ class CIFAR100Config(HoldOutConfig):
 
 @dataclass
 class ImageFolderConfig(HoldOutConfig):
-    """PNG and JPEG files, in a folder per class; decoded once, then cached.
+    """PNG, JPEG, WebP, BMP, GIF, TIFF, PPM and PGM files, in a folder per class; decoded once, then cached.
 
     Under `path` either the class folders, which are split here, or train, perhaps val, and test with class folders.
+    Links are followed. Of an animation the first frame is read.
     """
 
     path: str | None = setting(None, "Directory with a folder per class, or with train, val and test.", path=True)
@@ -123,6 +124,16 @@ class ImageFolderConfig(HoldOutConfig):
     channels: int = setting(3, "3 for colour, 1 for grey.")
     test_fraction: float = setting(
         1 / 7, "Part of all images to test on, where there is no test folder.", at_least=0, below=1
+    )
+    stratify: bool = setting(
+        True,
+        "Draw the same part of each class, and one image at least; otherwise each image by chance, whatever its class.",
+        before=False,
+    )
+    skip_broken: bool = setting(
+        False,
+        "Leave out files that can't be read as images, and say how many; otherwise the first is an error.",
+        before=False,
     )
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 
