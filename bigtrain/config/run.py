@@ -76,6 +76,7 @@ class TrainerConfig:
         "auto",
         "Record a step and replay it as one CUDA graph: auto (small steps, whose cost is launches), true, false.",
         choices=("auto", "true", "false"),
+        before="false",
     )
     deterministic: bool = setting(
         False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat)."
