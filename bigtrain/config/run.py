@@ -117,7 +117,11 @@ class TrainerConfig:
         below=1,
     )
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig, "The best checkpoint, and when to give up.")
-    limit_samples: int | None = setting(None, "Use only the first so many samples of each split.", at_least=1)
+    limit_samples: int | None = setting(
+        None,
+        "Use only the first so many samples of each split; of each class in turn, where those lack one.",
+        at_least=1,
+    )
     overfit: bool = setting(False, "Validate on the training samples: can the model learn them at all?")
     profile: bool = setting(False, "Profile a few steps; the table and the trace go to <run>/profile/.")
     find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")

@@ -66,7 +66,9 @@ class HoldOutConfig(DataConfig):
 class IDXConfig(HoldOutConfig):
     """Images in MNIST's IDX format: four files, plain or .gz, under `path` or where Debian puts them."""
 
-    path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.", path=True)
+    path: str | None = setting(
+        None, "Directory with the four IDX files, or above them, as MNIST/raw; default: the usual places.", path=True
+    )
     prefix: str = setting(
         "",
         "What the names of the four files begin with, for instance emnist-letters-; empty: nothing, or the only set.",
