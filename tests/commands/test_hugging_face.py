@@ -66,7 +66,12 @@ def config_of(run):
 def test_what_is_exported_is_what_transformers_computes(original):
     transformers = pytest.importorskip("transformers")
     folder, text = original.folder / "hub", "the cat sat on 日本; it isn't"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     loaded = load(str(run_named(original, "first")), lone_world("0"))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
