@@ -51,14 +51,16 @@ def settled(composed: Composed) -> Composed:
 
 def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenizer | None:
     """What the data is to use as it is: the tokenizer of the run's own checkpoint, whose file may be gone, or else that
-    of `init_from`, whose model has a vector for each of its tokens and for no other.
+    of `init_from`, whose model has a vector for each of its tokens and for no other; or a file that was given for it.
     """
     path = getattr(config.data, "tokenizer_path", None)
     if path is None:
         return None
     if resumed is not None:
         return tokenizer_from_json(resumed.read_json("tokenizer.json"))
-    return _read_own(Path(path)) if _is_tokenizer_of_source(path, config) else None
+    if _is_tokenizer_of_source(path, config):
+        return _read_own(Path(path))
+    return read_tokenizer(path, may_grow=False) if config.init_from and is_hugging_face(config.init_from) else None
 
 
 def initialise(config: RunConfig, parts: Parts) -> list[str]:
@@ -104,7 +106,7 @@ def _compared_tokens(file: Path, tokenizer: Tokenizer, path: str | None) -> list
     same = own.to_json() == json.loads(json.dumps(tokenizer.to_json()))
     if same or (is_hugging_face(str(file.parent)) and is_extension(definition_of(tokenizer), definition_of(own))):
         more = tokenizer.vocab_size - own.vocab_size
-        return [f"init_from: the data has {more:,} tokens more than {file}"] if more else []
+        return [f"init_from: tokens that the data has beyond those of {file}: {more:,}"] if more else []
     raise DataError.of(
         "DATA-TOKENIZER",
         f"{file.parent} was trained with another tokenizer than this data has",

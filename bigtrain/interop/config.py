@@ -179,7 +179,7 @@ def family_of(settings: dict[str, Any], part: str) -> Family:
             "EXPORT-MODEL",
             f"this {part} is none of the models that Hugging Face's library has",
             cause="; ".join(differences[nearest]) if nearest else "",
-            fix=f"these can be exported: {', '.join(f'model={name}' for name in FAMILIES)}",
+            fix=f"train with {' or '.join(f'model={name}' for name in FAMILIES)}, and these settings as they are there",
         )
     return FAMILIES[nearest]
 

@@ -177,6 +177,13 @@ def test_a_changed_document_is_refused_naming_the_file(change, expected):
     assert expected in str(caught.value)
 
 
+def test_a_setting_added_since_that_is_null_by_default_may_be_missing():
+    document = composed("model=gpt2").document
+    del document["model"]["num_embeddings"], document["trainer"]["ema_decay"]
+    config = config_from_document(document)
+    assert (config.model.num_embeddings, config.trainer.ema_decay) == (None, None)
+
+
 def test_every_setting_has_a_meaning_and_a_type_in_words():
     from bigtrain.config.schema import ROOTS, describe_type, leaves
 
