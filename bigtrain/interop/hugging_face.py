@@ -170,7 +170,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
         reason = f"it has neither {WEIGHTS_FILE} nor {INDEX_FILE}"
-        raise _unusable(folder, reason, only_pickles(folder), missing_weights_fix(folder))
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        cause = f"there is {others[0]}, and nothing that says what belongs together" if others else only_pickles(folder)
+        raise _unusable(folder, reason, cause, missing_weights_fix(folder))
     parts = read_json(folder / INDEX_FILE, _INDEX_BYTES).get("weight_map")
     names = set(parts.values()) if isinstance(parts, dict) and all(map(_is_file_name, parts.values())) else set()
     if not names:

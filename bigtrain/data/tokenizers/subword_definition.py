@@ -12,6 +12,8 @@ import base64
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from bigtrain.errors import DataError
 
 MAX_VOCABULARY = 1 << 18  # Llama 3 has half as many tokens
@@ -48,17 +50,30 @@ def _short_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 8
 
 
-def _bounded_replacements(value: Any) -> bool:
-    """Whether no character becomes more than a short text: of SentencePiece's rules, as a trie of 4-byte units and the
-    texts that its leaves point into, each up to a NUL.
+def _sound_rules(value: Any) -> bool:
+    """Whether SentencePiece's rules for characters stay within themselves, and put no more than a short text for one.
+
+    They are a double-array trie (darts-clone) of 4-byte units, its length in bytes before it, and then the texts that
+    its leaves point to, each up to a NUL. The library follows it without looking.
     """
     try:
         rules = base64.b64decode(value, validate=True)
     except (TypeError, ValueError):
         return False
-    start = 4 + int.from_bytes(rules[:4], "little")
-    texts = rules[start:]
-    return start < len(rules) and texts.endswith(b"\0") and max(map(len, texts.split(b"\0"))) <= _MAX_REPLACEMENT_BYTES
+    size = int.from_bytes(rules[:4], "little")
+    trie, texts = rules[4 : 4 + size], rules[4 + size :]
+    if len(trie) < size or not size or size % 4 or not texts.endswith(b"\0"):
+        return False
+    units = np.frombuffer(trie, "<u4").astype(np.int64)
+    offsets = np.where(units & 0x200, (units >> 10) << 8, units >> 10)
+    is_leaf, nexts = units >= 1 << 31, np.arange(len(units)) ^ offsets
+    begins = units[is_leaf] & 0x7FFFFFFF
+    if (nexts[~is_leaf] | 0xFF >= len(units)).any() or (begins >= len(texts)).any():  # whatever byte comes next
+        return False
+    if not is_leaf[nexts[~is_leaf & (units & 0x100 != 0)]].all():
+        return False
+    inside = np.frombuffer(texts, np.uint8)[begins] & 0xC0 == 0x80  # of a character
+    return not inside.any() and max(map(len, texts.split(b"\0"))) <= _MAX_REPLACEMENT_BYTES
 
 
 _BOOLEAN = _one_of(True, False)
@@ -93,7 +108,7 @@ COMPONENTS: dict[str, dict[str, dict[str, Check]]] = {
         # Any other replacement could make a text a million times as long.
         "Prepend": {"prepend": _one_of("▁")},
         "Replace": {"pattern": _one_of(*_REPLACED), "content": _one_of("▁", " ", '"')},
-        "Precompiled": {"precompiled_charsmap": _bounded_replacements},
+        "Precompiled": {"precompiled_charsmap": _sound_rules},
     },
     "pre_tokenizer": {
         "ByteLevel": _BYTE_LEVEL,
@@ -249,6 +264,7 @@ def _model(model: dict[str, Any], source: str) -> dict[str, Any]:
                 raise unusable(source, f"its vocabulary says {_shown(token)}: {_shown(number)}")
     checked["vocab"] = vocab
     if checked["type"] == "BPE":
+        assert isinstance(vocab, dict)
         checked["merges"] = _merges(model.get("merges"), vocab, source)
     elif "merges" in model:
         raise unusable(source, "its model has merges, but is not BPE")

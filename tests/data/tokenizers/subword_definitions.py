@@ -133,11 +133,11 @@ def rules(content):
     return {"type": "Precompiled", "precompiled_charsmap": text}
 
 
-def charsmap(replacement):
+def charsmap(replacement, step=1, text=0):
     """The rules that put this in place of x: a double array of 256 units, and the text that its one leaf points to."""
     units = [0] * 256
-    units[ord("x")] = 1 << 10 | 1 << 8 | ord("x")  # the leaf is at the next place
-    units[ord("x") + 1] = 1 << 31  # the text begins at 0
+    units[ord("x")] = step << 10 | 1 << 8 | ord("x")  # the leaf is at the next place
+    units[ord("x") + 1] = 1 << 31 | text  # where the text begins
     trie = struct.pack("<256I", *units)
     return struct.pack("<I", len(trie)) + trie + replacement + b"\0"
 

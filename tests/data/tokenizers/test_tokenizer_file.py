@@ -144,6 +144,9 @@ REFUSED = {
     ),
     "rules that are no base64": (changed(normalizer=rules("@")), "Precompiled has precompiled_charsmap"),
     "rules whose texts are long": (changed(normalizer=rules(charsmap(b"x" * 65))), "Precompiled has precompiled_cha"),
+    "rules that lead out of themselves": (changed(normalizer=rules(charsmap(b"x", step=300))), "Precompiled has preco"),
+    "rules that lead to no text": (changed(normalizer=rules(charsmap(b"x", text=9))), "Precompiled has precompiled_c"),
+    "rules that lead into a character": (changed(normalizer=rules(charsmap("é".encode(), text=1))), "Precompiled has"),
     "rules that end in a text": (changed(normalizer=rules(charsmap(b"x")[:-1])), "Precompiled has precompiled_cha"),
     "another pattern to replace": (
         changed(normalizer={**GROWTH, "pattern": {"Regex": "(a+)+$"}}),
