@@ -14,12 +14,17 @@ from bigtrain.nn.init import normal_linear
 
 
 class VocabularyProjection(NamedTuple):
-    """Scores over the vocabulary, not yet multiplied out, so that a loss may do it in chunks."""
+    """Scores over the vocabulary, not yet multiplied out, so that a loss may do it in chunks.
+
+    Where there are more rows than tokens, the first `num_tokens` are theirs: the loss and `logits` see every row, as
+    Hugging Face's do, but no row beyond is ever chosen.
+    """
 
     hidden_BTD: Tensor
     weight_VD: Tensor
     softcap: float | None = None
     bias_V: Tensor | None = None
+    num_tokens: int | None = None
     chunking: Chunking = DEFAULT
 
     def logits(self) -> Tensor:
@@ -27,14 +32,16 @@ class VocabularyProjection(NamedTuple):
         return vocabulary_logits(self.hidden_BTD, self.weight_VD, self.softcap, self.bias_V)
 
     def last_logits(self) -> Tensor:
-        """(B, V) of the last position: all that generation needs."""
-        return vocabulary_logits(self.hidden_BTD[:, -1], self.weight_VD, self.softcap, self.bias_V)
+        """(B, number of tokens) of the last position: all that generation needs."""
+        weight_VD, bias_V = self._of_tokens()
+        return vocabulary_logits(self.hidden_BTD[:, -1], weight_VD, self.softcap, bias_V)
 
     def likeliest(self) -> Tensor:
         """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
+        weight_VD, bias_V = self._of_tokens()
         hidden_ND = self.hidden_BTD.flatten(0, 1)
-        chunks = hidden_ND.split(DEFAULT.rows(len(hidden_ND), len(self.weight_VD)))
-        logits = (vocabulary_logits(chunk_ND, self.weight_VD, self.softcap, self.bias_V) for chunk_ND in chunks)
+        chunks = hidden_ND.split(DEFAULT.rows(len(hidden_ND), len(weight_VD)))
+        logits = (vocabulary_logits(chunk_ND, weight_VD, self.softcap, bias_V) for chunk_ND in chunks)
         return torch.cat([chunk_NV.argmax(dim=-1) for chunk_NV in logits]).view(self.hidden_BTD.shape[:2])
 
     def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -43,6 +50,10 @@ class VocabularyProjection(NamedTuple):
         return vocabulary_cross_entropy(
             hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing, self.bias_V, self.chunking
         )
+
+    def _of_tokens(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the rows that are tokens."""
+        return self.weight_VD[: self.num_tokens], None if self.bias_V is None else self.bias_V[: self.num_tokens]
 
 
 class VocabularyHead(nn.Module):
@@ -56,19 +67,29 @@ class LanguageModelHead(VocabularyHead):
 
     (Zero, as some do, holds back everything below for the first steps: 2.01 nats against 1.95 after 200 steps
     on tiny-shakespeare, width 128.) A tied head takes the token embedding's weight instead
-    (`models.network.tie_weights`).
+    (`models.network.tie_weights`). There are as many rows as tokens, unless `rows` says more.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int, *, softcap: float | None = None, std: float | None = None):
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        *,
+        rows: int | None = None,
+        softcap: float | None = None,
+        std: float | None = None,
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
         nn.init.normal_(self.weight, std=std or hidden_size**-0.5)
-        self.softcap = softcap
+        self.softcap, self.num_tokens = softcap, vocab_size
 
     def forward(self, features: Features) -> VocabularyProjection:
         """Needs `features.hidden`."""
         assert features.hidden is not None, "a language-model head needs a hidden vector per position"
-        return VocabularyProjection(features.hidden, self.weight, self.softcap, chunking=self.chunking)
+        return VocabularyProjection(
+            features.hidden, self.weight, self.softcap, num_tokens=self.num_tokens, chunking=self.chunking
+        )
 
 
 class MaskedProjection(NamedTuple):
@@ -86,18 +107,20 @@ class MaskedProjection(NamedTuple):
 class MaskedLanguageModelHead(VocabularyHead):
     """BERT's (arXiv:1810.04805): dense, GELU, layer norm, then a linear map D → V with bias.
 
-    A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own.
+    A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own. There are as
+    many rows as tokens, unless `rows` says more.
     """
 
     reads_pooled = False
 
-    def __init__(self, hidden_size: int, vocab_size: int, *, norm_epsilon: float, std: float):
+    def __init__(self, hidden_size: int, vocab_size: int, *, rows: int | None = None, norm_epsilon: float, std: float):
         super().__init__()
         self.transform = normal_linear(hidden_size, hidden_size, bias=True, std=std)
         self.norm = nn.LayerNorm(hidden_size, eps=norm_epsilon)
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
         nn.init.normal_(self.weight, std=std)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.bias = nn.Parameter(torch.zeros(rows or vocab_size))
+        self.num_tokens = vocab_size
 
     def forward(self, features: Features) -> MaskedProjection:
         """Needs `features.hidden`. Nothing is computed before it is known where."""
@@ -107,7 +130,9 @@ class MaskedLanguageModelHead(VocabularyHead):
     def project(self, hidden_BMD: Tensor) -> VocabularyProjection:
         """Scores over the vocabulary at these vectors."""
         hidden_BMD = self.norm(F.gelu(self.transform(hidden_BMD)))
-        return VocabularyProjection(hidden_BMD, self.weight, bias_V=self.bias, chunking=self.chunking)
+        return VocabularyProjection(
+            hidden_BMD, self.weight, bias_V=self.bias, num_tokens=self.num_tokens, chunking=self.chunking
+        )
 
 
 class PooledHead(nn.Module):

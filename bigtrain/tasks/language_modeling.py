@@ -32,10 +32,10 @@ class LanguageModeling:
         self._label_smoothing = config.label_smoothing
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """One output layer; `model.logit_softcap` and `model.init_std` apply where the model has them."""
+        """One output layer; `model.logit_softcap`, `init_std` and `num_embeddings` apply where the model has them."""
         softcap = getattr(model_config, "logit_softcap", None)
-        std = getattr(model_config, "init_std", None)
-        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap=softcap, std=std)}
+        std, rows = getattr(model_config, "init_std", None), getattr(model_config, "num_embeddings", None)
+        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, rows=rows, softcap=softcap, std=std)}
 
     def collate(self, samples: Batch, training: bool) -> Batch:
         """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where
