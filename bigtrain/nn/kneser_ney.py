@@ -13,6 +13,7 @@ and its last token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,15 +51,23 @@ class _LookedUp:
 
 class KneserNey:
     """Counts of `tokens` (R, T+1) int64, R texts: of each token but the first, and of those only where `scored` (R, T).
+    `report` is told how much is done.
 
     `discounts` (order, 3) fp64: the estimate of D_1, D_2 and D_3 of each order, from the lowest on. Other ones may be
     given in their place, each above 0 and below 1, 2 and 3; gradients flow to them.
     """
 
-    def __init__(self, order: int, vocab_size: int, tokens: Tensor, scored: Tensor | None = None):
+    def __init__(
+        self,
+        order: int,
+        vocab_size: int,
+        tokens: Tensor,
+        scored: Tensor | None = None,
+        report: Callable[[float], None] = lambda fraction: None,
+    ):
         self.order = order
         self.vocab_size = vocab_size
-        self._levels = _count(order, vocab_size, tokens, scored)
+        self._levels = _count(order, vocab_size, tokens, scored, report)
         self.discounts = torch.stack([_discounts(level.counts) for level in self._levels])
 
     @property
@@ -134,7 +143,9 @@ def joined(tokens: Tensor, scored: Tensor, follow: bool) -> tuple[Tensor, Tensor
     return torch.cat((tokens[0, :1], tokens[:, 1:].flatten()))[None], scored.reshape(1, -1)
 
 
-def _count(order: int, vocab_size: int, tokens: Tensor, scored: Tensor | None) -> list[_Level]:
+def _count(
+    order: int, vocab_size: int, tokens: Tensor, scored: Tensor | None, report: Callable[[float], None]
+) -> list[_Level]:
     length = tokens.shape[1] - 1
     padded = torch.nn.functional.pad(tokens, (max(0, order - 2), 0), value=-1)
     chosen = slice(None) if scored is None else scored.flatten()
@@ -145,6 +156,7 @@ def _count(order: int, vocab_size: int, tokens: Tensor, scored: Tensor | None) -
         before = padded[:, first : first + length].flatten()[chosen]
         key, number = torch.unique(number * (vocab_size + 1) + before + 1, return_inverse=True)
         keys.append(key)
+        report(back / (2 * order))
     grams, counts = torch.unique(number * vocab_size + tokens[:, 1:].flatten()[chosen], return_counts=True)
     levels = [_level(keys[-1], grams, counts, vocab_size)]
     for below in reversed(range(order - 1)):
@@ -153,12 +165,13 @@ def _count(order: int, vocab_size: int, tokens: Tensor, scored: Tensor | None) -
         end = keys[below + 1][context] // (vocab_size + 1)
         grams, counts = torch.unique(end * vocab_size + token, return_counts=True)
         levels.append(_level(keys[below], grams, counts, vocab_size))
+        report(1 - below / (2 * order))
     return levels[::-1]
 
 
 def _level(contexts: Tensor, grams: Tensor, counts: Tensor, vocab_size: int) -> _Level:
     size, of_context = len(contexts), grams // vocab_size
-    totals = torch.bincount(of_context, counts.double(), size)
+    totals = torch.zeros(size, dtype=torch.float64, device=counts.device).index_add_(0, of_context, counts.double())
     kinds = torch.bincount(of_context * 3 + counts.clamp(max=3) - 1, minlength=size * 3)
     return _Level(contexts, grams, counts, totals, kinds.view(size, 3).double())
 

@@ -85,4 +85,3 @@ def test_windows_that_follow_each_other_are_one_text():
     several, of_several = joined(tokens, scored, follow=False)
     assert contexts_of(several, 2)[1].tolist() == [[-1, 2], [2, 3]]
     assert KneserNey(3, 5, several, of_several).tokens == 3
-
