@@ -17,7 +17,7 @@ from typing import Any
 from bigtrain.build import build_data
 from bigtrain.commands.loading import Loaded
 from bigtrain.config.run import EvalConfig, RunConfig
-from bigtrain.data.audit.seen import Seen, seen_before, why_not_compared, why_too_large
+from bigtrain.data.audit.seen import Seen, seen_before, stretches_seen, why_not_compared, why_too_large
 from bigtrain.data.base import DataModule
 from bigtrain.data.text.config import SentencePairsConfig, TextClassificationConfig
 from bigtrain.errors import DataError
@@ -63,8 +63,9 @@ def evaluated_data(loaded: Loaded, config: EvalConfig) -> EvaluatedData:
     reason = own if isinstance(own, str) else why_not_compared(data, own_config.data, own)
     if isinstance(own, str) or reason:
         return EvaluatedData(data, split, why_not_seen=reason)
-    seen = seen_before(data, own_config.data, own, [split])
-    return EvaluatedData(data, split, seen[0] if seen else None, "" if seen else "no paragraph is long enough")
+    if data.spec.kind == "text":
+        return EvaluatedData(data, split, stretches_seen(data, own_config.data, own, split))
+    return EvaluatedData(data, split, *seen_before(data, own_config.data, own, [split]))
 
 
 def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule | str:

@@ -16,6 +16,7 @@ from bigtrain.config.kinds import Audit, DataConfig
 from bigtrain.data.audit.arrays import digest_samples
 from bigtrain.data.audit.duplicates import digest_of
 from bigtrain.data.audit.short import is_larger
+from bigtrain.data.audit.stretches import known_stretches, stretch_length
 from bigtrain.data.audit.texts import Pass, digest_texts, gist_of
 from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
@@ -53,6 +54,18 @@ def seen_before(
         for split in splits
         if split in table
     ]
+
+
+def stretches_seen(data: DataModule, config: DataConfig, earlier: DataModule, split: str) -> Seen:
+    """Of two corpora that one tokenizer has read: which stretches of a split stand in `earlier`'s train split."""
+    length = stretch_length(data, split)
+    key = fingerprint_of(_VERSION, data.spec.fingerprint, earlier.spec.fingerprint, split, length)
+    build = lambda: known_stretches(data.dataset(split), earlier.dataset("train"), length)  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
+        root = cache_root(getattr(config, "cache_dir", None))
+        found, total = load_or_build(root, "stretches", key, lambda: Prepared({"found": build()}, {})).meta["found"]
+    return Seen(split, found, total, f"stretches of {length} tokens")
 
 
 def why_not_compared(data: DataModule, config: DataConfig, earlier: DataModule) -> str:
