@@ -65,7 +65,7 @@ def evaluated_data(loaded: Loaded, config: EvalConfig) -> EvaluatedData:
         return EvaluatedData(data, split, why_not_seen=reason)
     if data.spec.kind == "text":
         return EvaluatedData(data, split, stretches_seen(data, own_config.data, own, split))
-    return EvaluatedData(data, split, *seen_before(data, own_config.data, own, [split]))
+    return EvaluatedData(data, split, next(iter(seen_before(data, own_config.data, own, [split])), None))
 
 
 def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule | str:
