@@ -30,11 +30,12 @@ def setting(
     choices: tuple[str, ...] | None = None,
     verbatim: bool = False,
     path: bool = False,
+    before: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
     Lists and dicts are copied per instance. `verbatim`: free text; on the command line everything after = is
-    taken as it stands.
+    taken as it stands. `before`: the value of configs that were saved before there was this setting.
     """
     metadata = {
         "help": help,
@@ -46,6 +47,7 @@ def setting(
         "choices": choices,
         "verbatim": verbatim,
         "path": path,
+        "before": before,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
         factory = default if isinstance(default, type) else lambda: default.copy()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.nn.cross_entropy import CHUNK_LOGITS, vocabulary_cross_entropy, vocabulary_logits
+from bigtrain.nn.cross_entropy import DEFAULT, Chunking, vocabulary_cross_entropy, vocabulary_logits
 from bigtrain.nn.features import Features
 from bigtrain.nn.init import normal_linear
 
@@ -20,6 +20,7 @@ class VocabularyProjection(NamedTuple):
     weight_VD: Tensor
     softcap: float | None = None
     bias_V: Tensor | None = None
+    chunking: Chunking = DEFAULT
 
     def logits(self) -> Tensor:
         """(B, T, V), at least fp32."""
@@ -31,8 +32,8 @@ class VocabularyProjection(NamedTuple):
 
     def likeliest(self) -> Tensor:
         """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
-        rows = max(1, CHUNK_LOGITS // len(self.weight_VD))
-        chunks = self.hidden_BTD.flatten(0, 1).split(rows)
+        hidden_ND = self.hidden_BTD.flatten(0, 1)
+        chunks = hidden_ND.split(DEFAULT.rows(len(hidden_ND), len(self.weight_VD)))
         logits = (vocabulary_logits(chunk_ND, self.weight_VD, self.softcap, self.bias_V) for chunk_ND in chunks)
         return torch.cat([chunk_NV.argmax(dim=-1) for chunk_NV in logits]).view(self.hidden_BTD.shape[:2])
 
@@ -40,16 +41,22 @@ class VocabularyProjection(NamedTuple):
         """Sum over scored targets, in nats; see `vocabulary_cross_entropy`."""
         hidden_ND, targets_N = self.hidden_BTD.flatten(0, 1), targets_BT.flatten()
         return vocabulary_cross_entropy(
-            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing=label_smoothing, bias_V=self.bias_V
+            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing, self.bias_V, self.chunking
         )
 
 
-class LanguageModelHead(nn.Module):
+class VocabularyHead(nn.Module):
+    """A head whose last layer maps D → V; `chunking` is how its loss is cut, set for the device that it trains on."""
+
+    chunking = DEFAULT
+
+
+class LanguageModelHead(VocabularyHead):
     """A linear map D → V without bias; the weight starts from N(0, std²), by default std = 1/sqrt(D).
 
     (Zero, as some do, holds back everything below for the first steps: 2.01 nats against 1.95 after 200 steps
     on tiny-shakespeare, width 128.) A tied head takes the token embedding's weight instead
-    (`models.network.tie_weights`). The vocabulary is not padded to a rounder size.
+    (`models.network.tie_weights`).
     """
 
     def __init__(self, hidden_size: int, vocab_size: int, *, softcap: float | None = None, std: float | None = None):
@@ -61,7 +68,7 @@ class LanguageModelHead(nn.Module):
     def forward(self, features: Features) -> VocabularyProjection:
         """Needs `features.hidden`."""
         assert features.hidden is not None, "a language-model head needs a hidden vector per position"
-        return VocabularyProjection(features.hidden, self.weight, self.softcap)
+        return VocabularyProjection(features.hidden, self.weight, self.softcap, chunking=self.chunking)
 
 
 class MaskedProjection(NamedTuple):
@@ -76,7 +83,7 @@ class MaskedProjection(NamedTuple):
         return self.head.project(self.hidden_BTD[rows_B1, positions_BM])
 
 
-class MaskedLanguageModelHead(nn.Module):
+class MaskedLanguageModelHead(VocabularyHead):
     """BERT's (arXiv:1810.04805): dense, GELU, layer norm, then a linear map D → V with bias.
 
     A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own.
@@ -99,7 +106,8 @@ class MaskedLanguageModelHead(nn.Module):
 
     def project(self, hidden_BMD: Tensor) -> VocabularyProjection:
         """Scores over the vocabulary at these vectors."""
-        return VocabularyProjection(self.norm(F.gelu(self.transform(hidden_BMD))), self.weight, bias_V=self.bias)
+        hidden_BMD = self.norm(F.gelu(self.transform(hidden_BMD)))
+        return VocabularyProjection(hidden_BMD, self.weight, bias_V=self.bias, chunking=self.chunking)
 
 
 class PooledHead(nn.Module):
