@@ -28,6 +28,7 @@ from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network, tie_weights
+from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
@@ -124,6 +125,9 @@ def build_trainer(
     if resume is not None and resume.manifest.get("world_size") != world.size:
         state.threads = 0  # of so many ranks; this number of them has its own share of the cores
     keep_threads(state, tracker)
+    for head in parts.network.heads.values():
+        if isinstance(head, CountsTrainingSplit):
+            head.count(parts.data.dataset("train"))
     loader = build_loader(parts)
     if isinstance(loader.order, ContiguousOrder):
         parts.module.carried = state_of(parts.network, loader.order.batch_size)

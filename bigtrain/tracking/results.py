@@ -54,7 +54,7 @@ class Results:
 BASELINES = {
     "accuracy": ("majority_accuracy", "centroid_accuracy"),
     "masked_language_model": ("unigram_loss",),
-    "loss": ("unigram_loss", "bigram_loss"),
+    "loss": ("unigram_loss", "bigram_loss", "5gram_loss"),
 }
 """Metric → the metrics that say what little effort reaches of it."""
 
