@@ -226,8 +226,12 @@ def _escaped(value: Any) -> Any:
 
 
 def _missing(node: DictConfig, content: Any, path: str) -> Iterator[str]:
+    """Keys that are not in the content. One that is null by default may be: it was added since the config was saved."""
     for key, hint in field_types(node_type(node)).items():
-        if not isinstance(content, dict) or key not in content:
+        if not isinstance(content, dict):
             yield path + key
+        elif key not in content:
+            if OmegaConf.is_missing(node, key) or node[key] is not None:
+                yield path + key
         elif is_group(hint):
             yield from _missing(node[key], content[key], f"{path}{key}.")

@@ -30,11 +30,12 @@ def setting(
     choices: tuple[str, ...] | None = None,
     verbatim: bool = False,
     path: bool = False,
+    one_or_more: bool = False,
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
     Lists and dicts are copied per instance. `verbatim`: free text; on the command line everything after = is
-    taken as it stands.
+    taken as it stands. `one_or_more`: of a list; a single value stands for a list of it.
     """
     metadata = {
         "help": help,
@@ -46,6 +47,7 @@ def setting(
         "choices": choices,
         "verbatim": verbatim,
         "path": path,
+        "one_or_more": one_or_more,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
         factory = default if isinstance(default, type) else lambda: default.copy()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
@@ -74,6 +75,71 @@ class TokenizedConfig(DataConfig):
 
 
 @dataclass
+class EncodedConfig(TokenizedConfig):
+    """Settings of data that comes as text files of the user's."""
+
+    encoding: str | None = setting(
+        None, "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8."
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems()
+        if self.encoding is not None and not is_encoding(self.encoding):
+            found.append(f"encoding is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16")
+        return found
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of text by this name."""
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError):
+        return False
+
+
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "bar": "|", "space": " "}
+
+
+class Quotes(Enum):
+    """What a double quote at the beginning of a field of a table means."""
+
+    none = "none"
+    double = "double"
+
+
+@dataclass
+class TableConfig(EncodedConfig):
+    """Settings of data that may come as tables: TSV, CSV and the like."""
+
+    separator: str | None = setting(
+        None,
+        "What ends a field of a table that is neither JSON nor Parquet: tab, comma, semicolon, bar; space: the first "
+        "one of a line, as in TREC's .label files. Default: found in the file.",
+    )
+    quotes: Quotes | None = setting(
+        None,
+        "double: a field in double quotes may hold anything, and the quotes are no part of it; none: a quote is a "
+        "character like the others. Default: double where commas or semicolons separate; else found in the file.",
+    )
+
+    def problems(self) -> list[str]:
+        """Rules across fields."""
+        found = super().problems()
+        if self.separator is not None and self.separator not in SEPARATORS:
+            names = [
+                name
+                for name, sign in SEPARATORS.items()
+                if self.separator in (sign, sign.encode("unicode_escape").decode())
+            ]
+            meant = f"; {self.separator!r} is {names[0]}" if names else ""
+            found.append(f"separator is {self.separator!r}; allowed: {', '.join(SEPARATORS)}{meant}")
+        if self.separator == "space" and self.quotes is Quotes.double:
+            found.append("quotes is double, but with separator=space nothing is quoted; leave it out")
+        return found
+
+
+@dataclass
 class TextConfig(TokenizedConfig):
     """Settings of every text data module that gives windows of a long stream."""
 
@@ -123,7 +189,7 @@ class PythonDocsConfig(TextConfig):
 
 
 @dataclass
-class TextCorpusConfig(TextConfig):
+class TextCorpusConfig(EncodedConfig, TextConfig):
     """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet. It may be larger
     than memory; what is interrupted while it is tokenised goes on at the next start.
     """
@@ -147,6 +213,21 @@ class TextCorpusConfig(TextConfig):
         if self.path and (self.val_path or self.test_path):
             found.append("path is split by itself; give train_path instead to use val_path or test_path")
         return found
+
+
+VAL_FRACTION = 0.1  # where val_fraction is not given
+COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
+
+
+def val_fraction_setting() -> Any:
+    """For data of which train may come without val."""
+    return setting(
+        None,
+        "Part of train held out for validation where val has no file of its own, drawn by a hash of the texts; "
+        f"default: {VAL_FRACTION}.",
+        above=0,
+        below=1,
+    )
 
 
 class EmptyText(Enum):
@@ -187,8 +268,8 @@ class SentencesConfig(TokenizedConfig):
 
 
 @dataclass
-class TextClassificationConfig(SentencesConfig):
-    """Labelled texts: TSV, CSV or JSONL, each plain or .gz, or Parquet; a row is a text and its label."""
+class TextClassificationConfig(TableConfig, SentencesConfig):
+    """Labelled texts: TSV, CSV and the like, JSON or JSONL, plain or .gz, or Parquet; a row is a text and its label."""
 
     path: str | None = setting(
         None,
@@ -196,10 +277,14 @@ class TextClassificationConfig(SentencesConfig):
         path=True,
     )
     train_path: str | None = setting(None, "Own training file, instead of path.", path=True)
-    val_path: str | None = setting(None, "Own validation file.", path=True)
+    val_path: str | None = setting(None, "Own validation file; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test file; default: no test split.", path=True)
-    text_column: str = setting(
-        "text", "Name of the column with the text, or its position, from 1 on, if no line is a header."
+    val_fraction: float | None = val_fraction_setting()
+    text_column: list[str] = setting(
+        ["text"],
+        "Name of the column with the text, or its position, from 1 on, if no line is a header. Several, such as "
+        f"[title,text], are joined by {COLUMN_JOINT!r}.",
+        one_or_more=True,
     )
     label_column: str = setting("label", "Name or position of the column with the label.")
     labels: list[str] = setting(
@@ -211,20 +296,33 @@ class TextClassificationConfig(SentencesConfig):
         EmptyText.drop, "A row without text is left out, and counted; or refuse: it is an error."
     )
 
+    def __post_init__(self) -> None:
+        if isinstance(self.text_column, str):
+            self.text_column = [self.text_column]
+
     def problems(self) -> list[str]:
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_path and self.val_fraction is not None:
+            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):
             found.append("path has all splits; give train_path instead to use val_path or test_path")
-        if self.text_column == self.label_column:
-            found.append(f"text_column and label_column are both {self.text_column!r}; they are two columns")
+        found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             found.append(f"labels is {list(self.labels)}; give two different names at least")
         return found
+
+    def _column_problems(self) -> list[str]:
+        columns = list(self.text_column)
+        if not columns:
+            return ["text_column is []; give one column at least"]
+        if len(set(columns)) < len(columns):
+            return [f"text_column is {columns}; give each column once"]
+        if self.label_column in columns:
+            return [f"text_column and label_column are both {self.label_column!r}; they are two columns"]
+        return []
 
 
 @dataclass
@@ -241,7 +339,7 @@ class LongPair(Enum):
 
 
 @dataclass
-class SentencePairsConfig(TokenizedConfig):
+class SentencePairsConfig(TableConfig):
     """Pairs of texts, such as sentences and their translations: two aligned files for each split, or a table."""
 
     provides: ClassVar[str] = "pairs"
@@ -255,8 +353,9 @@ class SentencePairsConfig(TokenizedConfig):
     train_path: str | None = setting(
         None, "Instead of path: the training files, without their two endings; or a table.", path=True
     )
-    val_path: str | None = setting(None, "Own validation files.", path=True)
+    val_path: str | None = setting(None, "Own validation files; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
+    val_fraction: float | None = val_fraction_setting()
     source_language: str = setting("source", "Ending of the source's files: de; or a table's column: name or position.")
     target_language: str = setting("target", "Ending of the target's files, or a table's column.")
     tokenizer: Tokenizer = setting(
@@ -276,8 +375,8 @@ class SentencePairsConfig(TokenizedConfig):
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_path and self.val_fraction is not None:
+            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):
             found.append("path holds every split; give train_path instead to use val_path or test_path")
         if self.source_language == self.target_language:

@@ -61,7 +61,7 @@ class Divided:
         for text, ends in self.corpus:
             while text:
                 if number == len(self.ends):
-                    raise _changed()
+                    raise _changed(self.corpus)
                 room = int(self.ends[number]) - position
                 is_end = len(text) >= room
                 yield Stretch(self.splits[self.split_of[number]], text[:room], is_end)
@@ -69,9 +69,9 @@ class Divided:
                 number += is_end
                 text = text[room:]
             if ends and position != self.ends[number - 1]:
-                raise _changed()
+                raise _changed(self.corpus)
         if number != len(self.ends):
-            raise _changed()
+            raise _changed(self.corpus)
 
 
 def given_splits(corpora: Mapping[str, Corpus]) -> Divided:
@@ -79,7 +79,11 @@ def given_splits(corpora: Mapping[str, Corpus]) -> Divided:
     lengths = [survey(corpus)[0] for corpus in corpora.values()]
     return Divided(
         splits=tuple(corpora),
-        corpus=Corpus(lambda: chain.from_iterable(corpora.values()), sum(one.size_bytes for one in corpora.values())),
+        corpus=Corpus(
+            lambda: chain.from_iterable(corpora.values()),
+            sum(one.size_bytes for one in corpora.values()),
+            tuple(chain.from_iterable(one.files for one in corpora.values())),
+        ),
         ends=np.cumsum(np.concatenate(lengths)),
         split_of=np.repeat(np.arange(len(corpora), dtype=np.uint8), list(map(len, lengths))),
     )
@@ -174,10 +178,11 @@ def _share_out(lengths: np.ndarray, digests: np.ndarray, borders: list[float]) -
     return split_of
 
 
-def _changed() -> DataError:
+def _changed(corpus: Corpus) -> DataError:
+    names = ", ".join(str(state.path) for state in corpus.files if state.has_changed())
     return DataError.of(
         "DATA-CHANGED",
-        "the text changed while it was being read",
-        cause="a file was written to, or replaced, between two passes over it",
+        f"{names or 'the text'} changed while it was being read",
+        cause="it was written to, or replaced, between two passes over it",
         fix="start again when nothing writes to it any more",
     )

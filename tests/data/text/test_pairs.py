@@ -188,7 +188,7 @@ def test_missing_files_are_named_and_what_is_there_is_listed(folder):
 def test_settings_that_do_not_go_together():
     assert find_problems(SentencePairsConfig())
     assert find_problems(SentencePairsConfig(path="a", train_path="b", val_path="c"))
-    assert find_problems(SentencePairsConfig(train_path="a"))
+    assert find_problems(SentencePairsConfig(train_path="a", val_path="b", val_fraction=0.1))
     assert find_problems(SentencePairsConfig(path="a", source_language="en", target_language="en"))
     assert find_problems(SentencePairsConfig(path="a", tokenizer=Tokenizer.byte, vocab_size=300))
     assert not find_problems(SentencePairsConfig(path="a"))

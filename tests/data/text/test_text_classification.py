@@ -7,11 +7,12 @@ import pytest
 
 from bigtrain.config.settings import find_problems
 from bigtrain.data.text.config import EmptyText, TextAugmentConfig, TextClassificationConfig, Tokenizer, TooLong
-from bigtrain.data.text.sentences import LabelledText, divide_by_class
+from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.text_classification import TextClassification
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.errors import DataError
 
+PLACES = {"text_column": "1", "label_column": "2"}
 TRAIN = [("good", 1), ("bad", 0), ("great fun", 1), ("dull", 0)]
 
 
@@ -99,16 +100,16 @@ def test_one_file_is_divided_with_equal_shares_of_each_class(tmp_path):
 
 def test_copies_join_one_split_whatever_the_order_of_the_rows():
     texts = [LabelledText(f"text {number % 40}", number % 40 % 3, "") for number in range(120)]
-    parts = divide_by_class(texts, "0.5,0.25,0.25")
+    parts = divide_by_class(texts, fractions_of("0.5,0.25,0.25"), "data.split")
     found = {name: {one.text for one in part} for name, part in parts.items()}
     assert sum(map(len, found.values())) == 40 and sum(map(len, parts.values())) == 120
-    again = divide_by_class(texts[::-1], "0.5,0.25,0.25")
+    again = divide_by_class(texts[::-1], fractions_of("0.5,0.25,0.25"), "data.split")
     assert found == {name: {one.text for one in part} for name, part in again.items()}
 
 
 def test_every_class_has_a_text_in_train():
     texts = [LabelledText(f"text {number}", max(0, number - 15), "") for number in range(20)]
-    assert {one.label for one in divide_by_class(texts, "0.6,0.2,0.2")["train"]} == {0, 1, 2, 3, 4}
+    assert {one.label for one in divide_by_class(texts, fractions_of("0.6,0.2,0.2"), "data.split")["train"]} == {0, 1, 2, 3, 4}
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(tmp_path, folder):
@@ -149,7 +150,7 @@ def test_labels_that_train_never_had_are_named(tmp_path, folder):
     refused(tmp_path, r"test.tsv:3\n.*label is empty")
     write(folder / "test.tsv", [("a", 1)], header="sentence\tlabel\n")
     refused(tmp_path, r"test.tsv:1\n.*no column 'text'; its columns: 'sentence', 'label'")
-    (folder / "test.tsv").write_text("text\na\n")
+    (folder / "dev.tsv").write_text("text\na\n")
     refused(tmp_path, "no column 'label'")
 
 
@@ -171,9 +172,15 @@ def test_the_wrong_column_is_no_label(tmp_path):
 
 def test_a_header_is_not_taken_for_a_row(tmp_path):
     path = str(write(tmp_path / "all.tsv", [(f"text {number}", number % 2) for number in range(40)]))
-    places = {"text_column": "1", "label_column": "2"}
-    refused(tmp_path, "all.tsv:1 has the label 'label', which no other row has", path=path, **places)
-    refused(tmp_path, "all.tsv:1 has the label 'label', which is not", path=path, labels=["no", "yes"], **places)
+    refused(tmp_path, "all.tsv:1 has the label 'label', which no other row has: line 1 looks like a", path=path, **PLACES)
+    with pytest.warns(UserWarning, match="line 1 looks like a header, so .* data.text_column=text, data.label_column=la"):
+        data = build(tmp_path, path=path, labels=["no", "yes"], **PLACES)
+    assert sum(data.spec.sizes.values()) == 40
+    for settings in ({}, {"labels": ["no", "yes"]}):
+        train = str(write(tmp_path / "train.tsv", TRAIN, header=""))
+        both = {"train_path": train, "val_path": path, **PLACES}
+        with pytest.raises(DataError, match="line 1 looks like a header") if not settings else pytest.warns(UserWarning):
+            build(tmp_path, **both, **settings)
 
 
 def test_a_class_that_train_lacks_is_said(tmp_path, folder):
@@ -184,9 +191,9 @@ def test_a_class_that_train_lacks_is_said(tmp_path, folder):
 def test_a_folder_that_lacks_a_file_or_has_two_says_so(tmp_path, folder):
     write(folder / "val.csv", [])
     refused(tmp_path, "more than one file for val: dev.tsv, val.csv")
-    for name in ("val.csv", "dev.tsv"):
+    for name in ("val.csv", "train.tsv"):
         (folder / name).unlink()
-    refused(tmp_path, "no file for val")
+    refused(tmp_path, "no file for train")
     refused(tmp_path, "No such file", path=str(tmp_path / "nowhere.tsv"))
 
 
@@ -207,7 +214,15 @@ def test_augmentation_belongs_to_the_data(tmp_path, folder):
     ("settings", "problem"),
     [
         ({}, "give exactly one of the two"),
-        ({"train_path": "a.tsv"}, "val_path is missing"),
+        ({"path": "a.tsv", "text_column": ["a", "label"]}, "are both 'label'"),
+        ({"path": "a.tsv", "text_column": ["a", "a"]}, "each column once"),
+        ({"path": "a.tsv", "text_column": []}, "one column at least"),
+        ({"path": "a.tsv", "separator": ";"}, "';' is semicolon"),
+        ({"path": "a.tsv", "separator": "\\t"}, "allowed: tab, comma, semicolon, bar, space"),
+        ({"path": "a.tsv", "encoding": "cp12520"}, "encoding is 'cp12520'"),
+        ({"path": "a.tsv", "encoding": "base64"}, "encoding is 'base64'"),
+        ({"train_path": "a.tsv", "val_path": "b.tsv", "val_fraction": 0.1}, "val_fraction"),
+        ({"path": "a.tsv", "val_fraction": 1.0}, "below 1"),
         ({"path": "a.tsv", "test_path": "b.tsv"}, "path has all splits"),
         ({"path": "a.tsv", "label_column": "text"}, "are both 'text'"),
         ({"path": "a.tsv", "labels": ["a", "a"]}, "two different names"),
