@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
+from bigtrain.data.tables.config import EncodedConfig, TableConfig
 from bigtrain.registry import DATA
 
 
@@ -58,7 +58,7 @@ class TokenizedConfig(DataConfig):
 
     def problems(self) -> list[str]:
         """Rules across fields."""
-        found = []
+        found = super().problems()
         if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
                 f"vocab_size is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
@@ -71,71 +71,6 @@ class TokenizedConfig(DataConfig):
                 f"tokenizer_path is {self.tokenizer_path!r}, but tokenizer={self.tokenizer.value} reads no file; "
                 "leave it out, or set tokenizer=file"
             )
-        return found
-
-
-@dataclass
-class EncodedConfig(TokenizedConfig):
-    """Settings of data that comes as text files of the user's."""
-
-    encoding: str | None = setting(
-        None, "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8."
-    )
-
-    def problems(self) -> list[str]:
-        """Rules across fields."""
-        found = super().problems()
-        if self.encoding is not None and not is_encoding(self.encoding):
-            found.append(f"encoding is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16")
-        return found
-
-
-def is_encoding(name: str) -> bool:
-    """Whether Python knows an encoding of text by this name."""
-    try:
-        return codecs.lookup(name)._is_text_encoding
-    except (LookupError, ValueError):
-        return False
-
-
-SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "bar": "|", "space": " "}
-
-
-class Quotes(Enum):
-    """What a double quote at the beginning of a field of a table means."""
-
-    none = "none"
-    double = "double"
-
-
-@dataclass
-class TableConfig(EncodedConfig):
-    """Settings of data that may come as tables: TSV, CSV and the like."""
-
-    separator: str | None = setting(
-        None,
-        "What ends a field of a table that is neither JSON nor Parquet: tab, comma, semicolon, bar; space: the first "
-        "one of a line, as in TREC's .label files. Default: found in the file.",
-    )
-    quotes: Quotes | None = setting(
-        None,
-        "double: a field in double quotes may hold anything, and the quotes are no part of it; none: a quote is a "
-        "character like the others. Default: double where commas or semicolons separate; else found in the file.",
-    )
-
-    def problems(self) -> list[str]:
-        """Rules across fields."""
-        found = super().problems()
-        if self.separator is not None and self.separator not in SEPARATORS:
-            names = [
-                name
-                for name, sign in SEPARATORS.items()
-                if self.separator in (sign, sign.encode("unicode_escape").decode())
-            ]
-            meant = f"; {self.separator!r} is {names[0]}" if names else ""
-            found.append(f"separator is {self.separator!r}; allowed: {', '.join(SEPARATORS)}{meant}")
-        if self.separator == "space" and self.quotes is Quotes.double:
-            found.append("quotes is double, but with separator=space nothing is quoted; leave it out")
         return found
 
 
@@ -339,7 +274,7 @@ class LongPair(Enum):
 
 
 @dataclass
-class SentencePairsConfig(TableConfig):
+class SentencePairsConfig(TableConfig, TokenizedConfig):
     """Pairs of texts, such as sentences and their translations: two aligned files for each split, or a table."""
 
     provides: ClassVar[str] = "pairs"

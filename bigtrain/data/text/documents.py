@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigtrain.data.tables.rows import Table, read_parquet
 from bigtrain.data.text.lines import is_utf8, read_lines, undecodable
-from bigtrain.data.text.tables import Table, read_parquet
 from bigtrain.data.text.text_files import FileState, broken_file, decode_utf8, json_object, read_chunks
 from bigtrain.data.tokenizers.subword import pieces_of
 

@@ -1,7 +1,7 @@
 """The lines of a text file, one after the other, so that a file may be larger than memory; plain or .gz, UTF-8 or in
 another encoding that is named.
 
-What a line holds is `data/text/tables.py`'s business, or that of a reader of aligned texts.
+What a line holds is `data/tables/rows.py`'s business, or that of a reader of aligned texts.
 """
 
 from __future__ import annotations
@@ -107,8 +107,6 @@ def _decoded_lines(file: BinaryIO, path: Path, encoding: str, end: str, longest:
             yield line
     except UnicodeError:
         raise undecodable(path, encoding) from None
-    finally:
-        text.detach()
 
 
 def undecodable(path: Path, encoding: str) -> DataError:

@@ -2,7 +2,7 @@
 
 Either two aligned files, `train.de` and `train.en` (each perhaps with .gz), of which line n of one belongs to line n of
 the other; or one table with a column for each side. How a line or a row is read is the business of `data/text/lines.py`
-and `data/text/tables.py`.
+and `data/tables/rows.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from bigtrain.data.text import tables
-from bigtrain.data.text.delimited import TableFormat
+from bigtrain.data.tables.delimited import TableFormat
+from bigtrain.data.tables.rows import OTHER_SUFFIXES, SUFFIXES, Table, read_rows
 from bigtrain.data.text.lines import read_lines
 from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
@@ -30,13 +30,13 @@ class PairFiles:
     form: TableFormat = TableFormat()
 
     def read(self, notes: list[str] | None = None) -> Iterator[tuple[int, str, str]]:
-        """Line, source and target of each pair; for `notes` see `data/text/tables.py`. Raises DataError for files that
+        """Line, source and target of each pair; for `notes` see `data/tables/rows.py`. Raises DataError for files that
         can't be read or are not aligned.
         """
         if len(self.paths) == 1:
             settings = ("data.source_language", "data.target_language")
             columns = dict(zip(settings, self.languages, strict=True))
-            rows = tables.read_rows(tables.Table(self.paths[0], columns, self.form), notes)
+            rows = read_rows(Table(self.paths[0], columns, self.form), notes)
             return ((line, source, target) for line, (source, target) in rows)
         return self._aligned()
 
@@ -84,14 +84,14 @@ def find_pair_files(stem: str, key: str, languages: tuple[str, str], form: Table
         f"{key} gives no pairs: there is no {missing}",
         cause=cause,
         fix="two aligned files end in data.source_language and data.target_language (de and en: train.de, train.en; "
-        f"each may be .gz); a table ends in one of {', '.join(tables.SUFFIXES)}, and these two name its columns",
+        f"each may be .gz); a table ends in one of {', '.join(SUFFIXES)}, and these two name its columns",
     )
 
 
 def _names_of(stem: str, languages: tuple[str, str]) -> list[list[str]]:
     """Of the source, the target and the table."""
     sides = [[f"{stem}.{language}", f"{stem}.{language}.gz"] for language in languages]
-    endings = [*tables.SUFFIXES, *(f"{ending}{packed}" for ending in tables.OTHER_SUFFIXES for packed in ("", ".gz"))]
+    endings = [*SUFFIXES, *(f"{ending}{packed}" for ending in OTHER_SUFFIXES for packed in ("", ".gz"))]
     return [*sides, [stem, *(f"{stem}{ending}" for ending in endings if ending)]]
 
 

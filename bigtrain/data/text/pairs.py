@@ -16,8 +16,8 @@ from torch import Tensor
 from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals
+from bigtrain.data.tables.delimited import TableFormat
 from bigtrain.data.text.config import VAL_FRACTION, LongPair, SentencePairsConfig
-from bigtrain.data.text.delimited import TableFormat
 from bigtrain.data.text.division import hashed_order
 from bigtrain.data.text.pair_files import PairFiles, are_there, find_pair_files
 from bigtrain.data.text.ragged import Ragged

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bigtrain.data.tables.rows import OTHER_SUFFIXES, SUFFIXES
 from bigtrain.data.text.config import TextClassificationConfig
-from bigtrain.data.text.tables import OTHER_SUFFIXES, SUFFIXES
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.walk import dangling_link, is_hidden
 from bigtrain.errors import DataError

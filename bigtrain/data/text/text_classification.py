@@ -1,5 +1,5 @@
 """Labelled texts from tables: what the labels are called, which rows and splits are usable. Which files the settings
-mean is the business of `data/text/table_files.py`, how a table is read that of `data/text/tables.py`, which split a
+mean is the business of `data/text/table_files.py`, how a table is read that of `data/tables/rows.py`, which split a
 text joins that of `data/text/class_division.py`; tokenising and caching are `data/text/sentences.py`'s.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from bigtrain.data.base import DataSpec
 from bigtrain.data.progress import status_line
+from bigtrain.data.tables.delimited import ColumnMissing, TableFormat, is_position
+from bigtrain.data.tables.rows import Table, read_rows
 from bigtrain.data.text import labels
 from bigtrain.data.text.class_division import LabelledText, Parts, absent_classes, divide_by_class, fractions_of
 from bigtrain.data.text.config import COLUMN_JOINT, VAL_FRACTION, EmptyText, TextClassificationConfig
-from bigtrain.data.text.delimited import ColumnMissing, TableFormat, is_position
 from bigtrain.data.text.sentences import LabelledSplits, Sentences, SentenceSplits
 from bigtrain.data.text.table_files import files_of_splits
-from bigtrain.data.text.tables import Table, read_rows
 from bigtrain.data.text.text_files import FileState, broken_file, content_hash, require_unchanged
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError

@@ -1,6 +1,6 @@
 """The bytes of text files, plain or .gz: their content hash, and every way they can be wrong as a DataError.
 
-What is in them is the business of `data/text/documents.py` and `data/text/tables.py`.
+What is in them is the business of `data/text/documents.py` and `data/tables/rows.py`.
 """
 
 from __future__ import annotations

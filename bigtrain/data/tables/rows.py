@@ -2,7 +2,7 @@
 
 A column is asked for by its name, or by its position, counted from 1. A table other than JSON and Parquet of which any
 column is asked for by name has a header in its first line; else the first line is a row like the others. How its rows
-are told apart is the business of `data/text/delimited.py`; what the columns mean, that of the data modules, such as
+are told apart is the business of `data/tables/delimited.py`; what the columns mean, that of the data modules, such as
 `data/text/text_classification.py`.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtrain.data.text.delimited import NumberedRows, TableFormat, listed, place_of, read_delimited
+from bigtrain.data.tables.delimited import NumberedRows, TableFormat, listed, place_of, read_delimited
 from bigtrain.data.text.lines import read_lines
 from bigtrain.data.text.text_files import broken_file, json_object, unreadable_file
 from bigtrain.errors import DataError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from bigtrain.data.text.config import SEPARATORS, Quotes, TableConfig
+from bigtrain.data.tables.config import SEPARATORS, Quotes, TableConfig
 from bigtrain.data.text.lines import MAX_LINE_BYTES, read_lines
 from bigtrain.data.text.text_files import broken_file
 from bigtrain.errors import DataError
@@ -43,7 +43,7 @@ class TableFormat:
 
 
 def read_delimited(path: Path, columns: Mapping[str, str], form: TableFormat, notes: list[str]) -> NumberedRows:
-    """See `data/text/tables.py`. What was found out about the file, or left out, is added to `notes`."""
+    """See `data/tables/rows.py`. What was found out about the file, or left out, is added to `notes`."""
     form = _as_the_file_shows(path, columns, form, notes)
     records = _records(path, form)
     first = next(records, None)
