@@ -54,6 +54,9 @@ def read_delimited(path: Path, columns: Mapping[str, str], form: TableFormat, no
     places = [
         place_of(column, setting, names if has_header else [], len(names), path) for setting, column in columns.items()
     ]
+    needed = max(places) + 1 if has_header else len(names)
+    while len(names) > needed and not names[-1].strip():  # empty columns, as spreadsheets leave them behind
+        names.pop()
     blank: list[int] = []
     for line, fields in records if has_header else chain([first], records):
         if not any(field.strip() for field in fields):

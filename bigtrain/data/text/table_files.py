@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from bigtrain.data.tables.rows import OTHER_SUFFIXES, SUFFIXES
@@ -11,7 +12,12 @@ from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.walk import dangling_link, is_hidden
 from bigtrain.errors import DataError
 
-_NAMES = {"train": ("train",), "val": ("dev", "val", "valid", "validation"), "test": ("test",)}
+_NAMES = {
+    "train": ("train",),
+    "val": ("dev", "val", "valid", "validation", "dev_matched"),  # the last, and test_matched: MNLI's in GLUE
+    "test": ("test", "test_matched"),
+}
+_SHOWN = 5  # names listed in a message
 
 
 def files_of_splits(config: TextClassificationConfig, needs_train: bool) -> dict[str, Path]:
@@ -43,11 +49,13 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise unreadable_file(folder, error) from error
     found: dict[str, Path] = {}
+    unused = {path for path in paths if path.name.endswith(SUFFIXES)}
     for split, stems in _NAMES.items():
         named = [path for path in paths if path.name.split(".")[0] in stems]
         tables = [path for path in named if path.name.endswith(SUFFIXES)] or [
             path for path in named if "".join(path.suffixes).removesuffix(".gz") in OTHER_SUFFIXES
         ]
+        unused -= set(tables)
         for path in tables:
             _require_target(path)
         different = {os.path.realpath(path): path for path in reversed(tables)}  # a file under two names is one
@@ -59,6 +67,9 @@ def _in_folder(folder: Path) -> dict[str, Path]:
             )
         if different:
             found[split] = next(iter(different.values()))
+    if found and unused:
+        names = ", ".join(path.name for path in sorted(unused)[:_SHOWN])
+        warnings.warn(f"{folder}: {len(unused)} more table(s) belong to no split by their names: {names}", stacklevel=4)
     return found
 
 

@@ -81,9 +81,11 @@ def _read(config: TextClassificationConfig, files: dict[str, Path]) -> LabelledS
             try:
                 rows[split] = _usable_rows(config, table, notes)
             except ColumnMissing as error:
-                if split != "test" or len(files) == 1 or error.setting != _LABEL:
+                is_known = error.setting != _LABEL and not is_position(columns[error.setting])
+                if split != "test" or len(files) == 1 or is_known:  # test splits may come without labels, to be sent in
                     raise
-                notes.append(f"{path} has no column {columns[_LABEL]}, so it has no labels, and there is no test split")
+                reason = "so it has no labels" if error.setting == _LABEL else f"which {error.setting} is"
+                notes.append(f"{path} has no column {columns[error.setting]}, {reason}: there is no test split")
     seen = rows.get("train") or rows.get("path") or []
     _require_two_classes(seen)
     names = tuple(config.labels) or _names_of(seen, config)
@@ -146,6 +148,9 @@ def _usable_rows(config: TextClassificationConfig, table: Table, notes: list[str
 def _divided(config: TextClassificationConfig, parts: Parts, names: tuple[str, ...], notes: list[str]) -> Parts:
     """Every split; what has no file of its own is cut out of another."""
     fraction = config.val_fraction or VAL_FRACTION
+    if config.val_fraction is not None and ("path" in parts or "val" in parts):
+        why = f"data.split={config.split} divides the file" if "path" in parts else "val has a file of its own"
+        notes.append(f"data.val_fraction={fraction} has no effect: {why}")
     if "path" in parts:
         parts = divide_by_class(parts["path"], fractions_of(config.split), f"data.split={config.split}")
     elif "train" in parts and "val" not in parts:
@@ -192,7 +197,8 @@ def _names_of(rows: Rows, config: TextClassificationConfig) -> tuple[str, ...]:
             "DATA-LABELS",
             f"{_file_of(rows)} has {len(counts):,} different labels in {len(rows):,} rows",
             cause=f"for instance {_listed(list(counts))}",
-            fix="give data.label_column the column with the class",
+            fix="give data.label_column the column with the class; if that is the first word of each line: "
+            "data.separator=space data.label_column=1 data.text_column=2",
         )
     return labels.names_of(given)
 

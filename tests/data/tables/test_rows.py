@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from bigtrain.data.text.lines import read_lines
 from bigtrain.data.tables.rows import Table, read_rows
+from bigtrain.data.text.lines import read_lines
 from bigtrain.errors import DataError
 
 NAMED = {"data.text_column": "text", "data.label_column": "label"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bigtrain.config.settings import find_problems
-from bigtrain.data.text.config import EmptyText, TextAugmentConfig, TextClassificationConfig, Tokenizer, TooLong
 from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
+from bigtrain.data.text.config import EmptyText, TextAugmentConfig, TextClassificationConfig, Tokenizer, TooLong
 from bigtrain.data.text.text_classification import TextClassification
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.errors import DataError
@@ -109,7 +109,13 @@ def test_copies_join_one_split_whatever_the_order_of_the_rows():
 
 def test_every_class_has_a_text_in_train():
     texts = [LabelledText(f"text {number}", max(0, number - 15), "") for number in range(20)]
-    assert {one.label for one in divide_by_class(texts, fractions_of("0.6,0.2,0.2"), "data.split")["train"]} == {0, 1, 2, 3, 4}
+    assert {one.label for one in divide_by_class(texts, fractions_of("0.6,0.2,0.2"), "data.split")["train"]} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(tmp_path, folder):
@@ -172,14 +178,20 @@ def test_the_wrong_column_is_no_label(tmp_path):
 
 def test_a_header_is_not_taken_for_a_row(tmp_path):
     path = str(write(tmp_path / "all.tsv", [(f"text {number}", number % 2) for number in range(40)]))
-    refused(tmp_path, "all.tsv:1 has the label 'label', which no other row has: line 1 looks like a", path=path, **PLACES)
-    with pytest.warns(UserWarning, match="line 1 looks like a header, so .* data.text_column=text, data.label_column=la"):
+    refused(
+        tmp_path, "all.tsv:1 has the label 'label', which no other row has: line 1 looks like a", path=path, **PLACES
+    )
+    with pytest.warns(
+        UserWarning, match="line 1 looks like a header, so .* data.text_column=text, data.label_column=la"
+    ):
         data = build(tmp_path, path=path, labels=["no", "yes"], **PLACES)
     assert sum(data.spec.sizes.values()) == 40
     for settings in ({}, {"labels": ["no", "yes"]}):
         train = str(write(tmp_path / "train.tsv", TRAIN, header=""))
         both = {"train_path": train, "val_path": path, **PLACES}
-        with pytest.raises(DataError, match="line 1 looks like a header") if not settings else pytest.warns(UserWarning):
+        with (
+            pytest.raises(DataError, match="line 1 looks like a header") if not settings else pytest.warns(UserWarning)
+        ):
             build(tmp_path, **both, **settings)
 
 
