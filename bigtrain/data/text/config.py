@@ -280,7 +280,10 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
     provides: ClassVar[str] = "pairs"
 
     path: str | None = setting(
-        None, "Folder that holds train.de and train.en (plain or .gz), or train.tsv; likewise val and test.", path=True
+        None,
+        "Folder that holds train.de and train.en (plain or .gz), or train.tsv; likewise val and test. Or one table, of "
+        "which val_fraction is held out.",
+        path=True,
     )
     train_name: str = setting("train", "What the training files in path are called, before their ending.")
     val_name: str = setting("val", "What the validation files are called.")

@@ -128,6 +128,8 @@ class PairDataset:
 def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
     """Without val where it has none: it is cut from train then."""
     languages, form = (config.source_language, config.target_language), TableFormat.of(config)
+    if config.path is not None and Path(config.path).expanduser().is_file():
+        return {"train": PairFiles([Path(config.path).expanduser()], languages, form)}
     if config.path is not None:
         stems = {"train": config.train_name, "val": config.val_name, "test": config.test_name}
         return {
