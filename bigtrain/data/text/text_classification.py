@@ -120,8 +120,8 @@ def _with_named_columns(table: Table, known: dict[str, int], notes: list[str]) -
     if not all(names) or len(set(names)) < len(names):
         return table
     notes.append(
-        f"{table.path}: line {line} looks like a header, so the columns are taken by name: "
-        f"{', '.join(f'{setting}={name}' for setting, name in zip(table.columns, names, strict=True))}"
+        f"{table.path}: line {line} looks like a header, so the columns are taken by their names: text in "
+        f"{' and '.join(map(repr, names[:-1]))}, label in {names[-1]!r}"
     )
     return replace(table, columns=dict(zip(table.columns, names, strict=True)), nullable=(names[-1],))
 
