@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bigtrain.data.tables.config import SEPARATORS, Quotes, TableConfig
 from bigtrain.data.text.lines import MAX_LINE_BYTES, read_lines
-from bigtrain.data.text.text_files import broken_file
+from bigtrain.data.text.text_files import broken_file, read_chunks
 from bigtrain.errors import DataError
 
 Row = tuple[str, ...]
@@ -59,14 +59,18 @@ def read_delimited(path: Path, columns: Mapping[str, str], form: TableFormat, no
         names.pop()
     blank: list[int] = []
     for line, fields in records if has_header else chain([first], records):
-        if not any(field.strip() for field in fields):
+        if _is_blank(fields):
             blank.append(line)
             continue
-        if len(fields) < len(names) or any(field.strip() for field in fields[len(names) :]):
+        if len(fields) != len(names) and (len(fields) < len(names) or not _is_blank(fields[len(names) :])):
             raise _uneven(path, line, fields, first, form)
         yield line, tuple(fields[place] for place in places)
     if blank:
         notes.append(f"{path}: {len(blank):,} empty row(s) are left out, the first in line {blank[0]}")
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return not "".join(fields).strip()
 
 
 class ColumnMissing(DataError):
@@ -156,7 +160,7 @@ def _looked_at(lines: list[str], form: TableFormat) -> list[list[str]]:
     if form.quotes is None and form.separator in ("tab", "bar") and len({len(fields) for fields in plain}) == 1:
         return [[field.removeprefix('"').removesuffix('"') for field in fields] for fields in plain]
     try:
-        records = [fields for fields in csv.reader(lines, delimiter=sign) if any(field.strip() for field in fields)]
+        records = [fields for fields in csv.reader(lines, delimiter=sign) if not _is_blank(fields)]
     except csv.Error:
         return []
     return records[:-1] if len(lines) == _LOOKED_AT_LINES else records  # the last may not be complete
@@ -170,6 +174,8 @@ def _is_quoted(path: Path, form: TableFormat) -> bool:
     another field shows that the marks belong to the text. Fields that go over several lines are looked for only where
     the lines are no rows as they stand.
     """
+    if not any(b'"' in chunk for chunk in read_chunks(path)):  # of any encoding that has the sign
+        return False
     sign = SEPARATORS[form.separator or ""]
     counts: set[int] = set()
     some, doubled, inside, broken = False, False, False, False

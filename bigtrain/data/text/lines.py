@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from itertools import count
@@ -51,7 +52,7 @@ def read_lines(
             else:
                 lines = _decoded_lines(file, path, encoding or "utf-8-sig", end, longest_bytes)
             for number, line in enumerate(lines, 1):
-                if file.tell() > limit:
+                if limit < math.inf and file.tell() > limit:
                     raise too_big_file(path)
                 yield number, line if keep_ends else line.removesuffix(end).removesuffix("\r")
     except OSError as error:  # gzip.BadGzipFile is one

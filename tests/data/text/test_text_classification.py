@@ -181,9 +181,7 @@ def test_a_header_is_not_taken_for_a_row(tmp_path):
     refused(
         tmp_path, "all.tsv:1 has the label 'label', which no other row has: line 1 looks like a", path=path, **PLACES
     )
-    with pytest.warns(
-        UserWarning, match="line 1 looks like a header, so .* text in 'text', label in 'label'"
-    ):
+    with pytest.warns(UserWarning, match="line 1 looks like a header, so .* text in 'text', label in 'label'"):
         data = build(tmp_path, path=path, labels=["no", "yes"], **PLACES)
     assert sum(data.spec.sizes.values()) == 40
     for settings in ({}, {"labels": ["no", "yes"]}):
