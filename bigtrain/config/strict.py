@@ -142,8 +142,10 @@ class SettingsTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
-        if isinstance(value, (str, int, float)) and "${" not in str(value) and self._takes_one(node, keys[-1]):
+        if isinstance(value, (str, int, float)) and self._takes_one(node, keys[-1]):
             value = [value]
+        if hint == list[str] and isinstance(value, (list, ListConfig)):
+            value = [str(one).lower() if isinstance(one, bool) else one for one in value]  # data.labels=[false,true]
         if isinstance(value, Mapping) != (typing.get_origin(hint) is dict):
             self._wrong_type(keys, value, hint, origin)
         else:

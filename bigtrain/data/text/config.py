@@ -24,6 +24,19 @@ class Tokenizer(Enum):
 
 LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece)  # from the training split, as many tokens as are asked for
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
+COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
+VAL_FRACTION = 0.1  # where val_fraction is not given
+
+
+def val_fraction_setting() -> Any:
+    """For data of which train may come without val."""
+    return setting(
+        None,
+        "Part of train held out for validation where val has no file of its own, drawn by a hash of the texts; "
+        f"default: {VAL_FRACTION}.",
+        above=0,
+        below=1,
+    )
 
 
 class TooLong(Enum):
@@ -131,8 +144,9 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
 
     path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
     train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
-    val_path: str | None = setting(None, "Own validation files.", path=True)
+    val_path: str | None = setting(None, "Own validation files; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
+    val_fraction: float | None = val_fraction_setting()
     text_key: str = setting("text", "Key of the text in each line of a .jsonl file; its column in a .parquet file.")
     document_separator: str = setting(
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
@@ -143,26 +157,14 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_fraction is not None and (self.path or self.val_path):
+            found.append(
+                f"val_fraction is {self.val_fraction}, but only train_path without val_path has use for it; "
+                "path is divided by split"
+            )
         if self.path and (self.val_path or self.test_path):
             found.append("path is split by itself; give train_path instead to use val_path or test_path")
         return found
-
-
-VAL_FRACTION = 0.1  # where val_fraction is not given
-COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
-
-
-def val_fraction_setting() -> Any:
-    """For data of which train may come without val."""
-    return setting(
-        None,
-        "Part of train held out for validation where val has no file of its own, drawn by a hash of the texts; "
-        f"default: {VAL_FRACTION}.",
-        above=0,
-        below=1,
-    )
 
 
 class EmptyText(Enum):

@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.text.config import TextCorpusConfig
-from bigtrain.data.text.division import Divided, divide, given_splits
+from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
+from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
 from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
 from bigtrain.data.text.text_splits import TextSplits
@@ -33,8 +34,13 @@ class TextCorpus:
         files = _files_of_splits(config)
         states = {path: FileState.of(path) for paths in files.values() for path in paths}
         hashes = {key: content_hash(paths, config.cache_dir) for key, paths in files.items()}
-        source = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
-        source += [config.encoding] if config.encoding else []
+        source: list[Any] = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
+        source += [named for named in (config.encoding, config.val_fraction) if named is not None]
+        if "path" not in files and "val_path" not in files:
+            warnings.warn(
+                f"there is no val_path: {_val_fraction(config):g} of train is held out for val (data.val_fraction)",
+                stacklevel=2,
+            )
         splits = TextSplits(config, source, lambda: _read_splits(config, files, states), tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
@@ -116,7 +122,17 @@ def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]], states:
         )
         for name, paths in files.items()
     }
-    return divide(corpora["path"], config.split) if "path" in corpora else given_splits(corpora)
+    if "path" in corpora:
+        return divide(corpora["path"], config.split)
+    if "val" in corpora:
+        return given_splits(corpora)
+    fraction = _val_fraction(config)
+    divided = divide(corpora.pop("train"), f"{1 - fraction},{fraction},0", "train, val, test")
+    return join(divided, given_splits(corpora)) if corpora else divided
+
+
+def _val_fraction(config: TextCorpusConfig) -> float:
+    return config.val_fraction or VAL_FRACTION
 
 
 def _read(config: TextCorpusConfig, files: list[Path], source: str, states: dict[Path, FileState]) -> Iterator[Piece]:

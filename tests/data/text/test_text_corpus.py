@@ -59,6 +59,20 @@ def test_own_files_for_each_split(tmp_path):
     assert [text_of(data, split)[0] for split in ("train", "val", "test")] == ["a", "b", "c"]
 
 
+def test_val_is_held_out_of_train_where_it_has_no_files(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}. " for number in range(100)))
+    paths = {f"{name}_path": str(tmp_path / f"{name}.txt") for name in ("train", "test")}
+    given = [(tmp_path / f"{name}.txt").read_text() for name in ("train", "test")]
+    for given_settings, fraction in (({}, 0.1), ({"val_fraction": 0.25}, 0.25)):
+        with pytest.warns(UserWarning, match=f"{fraction} of train is held out for val"):
+            data = corpus(tmp_path, **paths, **given_settings)
+        assert text_of(data, "train") + text_of(data, "val") == given[0] and text_of(data, "test") == given[1]
+        assert len(text_of(data, "val")) == round(len(given[0]) * fraction)
+    with pytest.warns(UserWarning, match="held out"):
+        assert list(corpus(tmp_path, train_path=paths["train_path"]).spec.sizes) == ["train", "val"]
+
+
 def test_files_in_a_directory_and_by_glob(tmp_path):
     for name in (
         "b.txt",
