@@ -113,7 +113,7 @@ def listed(names: list[str]) -> str:
 def _as_the_file_shows(path: Path, columns: Mapping[str, str], form: TableFormat, notes: list[str]) -> TableFormat:
     """The format with nothing left open."""
     if form.separator is None:
-        named = _OF_ENDING.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+        named = _OF_ENDING.get(Path(path.name.lower().removesuffix(".gz")).suffix)
         form = replace(form, separator=_separator_of(path, columns, form, named))
         if form.separator != named:
             notes.append(f"{path} is read as a table with a {form.separator} between its fields (data.separator)")

@@ -20,7 +20,9 @@ from bigtrain.data.text.lines import read_lines
 from bigtrain.data.text.text_files import broken_file, json_object, unreadable_file
 from bigtrain.errors import DataError
 
-SUFFIXES = (".tsv", ".csv", ".json", ".jsonl", ".tsv.gz", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
+_JSON = (".json", ".jsonl", ".ndjson")
+_PLAIN = (".tsv", ".csv", *_JSON)
+SUFFIXES = (*_PLAIN, *(f"{suffix}.gz" for suffix in _PLAIN), ".parquet")
 _NO_TABLES = (".xlsx", ".xls", ".ods", ".zip", ".pdf", ".docx", ".feather", ".pkl", ".db", ".xml", ".html")
 OTHER_SUFFIXES = (".txt", ".data", ".label", "")  # tables too, each also with .gz, where they are named or stand alone
 
@@ -45,11 +47,11 @@ def read_rows(table: Table, notes: list[str] | None = None) -> NumberedRows:
     about what no setting says of the file, such as its separator, and about rows that are left out. Raises DataError,
     naming file and line, for a table that is empty or damaged, or lacks a column.
     """
-    name = table.path.name.removesuffix(".gz")
+    name = table.path.name.lower().removesuffix(".gz")
     suffix = name[name.rfind(".") :] if "." in name else ""
-    if table.path.suffix == ".parquet":
+    if suffix == ".parquet":
         rows = read_parquet(table)
-    elif suffix in (".json", ".jsonl"):
+    elif suffix in _JSON:
         rows = _read_json(table)
     elif suffix in _NO_TABLES:
         raise broken_file(table.path, f"{suffix} is no table", f"save it as one of {', '.join(SUFFIXES)}")
@@ -83,7 +85,7 @@ def _objects(table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             array = json.loads("\n".join(line for _, line in read_lines(path, encoding=encoding)))
         except json.JSONDecodeError as error:
-            if not path.name.removesuffix(".gz").endswith(".jsonl"):
+            if path.name.lower().removesuffix(".gz").endswith(".json"):
                 raise broken_file(path, f"it is not JSON ({error.msg})", fix, error.lineno) from None
         except RecursionError:
             raise broken_file(path, "its arrays are nested too deep", fix) from None

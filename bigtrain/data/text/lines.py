@@ -101,6 +101,8 @@ def _decoded_lines(file: BinaryIO, path: Path, encoding: str, end: str, longest:
                 return
             if len(line) > longest:
                 raise _endless(path, longest, number)
+            if number == 1:
+                line = line.removeprefix("\ufeff")  # "utf-16-le" and the like leave the mark there
             if "\0" in line:
                 raise broken_file(
                     path, f"there is a NUL in it: it is no {encoding} text", "give data.encoding the right one", number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _NAMES = {
     "val": ("dev", "val", "valid", "validation", "dev_matched"),  # the last, and test_matched: MNLI's in GLUE
     "test": ("test", "test_matched"),
 }
+_SHARD = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00001.parquet, as the Hugging Face hub has them
 _SHOWN = 5  # names listed in a message
 
 
@@ -49,11 +51,11 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise unreadable_file(folder, error) from error
     found: dict[str, Path] = {}
-    unused = {path for path in paths if path.name.endswith(SUFFIXES)}
+    unused = {path for path in paths if path.name.lower().endswith(SUFFIXES)}
     for split, stems in _NAMES.items():
-        named = [path for path in paths if path.name.split(".")[0] in stems]
-        tables = [path for path in named if path.name.endswith(SUFFIXES)] or [
-            path for path in named if "".join(path.suffixes).removesuffix(".gz") in OTHER_SUFFIXES
+        named = [path for path in paths if _SHARD.sub("", path.name.lower().split(".")[0]) in stems]
+        tables = [path for path in named if path.name.lower().endswith(SUFFIXES)] or [
+            path for path in named if "".join(path.suffixes).lower().removesuffix(".gz") in OTHER_SUFFIXES
         ]
         unused -= set(tables)
         for path in tables:

@@ -61,6 +61,15 @@ def test_lines_may_end_in_any_way(tmp_path, separator, end):
     assert read(tmp_path, "a.txt", as_table(TEXTS, separator, end=end))[0] == TEXTS
 
 
+def test_an_ending_may_be_in_capitals(tmp_path):
+    assert read(tmp_path, "A.CSV", as_table(TEXTS, ",")) == (TEXTS, [])
+
+
+def test_the_mark_of_an_encoding_is_no_part_of_the_first_name(tmp_path):
+    content = "\ufeff".encode("utf-16-le") + as_table(TEXTS, ",").encode("utf-16-le")
+    assert read(tmp_path, "a.csv", content, encoding="utf-16-le")[0] == TEXTS
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig", "gb18030"])
 def test_another_encoding_is_read_when_it_is_set(tmp_path, encoding):
     texts = [("é – “ja”" if encoding != "gb18030" else "很好", "1"), ("bad", "0")]

@@ -70,7 +70,7 @@ def test_numbers_and_truth_become_text(tmp_path):
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "A.JSON", "a.ndjson"])
 def test_a_json_array_gives_the_same_rows(tmp_path, name, indent):
     data = json.dumps([{"text": text, "label": label} for text, label in TEXTS], indent=indent).encode()
     assert rows(tmp_path, name, gzip.compress(data) if name.endswith(".gz") else data) == list(enumerate(TEXTS, 1))

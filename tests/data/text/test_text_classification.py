@@ -284,6 +284,8 @@ def test_files_of_any_ending_and_linked_ones_are_found_in_a_folder(tmp_path, fol
     (folder / "train").mkdir()
     with pytest.warns(UserWarning, match=r"train.txt is read as a table with a tab"):
         assert build(tmp_path).spec.sizes == {"train": 4, "val": 2, "test": 3}
+    (folder / "test.tsv").rename(folder / "Test-00000-of-00001.TSV")
+    assert build(tmp_path).spec.sizes == {"train": 4, "val": 2, "test": 3}
     write(folder / "more.tsv", TRAIN)
     with pytest.warns(UserWarning, match=r"1 more table.* no split .*more.tsv"):
         build(tmp_path)
