@@ -69,6 +69,10 @@ class DataConfig:
         at_most=1,
     )
 
+    def problems(self) -> list[str]:
+        """Rules across fields; a class adds its own to those of `super()`."""
+        return []
+
 
 @dataclass
 class TaskConfig:

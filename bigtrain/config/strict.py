@@ -142,10 +142,19 @@ class SettingsTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
+        if isinstance(value, (str, int, float)) and self._takes_one(node, keys[-1]):
+            value = [value]
+        if hint == list[str] and isinstance(value, (list, ListConfig)):
+            value = [str(one).lower() if isinstance(one, bool) else one for one in value]  # data.labels=[false,true]
         if isinstance(value, Mapping) != (typing.get_origin(hint) is dict):
             self._wrong_type(keys, value, hint, origin)
         else:
             self._set(node, keys, hint, value, origin)
+
+    @staticmethod
+    def _takes_one(node: DictConfig, key: str) -> bool:
+        fields = {field.name: field for field in dataclasses.fields(node_type(node))}
+        return bool(fields[key].metadata.get("one_or_more"))
 
     def _set(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         try:

@@ -150,6 +150,17 @@ def test_no_setting_of_ours_is_taken_for_a_secret():
     assert redact_text("s3://bucket/x:y@z") == "s3://bucket/x:y@z"
 
 
+def test_a_setting_that_was_added_since_may_be_missing_where_null_is_its_default():
+    run = composed("data=text_classification", "data.path=a.csv", "task=classification", "data.text_column=[a,b]")
+    document = copy.deepcopy(run.document)
+    for name in ("separator", "quotes", "encoding", "val_fraction"):
+        del document["data"][name]
+    document["data"]["text_column"] = "body"  # as it was when there could be one only
+    config = config_from_document(document)
+    assert (config.data.encoding, config.data.text_column) == (None, ["body"])
+    assert config_from_document(run.document) == run.config
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

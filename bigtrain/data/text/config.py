@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
+from bigtrain.data.tables.config import EncodedConfig, TableConfig
 from bigtrain.registry import DATA
 
 
@@ -28,6 +29,20 @@ LEARNT = (
     Tokenizer.word,
 )  # from the training split, as many tokens as are asked for
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
+COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
+VAL_FRACTION = 0.1  # where val_fraction is not given
+
+
+def val_fraction_setting() -> Any:
+    """For data of which train may come without val."""
+    return setting(
+        None,
+        "Part of train held out for validation where val has no file of its own, drawn by a hash of the texts; "
+        f"default: {VAL_FRACTION}.",
+        above=0,
+        below=1,
+        before=None,
+    )
 
 
 class TooLong(Enum):
@@ -63,7 +78,7 @@ class TokenizedConfig(DataConfig):
 
     def problems(self) -> list[str]:
         """Rules across fields."""
-        found = []
+        found = super().problems()
         if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
                 f"vocab_size is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
@@ -131,15 +146,16 @@ class PythonDocsConfig(TextConfig):
 
 
 @dataclass
-class TextCorpusConfig(TextConfig):
+class TextCorpusConfig(EncodedConfig, TextConfig):
     """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet. It may be larger
     than memory; what is interrupted while it is tokenised goes on at the next start.
     """
 
     path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
     train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
-    val_path: str | None = setting(None, "Own validation files.", path=True)
+    val_path: str | None = setting(None, "Own validation files; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
+    val_fraction: float | None = val_fraction_setting()
     text_key: str = setting("text", "Key of the text in each line of a .jsonl file; its column in a .parquet file.")
     document_separator: str = setting(
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
@@ -150,8 +166,11 @@ class TextCorpusConfig(TextConfig):
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_fraction is not None and (self.path or self.val_path):
+            found.append(
+                f"val_fraction is {self.val_fraction}, but only train_path without val_path has use for it; "
+                "path is divided by split"
+            )
         if self.path and (self.val_path or self.test_path):
             found.append("path is split by itself; give train_path instead to use val_path or test_path")
         return found
@@ -195,8 +214,8 @@ class SentencesConfig(TokenizedConfig):
 
 
 @dataclass
-class TextClassificationConfig(SentencesConfig):
-    """Labelled texts: TSV, CSV or JSONL, each plain or .gz, or Parquet; a row is a text and its label."""
+class TextClassificationConfig(TableConfig, SentencesConfig):
+    """Labelled texts: TSV, CSV and the like, JSON or JSONL, plain or .gz, or Parquet; a row is a text and its label."""
 
     path: str | None = setting(
         None,
@@ -204,10 +223,14 @@ class TextClassificationConfig(SentencesConfig):
         path=True,
     )
     train_path: str | None = setting(None, "Own training file, instead of path.", path=True)
-    val_path: str | None = setting(None, "Own validation file.", path=True)
+    val_path: str | None = setting(None, "Own validation file; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test file; default: no test split.", path=True)
-    text_column: str = setting(
-        "text", "Name of the column with the text, or its position, from 1 on, if no line is a header."
+    val_fraction: float | None = val_fraction_setting()
+    text_column: list[str] = setting(
+        ["text"],
+        "Name of the column with the text, or its position, from 1 on, if no line is a header. Several, such as "
+        f"[title,text], are joined by {COLUMN_JOINT!r}.",
+        one_or_more=True,
     )
     label_column: str = setting("label", "Name or position of the column with the label.")
     labels: list[str] = setting(
@@ -219,20 +242,33 @@ class TextClassificationConfig(SentencesConfig):
         EmptyText.drop, "A row without text is left out, and counted; or refuse: it is an error."
     )
 
+    def __post_init__(self) -> None:
+        if isinstance(self.text_column, str):
+            self.text_column = [self.text_column]
+
     def problems(self) -> list[str]:
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_path and self.val_fraction is not None:
+            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):
             found.append("path has all splits; give train_path instead to use val_path or test_path")
-        if self.text_column == self.label_column:
-            found.append(f"text_column and label_column are both {self.text_column!r}; they are two columns")
+        found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             found.append(f"labels is {list(self.labels)}; give two different names at least")
         return found
+
+    def _column_problems(self) -> list[str]:
+        columns = list(self.text_column)
+        if not columns:
+            return ["text_column is []; give one column at least"]
+        if len(set(columns)) < len(columns):
+            return [f"text_column is {columns}; give each column once"]
+        if self.label_column in columns:
+            return [f"text_column and label_column are both {self.label_column!r}; they are two columns"]
+        return []
 
 
 @dataclass
@@ -249,13 +285,16 @@ class LongPair(Enum):
 
 
 @dataclass
-class SentencePairsConfig(TokenizedConfig):
+class SentencePairsConfig(TableConfig, TokenizedConfig):
     """Pairs of texts, such as sentences and their translations: two aligned files for each split, or a table."""
 
     provides: ClassVar[str] = "pairs"
 
     path: str | None = setting(
-        None, "Folder that holds train.de and train.en (plain or .gz), or train.tsv; likewise val and test.", path=True
+        None,
+        "Folder that holds train.de and train.en (plain or .gz), or train.tsv; likewise val and test. Or one table, of "
+        "which val_fraction is held out.",
+        path=True,
     )
     train_name: str = setting("train", "What the training files in path are called, before their ending.")
     val_name: str = setting("val", "What the validation files are called.")
@@ -263,8 +302,9 @@ class SentencePairsConfig(TokenizedConfig):
     train_path: str | None = setting(
         None, "Instead of path: the training files, without their two endings; or a table.", path=True
     )
-    val_path: str | None = setting(None, "Own validation files.", path=True)
+    val_path: str | None = setting(None, "Own validation files; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)
+    val_fraction: float | None = val_fraction_setting()
     source_language: str = setting("source", "Ending of the source's files: de; or a table's column: name or position.")
     target_language: str = setting("target", "Ending of the target's files, or a table's column.")
     tokenizer: Tokenizer = setting(
@@ -284,8 +324,8 @@ class SentencePairsConfig(TokenizedConfig):
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
-        if self.train_path and not self.val_path:
-            found.append("val_path is missing; with train_path, give val_path too")
+        if self.val_path and self.val_fraction is not None:
+            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):
             found.append("path holds every split; give train_path instead to use val_path or test_path")
         if self.source_language == self.target_language:

@@ -61,7 +61,7 @@ class Divided:
         for text, ends in self.corpus:
             while text:
                 if number == len(self.ends):
-                    raise _changed()
+                    raise _changed(self.corpus)
                 room = int(self.ends[number]) - position
                 is_end = len(text) >= room
                 yield Stretch(self.splits[self.split_of[number]], text[:room], is_end)
@@ -69,9 +69,9 @@ class Divided:
                 number += is_end
                 text = text[room:]
             if ends and position != self.ends[number - 1]:
-                raise _changed()
+                raise _changed(self.corpus)
         if number != len(self.ends):
-            raise _changed()
+            raise _changed(self.corpus)
 
 
 def given_splits(corpora: Mapping[str, Corpus]) -> Divided:
@@ -79,13 +79,31 @@ def given_splits(corpora: Mapping[str, Corpus]) -> Divided:
     lengths = [survey(corpus)[0] for corpus in corpora.values()]
     return Divided(
         splits=tuple(corpora),
-        corpus=Corpus(lambda: chain.from_iterable(corpora.values()), sum(one.size_bytes for one in corpora.values())),
+        corpus=_chained(list(corpora.values())),
         ends=np.cumsum(np.concatenate(lengths)),
         split_of=np.repeat(np.arange(len(corpora), dtype=np.uint8), list(map(len, lengths))),
     )
 
 
-def divide(corpus: Corpus, split: str) -> Divided:
+def join(first: Divided, second: Divided) -> Divided:
+    """The splits of both."""
+    return Divided(
+        splits=first.splits + second.splits,
+        corpus=_chained([first.corpus, second.corpus]),
+        ends=np.concatenate((first.ends, second.ends + first.num_characters)),
+        split_of=np.concatenate((first.split_of, second.split_of + np.uint8(len(first.splits)))),
+    )
+
+
+def _chained(corpora: list[Corpus]) -> Corpus:
+    return Corpus(
+        lambda: chain.from_iterable(corpora),
+        sum(corpus.size_bytes for corpus in corpora),
+        tuple(chain.from_iterable(corpus.files for corpus in corpora)),
+    )
+
+
+def divide(corpus: Corpus, split: str, setting: str = "data.split") -> Divided:
     """Documents (none of them empty) → those of train, val and, where its part is not 0, test.
 
     `nanogpt`: all but the last 10 % of the characters, as karpathy/nanoGPT's data/shakespeare_char does; there
@@ -113,7 +131,7 @@ def divide(corpus: Corpus, split: str) -> Divided:
             raise DataError.of(
                 "DATA-EMPTY-SPLIT",
                 f"the {name} split would be empty",
-                cause=f"data.split={split} of {len(lengths)} document(s), {total} characters",
+                cause=f"{setting}={split} of {len(lengths)} document(s), {total} characters",
                 fix="give it a larger part, or use data.split=nanogpt, which cuts inside documents, "
                 "or give own files (data.train_path, data.val_path)",
             )
@@ -174,10 +192,11 @@ def _share_out(lengths: np.ndarray, digests: np.ndarray, borders: list[float]) -
     return split_of
 
 
-def _changed() -> DataError:
+def _changed(corpus: Corpus) -> DataError:
+    names = ", ".join(str(state.path) for state in corpus.files if state.has_changed())
     return DataError.of(
         "DATA-CHANGED",
-        "the text changed while it was being read",
-        cause="a file was written to, or replaced, between two passes over it",
+        f"{names or 'the text'} changed while it was being read",
+        cause="it was written to, or replaced, between two passes over it",
         fix="start again when nothing writes to it any more",
     )

@@ -1,8 +1,8 @@
 """The documents of a text file, in pieces: a file, and a document in it, may be larger than memory.
 
-Formats by suffix: `.jsonl` (a document per line, under `text_key`) and `.parquet` (per row), anything else plain UTF-8
-text; the first and the last also as `.gz`. Line ends become "\\n", as Python's text mode does. Which files are read is
-`data/text/text_corpus.py`'s business.
+Formats by suffix: `.jsonl` (a document per line, under `text_key`) and `.parquet` (per row), anything else plain text,
+UTF-8 or in an encoding that is named; the first and the last also as `.gz`. Line ends become "\\n", as Python's text
+mode does. Which files are read is `data/text/text_corpus.py`'s business.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigtrain.data.text.lines import read_lines
-from bigtrain.data.text.tables import read_parquet
-from bigtrain.data.text.text_files import broken_file, decode_utf8, json_object, read_chunks
+from bigtrain.data.tables.rows import Table, read_parquet
+from bigtrain.data.text.lines import is_utf8, read_lines, undecodable
+from bigtrain.data.text.text_files import FileState, broken_file, decode_utf8, json_object, read_chunks
 from bigtrain.data.tokenizers.subword import pieces_of
 
 Piece = tuple[str, bool]  # some text, and whether a document ends with it
@@ -30,6 +30,7 @@ class Corpus:
 
     read: Callable[[], Iterator[Piece]]
     size_bytes: int
+    files: tuple[FileState, ...] = ()  # that they are read from, as they were before
 
     def __iter__(self) -> Iterator[Piece]:
         return self.read()
@@ -40,20 +41,20 @@ def in_memory(documents: list[str]) -> Corpus:
     return Corpus(lambda: ((document, True) for document in documents), sum(map(len, documents)))
 
 
-def read_pieces(path: Path, text_key: str, separator: str) -> Iterator[Piece]:
+def read_pieces(path: Path, text_key: str, separator: str, encoding: str | None = None) -> Iterator[Piece]:
     """The documents of one file, without empty and blank ones. Raises DataError naming file (and line).
 
     A long one comes in the pieces that `data/tokenizers/subword.py` would cut the whole of it into.
     """
     if path.suffix == ".parquet":
-        documents = (text for _, (text,) in read_parquet(path, {"data.text_key": text_key}))
+        documents = (text for _, (text,) in read_parquet(Table(path, {"data.text_key": text_key})))
         return _cut((_with_our_line_ends(text), True) for text in documents)
     if path.name.removesuffix(".gz").endswith(".jsonl"):
-        lines = read_lines(path, longest_bytes=_LONGEST_LINE_BYTES)
+        lines = read_lines(path, longest_bytes=_LONGEST_LINE_BYTES, encoding=encoding)
         return _cut(
             (_document_of(line, path, number, text_key), True) for number, line in lines if line and not line.isspace()
         )
-    text = _decoded(path)
+    text = _decoded(path, encoding)
     return _cut(_split_at_lines(text, separator) if separator else _one_document(text))
 
 
@@ -97,8 +98,9 @@ def _split_at_lines(texts: Iterable[str], separator: str) -> Iterator[Piece]:
         yield glue + held, True
 
 
-def _decoded(path: Path) -> Iterator[str]:
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+def _decoded(path: Path, encoding: str | None) -> Iterator[str]:
+    other = None if encoding is None or is_utf8(encoding) else encoding
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(other or "utf-8-sig")(), translate=True)
     read_bytes, lines = 0, 0
     try:
         for chunk in read_chunks(path):
@@ -106,7 +108,9 @@ def _decoded(path: Path) -> Iterator[str]:
             yield decoder.decode(chunk)
             lines += chunk.count(b"\n")
         yield decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        if other or not isinstance(error, UnicodeDecodeError):
+            raise undecodable(path, other or "utf-8") from None
         data, at = error.object, error.start
         first = data.rfind(b"\n", 0, at) + 1  # decoding the one line again says where in the file it is wrong
         start = read_bytes - len(data) + first

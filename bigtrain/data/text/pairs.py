@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals
-from bigtrain.data.text.config import LongPair, SentencePairsConfig
-from bigtrain.data.text.pair_files import PairFiles, find_pair_files
+from bigtrain.data.tables.delimited import TableFormat
+from bigtrain.data.text.config import VAL_FRACTION, LongPair, SentencePairsConfig
+from bigtrain.data.text.division import hashed_order
+from bigtrain.data.text.pair_files import PairFiles, are_there, find_pair_files
 from bigtrain.data.text.ragged import Ragged
-from bigtrain.data.text.text_files import content_hash
+from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
 from bigtrain.data.text.tokenizing import (
     find_or_prepare,
     fit_tokenizer,
@@ -30,8 +35,9 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
-_VERSION = 1  # of what this file makes of a source; part of every cache key
+_VERSION = 2  # of what this file makes of a source; part of every cache key
 _SIDES = ("source", "target")
+_CUT = (("train", False), ("val", True))  # of a pair of train: the split it joins, and whether it is held out
 
 
 class SentencePairs:
@@ -44,14 +50,26 @@ class SentencePairs:
         fits = tokenizer is None
         tokenizer = given_tokenizer(config, tokenizer)
         files = _files_of_splits(config)
+        states = [FileState.of(path) for found in files.values() for path in found.paths]
         hashes = {split: content_hash(found.paths, config.cache_dir) for split, found in files.items()}
+        suffixes = [path.suffixes[-2:] for found in files.values() for path in found.paths]
         languages = [config.source_language, config.target_language]
         source = ["sentence_pairs", _VERSION, hashes, languages, config.sequence_length, config.too_long.value]
-        prepared = find_or_prepare(
-            "pairs", config, source, lambda tokenizer: _prepare(config, files, tokenizer), tokenizer
-        )
+        source += [suffixes, config.separator, config.quotes and config.quotes.value, config.encoding]
+        source += [config.val_fraction]
+
+        def prepare(tokenizer: Tokenizer | None) -> Prepared:
+            found = _prepare(config, files, tokenizer)
+            require_unchanged(states)
+            return found
+
+        prepared = find_or_prepare("pairs", config, source, prepare, tokenizer)
         self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
-        self._datasets = {split: PairDataset(*(_side(prepared, split, side) for side in _SIDES)) for split in files}
+        self._datasets = {
+            split: PairDataset(*(_side(prepared, split, side) for side in _SIDES))
+            for split in SPLITS
+            if f"{split}_source" in prepared.arrays
+        }
         self.spec = DataSpec(
             kind="pairs",
             fingerprint=prepared.meta["fingerprint"],
@@ -63,7 +81,7 @@ class SentencePairs:
         self.originals = Originals(
             key=fingerprint_of(source),
             unit="sources",
-            open=lambda: _sources_of(files),
+            open=lambda: _sources_of(config, files),
             tokenizer=fitted_to(config, fits),
             cut={split: count for split, (count, *_) in prepared.meta["too_long"].items()}
             if config.too_long is LongPair.truncate
@@ -108,17 +126,20 @@ class PairDataset:
 
 
 def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
-    languages = (config.source_language, config.target_language)
+    """Without val where it has none: it is cut from train then."""
+    languages, form = (config.source_language, config.target_language), TableFormat.of(config)
+    if config.path is not None and Path(config.path).expanduser().is_file():
+        return {"train": PairFiles([Path(config.path).expanduser()], languages, form)}
     if config.path is not None:
         stems = {"train": config.train_name, "val": config.val_name, "test": config.test_name}
         return {
-            split: find_pair_files(f"{config.path}/{name}", f"data.path={config.path}, data.{split}_name", languages)
-            for split, name in stems.items()
-            if name is not None
+            split: find_pair_files(stem, f"data.path={config.path}, data.{split}_name", languages, form)
+            for split, stem in ((split, f"{config.path}/{name}") for split, name in stems.items() if name is not None)
+            if split != "val" or config.val_name != SentencePairsConfig.val_name or are_there(stem, languages)
         }
     paths = {"train": config.train_path, "val": config.val_path, "test": config.test_path}
     return {
-        split: find_pair_files(path, f"data.{split}_path={path}", languages)
+        split: find_pair_files(path, f"data.{split}_path={path}", languages, form)
         for split, path in paths.items()
         if path is not None
     }
@@ -130,60 +151,100 @@ def _side(prepared: Prepared, split: str, side: str) -> Ragged:
 
 def _prepare(config: SentencePairsConfig, files: dict[str, PairFiles], tokenizer: Tokenizer | None) -> Prepared:
     """Arrays `<split>_<side>` and `<split>_<side>_offsets`; of blank or long pairs, the count and first line."""
-    lines, texts, blank = {}, {}, {}
-    for split, found in files.items():
-        lines[split], *texts[split], blank[split] = _read(found)
-    documents = {split: sources + targets for split, (sources, targets) in texts.items()}
+    notes: list[str] = []
+    pairs = _read_splits(config, files, notes)
+    documents = {split: read.sources + read.targets for split, read in pairs.items()}
     if tokenizer is None:
         tokenizer = fit_tokenizer(config, documents)
     arrays: dict[str, np.ndarray] = {}
     streams, too_long = {}, {}
-    for split, sides in texts.items():
-        source, target = (Ragged.framed(side, tokenizer) for side in sides)
+    for split, read in pairs.items():
+        source, target = (Ragged.framed(side, tokenizer) for side in (read.sources, read.targets))
         streams[split] = np.concatenate((source.stream, target.stream))
         over = np.maximum(source.lengths, target.lengths) > config.sequence_length
-        too_long[split] = _counted([lines[split][index] for index in np.flatnonzero(over)])
+        too_long[split] = _counted([read.lines[index] for index in np.flatnonzero(over)])
         if over.any():
-            source, target = _shortened(config, files[split], too_long[split], over, source, target)
+            source, target = _shortened(config, read.path, too_long[split], over, source, target)
         arrays |= {f"{split}_source": source.stream, f"{split}_source_offsets": source.offsets}
         arrays |= {f"{split}_target": target.stream, f"{split}_target_offsets": target.offsets}
     meta = {
         "tokenizer": tokenizer.to_json(),
         "unknown": unknown_tokens(documents, streams, tokenizer),
-        "blank": blank,
+        "blank": {split: _counted(read.blank) for split, read in pairs.items()},
+        "notes": notes,
         "too_long": too_long,
         "fingerprint": fingerprint_of(tokenizer.to_json(), config.sequence_length, list(arrays), *arrays.values()),
     }
     return Prepared(meta, arrays)
 
 
-def _read(files: PairFiles) -> tuple[list[int], list[str], list[str], list[int]]:
-    """Of the pairs with text on both sides: lines, sources, targets; and the count of the others."""
-    lines, sources, targets, blank = [], [], [], []
-    for line, source, target in files.read():
+def _read_splits(config: SentencePairsConfig, files: dict[str, PairFiles], notes: list[str]) -> dict[str, _Pairs]:
+    """Every split; val is cut from train where it has no files."""
+    pairs = {split: _read(files[split], notes) for split in SPLITS if split in files}
+    if "val" in pairs or "train" not in pairs:
+        return pairs
+    fraction, train = config.val_fraction or VAL_FRACTION, pairs.pop("train")
+    distinct = list(dict.fromkeys(train.sources))  # copies of a source stay together, whatever their translations
+    count = max(1, round(fraction * len(distinct)))
+    if count >= len(distinct):
+        raise DataError.of(
+            "DATA-EMPTY-SPLIT",
+            f"there are no files for val, and {train.path} has too few pairs to hold any out",
+            cause=f"{len(distinct)} different source(s), data.val_fraction={fraction}",
+            fix="give more pairs, a lower data.val_fraction, or files for val",
+        )
+    held_out = {distinct[index] for index in hashed_order(distinct)[-count:]}
+    parts = {split: train.select([(one in held_out) is is_val for one in train.sources]) for split, is_val in _CUT}
+    notes.append(
+        f"there are no files for val: {len(parts['val'].lines):,} of the {len(train.lines):,} training pairs are held "
+        f"out for it (data.val_fraction={fraction})"
+    )
+    parts["train"].blank.extend(train.blank)
+    return {**parts, **pairs}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Those with text on both sides, and the line of each; `blank`: the lines of the others."""
+
+    path: Path  # where the lines are counted
+    lines: list[int]
+    sources: list[str]
+    targets: list[str]
+    blank: list[int]
+
+    def select(self, kept: list[bool]) -> _Pairs:
+        """Those that are kept."""
+        lines, sources, targets = compress(self.lines, kept), compress(self.sources, kept), compress(self.targets, kept)
+        return _Pairs(self.path, list(lines), list(sources), list(targets), blank=[])
+
+
+def _read(files: PairFiles, notes: list[str]) -> _Pairs:
+    pairs = _Pairs(files.paths[0], [], [], [], [])
+    for line, source, target in files.read(notes):
         if not (source.strip() and target.strip()):
-            blank.append(line)
+            pairs.blank.append(line)
             continue
-        lines.append(line)
-        sources.append(source.strip())
-        targets.append(target.strip())
-    if not lines:
+        pairs.lines.append(line)
+        pairs.sources.append(source.strip())
+        pairs.targets.append(target.strip())
+    if not pairs.lines:
         raise DataError.of(
             "DATA-EMPTY",
             f"there are no pairs in {' and '.join(map(str, files.paths))}",
-            cause=f"{len(blank):,} line(s), none with text on both sides",
+            cause=f"{len(pairs.blank):,} line(s), none with text on both sides",
             fix="give files with text in them",
         )
-    return lines, sources, targets, _counted(blank)
+    return pairs
 
 
-def _sources_of(files: dict[str, PairFiles]) -> Callable[[], Iterator[Original]]:
+def _sources_of(config: SentencePairsConfig, files: dict[str, PairFiles]) -> Callable[[], Iterator[Original]]:
     """The sources alone: one that was learnt from is no test, whatever its translation there."""
-    read = {split: (found.paths[0], *_read(found)[:2]) for split, found in files.items()}
+    pairs = _read_splits(config, files, [])
     return lambda: (
-        Original(split, source, None, f"{path}:{line}")
-        for split, (path, lines, sources) in read.items()
-        for line, source in zip(lines, sources, strict=True)
+        Original(split, source, None, f"{read.path}:{line}")
+        for split, read in pairs.items()
+        for line, source in zip(read.lines, read.sources, strict=True)
     )
 
 
@@ -193,14 +254,14 @@ def _counted(lines: list[int]) -> list[int]:
 
 
 def _shortened(
-    config: SentencePairsConfig, files: PairFiles, count: list[int], over: np.ndarray, source: Ragged, target: Ragged
+    config: SentencePairsConfig, path: Path, count: list[int], over: np.ndarray, source: Ragged, target: Ragged
 ) -> tuple[Ragged, Ragged]:
     """What `too_long` makes of pairs that are."""
     if config.too_long is LongPair.refuse:
         raise DataError.of(
             "DATA-LENGTH",
             f"{count[0]:,} pair(s) have a side of over data.sequence_length={config.sequence_length} tokens",
-            cause=f"the first is at {files.paths[0]}:{count[1]}",
+            cause=f"the first is at {path}:{count[1]}",
             fix="raise data.sequence_length, or data.too_long=truncate, or drop",
         )
     if config.too_long is LongPair.truncate:
@@ -208,7 +269,7 @@ def _shortened(
     if over.all():
         raise DataError.of(
             "DATA-LENGTH",
-            f"every pair in {files.paths[0]} has a side of over data.sequence_length={config.sequence_length} tokens",
+            f"every pair in {path} has a side of over data.sequence_length={config.sequence_length} tokens",
             fix="raise data.sequence_length, or data.too_long=truncate",
         )
     kept = np.flatnonzero(~over)
@@ -216,7 +277,9 @@ def _shortened(
 
 
 def _warn_of_pairs(config: SentencePairsConfig, files: dict[str, PairFiles], prepared: Prepared) -> None:
-    """Of pairs that are not as they stand in the files."""
+    """Of pairs that are not as they stand in the files, and of what was found out about these."""
+    for note in prepared.meta["notes"]:
+        warnings.warn(f"{note}.", stacklevel=3)
     fate = {LongPair.truncate: "cut there", LongPair.drop: "left out"}.get(config.too_long)
     reasons = {
         "blank": "have no text on one side and are left out",
@@ -225,5 +288,5 @@ def _warn_of_pairs(config: SentencePairsConfig, files: dict[str, PairFiles], pre
     for name, reason in reasons.items():
         for split, (count, *first) in prepared.meta[name].items():
             if count:
-                where = f"{files[split].paths[0]}:{first[0]}"
+                where = f"{files.get(split, files['train']).paths[0]}:{first[0]}"
                 warnings.warn(f"{count:,} pair(s) of {split} {reason}; the first is at {where}.", stacklevel=3)

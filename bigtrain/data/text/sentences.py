@@ -7,7 +7,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals, ReadOnce
 from bigtrain.data.text.augment import augmentation
+from bigtrain.data.text.class_division import LabelledText
 from bigtrain.data.text.config import SentencesConfig, TooLong
-from bigtrain.data.text.division import hashed_order
 from bigtrain.data.text.ragged import Ragged
 from bigtrain.data.text.tokenizing import (
     find_or_prepare,
@@ -34,15 +33,6 @@ from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
 _VERSION = 2  # of what this file and the readers make of a source; part of every cache key
-
-
-@dataclass(frozen=True)
-class LabelledText:
-    """`label` counts from 0; `place` says where the text stands, for messages: "reviews.tsv:17"."""
-
-    text: str
-    label: int
-    place: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class SentenceSplits:
                 "DATA-SPLIT",
                 f"there is no {split} split",
                 cause=f"the splits are: {', '.join(self._datasets)}",
-                fix=f"give {split} a part in data.split, or a file of its own",
+                fix=f"give {split} a part in data.split, or a file of its own with labels",
             )
         return self._datasets[split]
 
@@ -131,39 +121,6 @@ class Sentences:
         """See `data/base.py`."""
         tokens_BT, lengths_B = self._tokens.padded(ids)
         return {"tokens": tokens_BT, "lengths": lengths_B, "labels": torch.from_numpy(self._labels[ids])}
-
-
-def divide_by_class(texts: list[LabelledText], split: str) -> dict[str, list[LabelledText]]:
-    """Fractions train,val,test, with equal shares of each class. Raises DataError for a split that would be empty.
-
-    Which split a text joins depends on the hashes of the texts, so neither the order of the rows nor the machine
-    matters, and copies of a text with one label join the same split.
-    """
-    by_class: dict[int, dict[str, list[LabelledText]]] = {}
-    for one in texts:
-        by_class.setdefault(one.label, {}).setdefault(one.text, []).append(one)
-    ranked = []
-    for label, copies in sorted(by_class.items()):
-        distinct = list(copies)
-        order = enumerate(hashed_order(distinct))
-        ranked += [(rank / len(distinct), label, copies[distinct[index]]) for rank, index in order]
-    ranked.sort(key=lambda one: one[:2])  # wherever it is cut, each class has its share before and after
-    fractions = [float(part) for part in split.split(",")]
-    cuts = np.rint(np.cumsum([0, *fractions]) * len(ranked)).astype(int).tolist()
-    parts = {
-        name: [one for _, _, copies in ranked[first:last] for one in copies]
-        for name, fraction, (first, last) in zip(SPLITS, fractions, pairwise(cuts), strict=True)
-        if fraction > 0
-    }
-    for name, part in parts.items():
-        if not part:
-            raise DataError.of(
-                "DATA-EMPTY-SPLIT",
-                f"the {name} split would be empty",
-                cause=f"data.split={split} of {len(texts)} text(s)",
-                fix="give it a larger part, or more texts, or its own file (data.train_path, data.val_path)",
-            )
-    return parts
 
 
 def _originals_of(labelled: LabelledSplits) -> Callable[[], Iterator[Original]]:

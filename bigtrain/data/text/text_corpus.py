@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.text.config import TextCorpusConfig
-from bigtrain.data.text.division import Divided, divide, given_splits
+from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
+from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
-from bigtrain.data.text.text_files import content_hash
+from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
 from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.walk import dangling_link, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 
@@ -29,9 +32,16 @@ class TextCorpus:
 
     def __init__(self, config: TextCorpusConfig, tokenizer: Tokenizer | None = None):
         files = _files_of_splits(config)
+        states = {path: FileState.of(path) for paths in files.values() for path in paths}
         hashes = {key: content_hash(paths, config.cache_dir) for key, paths in files.items()}
-        source = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
-        splits = TextSplits(config, source, lambda: _read_splits(config, files), tokenizer)
+        source: list[Any] = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
+        source += [named for named in (config.encoding, config.val_fraction) if named is not None]
+        if "path" not in files and "val_path" not in files:
+            warnings.warn(
+                f"there is no val_path: {_val_fraction(config):g} of train is held out for val (data.val_fraction)",
+                stacklevel=2,
+            )
+        splits = TextSplits(config, source, lambda: _read_splits(config, files, states), tokenizer)
         self.spec: DataSpec = splits.spec
         self.tokenizer: Tokenizer = splits.tokenizer
         self.originals = splits.originals
@@ -43,22 +53,23 @@ class TextCorpus:
 
 
 def find_files(path: str, key: str) -> list[Path]:
-    """The files that `path` means: itself, what a glob matches, or the text files under a directory; sorted.
+    """The files that `path` means: itself, what a glob matches, or the text files under a directory, linked ones too;
+    sorted, each once.
 
     A file that is named, or matched by a glob, may have any suffix; in a directory only the known ones count,
     and names that begin with a dot are passed over. Raises DataError, naming the setting `key`, if there is
-    none.
+    none, and for a link that points nowhere.
     """
     try:
         given = Path(path).expanduser()
         if given.is_dir():
-            found = sorted(_text_files_under(given))
+            found = _text_files_under(given)
             reason = f"no file under it ends in {', '.join(SUFFIXES)}"
-        elif given.exists():
+        elif given.exists() or given.is_symlink():
             found, reason = [given], ""
         else:
             matches = glob.glob(str(given), recursive=True)  # noqa: PTH207 Path.glob takes no absolute pattern
-            found = sorted(match for match in map(Path, matches) if not match.is_dir())
+            found = _each_once(given, sorted(match for match in map(Path, matches) if not match.is_dir()))
             reason = f"no such file or directory, seen from {Path.cwd()}"
     except OSError as error:
         found, reason = [], error.strerror or str(error)
@@ -71,15 +82,30 @@ def find_files(path: str, key: str) -> list[Path]:
             cause=reason,
             fix=f"give {key} a text file, a directory of text files, or a quoted glob: '{key}=books/*.txt'",
         )
+    for file in found:
+        if file.is_symlink() and not file.exists():
+            raise dangling_link(file)
     return found
 
 
 def _text_files_under(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
-    return found
+    listing = list_files(folder, wants=lambda name: name.endswith(SUFFIXES))
+    for link in listing.dangling:
+        if link.name.endswith(SUFFIXES):
+            raise dangling_link(link)
+        warnings.warn(f"{link} is a link that leads nowhere, and is passed over", stacklevel=4)
+    warn_of_repeated(folder, listing.repeated)
+    return listing.files
+
+
+def _each_once(pattern: Path, files: list[Path]) -> list[Path]:
+    """Without those that are another name of an earlier one."""
+    first: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: (file.is_symlink(), file)):
+        first.setdefault(os.path.realpath(file), file)
+    kept = sorted(first.values())
+    warn_of_repeated(pattern, sorted(set(files) - set(kept)))
+    return kept
 
 
 def _files_of_splits(config: TextCorpusConfig) -> dict[str, list[Path]]:
@@ -87,26 +113,39 @@ def _files_of_splits(config: TextCorpusConfig) -> dict[str, list[Path]]:
     return {name: find_files(path, f"data.{name}") for name, path in paths.items() if path}
 
 
-def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]]) -> Divided:
+def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]], states: dict[Path, FileState]) -> Divided:
     corpora = {
         name.removesuffix("_path"): Corpus(
-            partial(_read, config, paths, f"data.{name}={getattr(config, name)}"),
-            sum(path.stat().st_size for path in paths),
+            partial(_read, config, paths, f"data.{name}={getattr(config, name)}", states),
+            sum(states[path].size_bytes for path in paths),
+            tuple(states[path] for path in paths),
         )
         for name, paths in files.items()
     }
-    return divide(corpora["path"], config.split) if "path" in corpora else given_splits(corpora)
+    if "path" in corpora:
+        return divide(corpora["path"], config.split)
+    if "val" in corpora:
+        return given_splits(corpora)
+    fraction = _val_fraction(config)
+    divided = divide(corpora.pop("train"), f"{1 - fraction},{fraction},0", "train, val, test")
+    return join(divided, given_splits(corpora)) if corpora else divided
 
 
-def _read(config: TextCorpusConfig, files: list[Path], source: str) -> Iterator[Piece]:
-    pieces = (piece for file in files for piece in read_pieces(file, config.text_key, config.document_separator))
-    first = next(pieces, None)
-    if first is None:
+def _val_fraction(config: TextCorpusConfig) -> float:
+    return config.val_fraction or VAL_FRACTION
+
+
+def _read(config: TextCorpusConfig, files: list[Path], source: str, states: dict[Path, FileState]) -> Iterator[Piece]:
+    is_empty = True
+    for file in files:
+        for piece in read_pieces(file, config.text_key, config.document_separator, config.encoding):
+            is_empty = False
+            yield piece
+        require_unchanged([states[file]])
+    if is_empty:
         raise DataError.of(
             "DATA-EMPTY",
             f"{source} holds no text",
             cause=f"{len(files)} file(s), all of them empty or blank",
             fix="give files with text in them",
         )
-    yield first
-    yield from pieces

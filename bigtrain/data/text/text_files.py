@@ -1,6 +1,6 @@
 """The bytes of text files, plain or .gz: their content hash, and every way they can be wrong as a DataError.
 
-What is in them is the business of `data/text/documents.py` and `data/text/tables.py`.
+What is in them is the business of `data/text/documents.py` and `data/tables/rows.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bigtrain.data.cache import cache_root, fingerprint_of
+from bigtrain.data.text.encodings import likely_encoding
 from bigtrain.errors import DataError
 
 MAX_GZIP_RATIO = 100  # text packs 3 to 20 times; a bomb reaches 1029
@@ -125,13 +127,14 @@ def decode_utf8(data: bytes, path: Path, line: int | None = None, start: int | N
     except UnicodeDecodeError as error:
         at = error.start + len(data) - len(error.object)  # the codec does not count the mark
         place = "" if start is None else f" (byte {start + at + 1:,} of the file)"
-        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise broken_file(
-            path,
-            f"byte 0x{data[at]:02X} is not UTF-8{place}",
-            f"convert it, for instance: iconv -f {encoding} -t utf-8 OLD > NEW",
-            line or data.count(b"\n", 0, at) + 1,
-        ) from None
+        cause = f"byte 0x{data[at]:02X} is not UTF-8{place}"
+        raise broken_file(path, cause, how_to_decode(path, data), line or data.count(b"\n", 0, at) + 1) from None
+
+
+def how_to_decode(path: Path, data: bytes) -> str:
+    """What to do about a file that is not UTF-8. `data`: some of its bytes."""
+    encoding = likely_encoding(path, data)
+    return f"it looks like {encoding}: data.encoding={encoding} reads it so; or save it as UTF-8"
 
 
 def json_object(line: str, path: Path, number: int, fix: str) -> dict[str, Any]:
@@ -143,6 +146,46 @@ def json_object(line: str, path: Path, number: int, fix: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise broken_file(path, f"it is a {type(row).__name__}, not an object", fix, number)
     return row
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it was when it was first looked at."""
+
+    path: Path
+    facts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Raises DataError for what is no ordinary file, or can't be looked at."""
+        return cls(path, _facts_of(_stat(path)))
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk."""
+        return self.facts[2]
+
+    def has_changed(self) -> bool:
+        """Whether it was written to, replaced or removed since."""
+        try:
+            return _facts_of(self.path.stat()) != self.facts
+        except OSError:
+            return True
+
+
+def _facts_of(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def require_unchanged(states: Iterable[FileState]) -> None:
+    """Raises DataError that names the first file that is not as it was when its content was hashed."""
+    if changed := next((state for state in states if state.has_changed()), None):
+        raise DataError.of(
+            "DATA-CHANGED",
+            f"{changed.path} changed while it was being read",
+            cause="it was written to, replaced or removed",
+            fix="start again when nothing writes to it any more",
+        )
 
 
 def broken_file(path: Path, cause: str, fix: str, line: int | None = None) -> DataError:

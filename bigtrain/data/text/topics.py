@@ -16,9 +16,10 @@ from pathlib import Path
 
 from bigtrain.data.base import DataSpec
 from bigtrain.data.progress import status_line
+from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.config import PythonDocsTopicsConfig
 from bigtrain.data.text.docstrings import docstrings_of, python_files
-from bigtrain.data.text.sentences import LabelledSplits, LabelledText, Sentences, SentenceSplits, divide_by_class
+from bigtrain.data.text.sentences import LabelledSplits, Sentences, SentenceSplits
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 PACKAGES = 16  # those with the most docstrings
@@ -67,7 +68,7 @@ def _read(library: Path, files: list[Path], split: str) -> LabelledSplits:
         for key, package in owner.items()
         if package in names
     ]
-    return LabelledSplits(divide_by_class(labelled, split), tuple(names))
+    return LabelledSplits(divide_by_class(labelled, fractions_of(split), f"data.split={split}"), tuple(names))
 
 
 def package_of(file: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from bigtrain.config.settings import find_problems
 from bigtrain.data.order import BucketedOrder
+from bigtrain.data.text import pairs
 from bigtrain.data.text.config import LongPair, SentencePairsConfig, Tokenizer
 from bigtrain.data.text.pairs import SentencePairs
 from bigtrain.data.tokenizers.tokenizer import framing_ids
@@ -185,10 +186,52 @@ def test_missing_files_are_named_and_what_is_there_is_listed(folder):
         build(folder, source_language="de", target_language="en", train_name="test", val_name="dev")
 
 
+def test_val_is_held_out_of_train_where_it_has_no_files(folder):
+    for side in ("de", "en"):
+        (folder / f"val.{side}").unlink()
+    write(folder / "train.de", SOURCES[:14] * 2)
+    write(
+        folder / "train.en", [*TARGETS[:14], *(f"so {line}" for line in TARGETS[:14])]
+    )  # a second translation of each
+    with pytest.warns(UserWarning, match=r"no files for val: 8 of the 28 training pairs .*val_fraction=0.3"):
+        data = SentencePairs(config_of(folder, val_fraction=0.3, tokenizer=Tokenizer.byte))
+    train, val = ({source for source, _ in texts(data, split)} for split in ("train", "val"))
+    assert data.spec.sizes == {"train": 20, "val": 8, "test": 3} and not train & val and len(val) == 4
+    originals = list(data.originals.open()())
+    assert {original.text for original in originals if original.split == "val"} == val
+    given = {"path": None, "train_path": str(folder / "train"), "val_fraction": 0.3, "tokenizer": Tokenizer.byte}
+    assert texts(build(folder, **given), "val") == texts(data, "val")
+    write(folder / "train.de", SOURCES[:1])
+    write(folder / "train.en", TARGETS[:1])
+    with pytest.raises(DataError, match="too few pairs"):
+        build(folder)
+
+
+def test_a_table_alone_is_divided_into_train_and_val(folder):
+    lines = [f"{source};{target}" for source, target in PAIRS]
+    (folder / "pairs.csv").write_bytes("\r\n".join(["de;en", *lines, ";"]).replace("–", "-").encode("cp1252"))
+    with pytest.raises(DataError, match="data.encoding=cp1252"):
+        build(folder, path=str(folder / "pairs.csv"))
+    data = build(folder, path=str(folder / "pairs.csv"), encoding="cp1252")
+    assert data.spec.sizes == {"train": 19, "val": 2}
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(folder, monkeypatch):
+    read = pairs._read
+
+    def changing(files, notes):
+        write(folder / "val.en", ["other"] * 4)
+        return read(files, notes)
+
+    monkeypatch.setattr(pairs, "_read", changing)
+    with pytest.raises(DataError, match="val.en changed while it was being read"):
+        build(folder)
+
+
 def test_settings_that_do_not_go_together():
     assert find_problems(SentencePairsConfig())
     assert find_problems(SentencePairsConfig(path="a", train_path="b", val_path="c"))
-    assert find_problems(SentencePairsConfig(train_path="a"))
+    assert find_problems(SentencePairsConfig(train_path="a", val_path="b", val_fraction=0.1))
     assert find_problems(SentencePairsConfig(path="a", source_language="en", target_language="en"))
     assert find_problems(SentencePairsConfig(path="a", tokenizer=Tokenizer.byte, vocab_size=300))
     assert not find_problems(SentencePairsConfig(path="a"))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bigtrain.config.settings import find_problems
+from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.config import EmptyText, TextAugmentConfig, TextClassificationConfig, Tokenizer, TooLong
-from bigtrain.data.text.sentences import LabelledText, divide_by_class
 from bigtrain.data.text.text_classification import TextClassification
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.errors import DataError
 
+PLACES = {"text_column": "1", "label_column": "2"}
 TRAIN = [("good", 1), ("bad", 0), ("great fun", 1), ("dull", 0)]
 
 
@@ -99,16 +100,22 @@ def test_one_file_is_divided_with_equal_shares_of_each_class(tmp_path):
 
 def test_copies_join_one_split_whatever_the_order_of_the_rows():
     texts = [LabelledText(f"text {number % 40}", number % 40 % 3, "") for number in range(120)]
-    parts = divide_by_class(texts, "0.5,0.25,0.25")
+    parts = divide_by_class(texts, fractions_of("0.5,0.25,0.25"), "data.split")
     found = {name: {one.text for one in part} for name, part in parts.items()}
     assert sum(map(len, found.values())) == 40 and sum(map(len, parts.values())) == 120
-    again = divide_by_class(texts[::-1], "0.5,0.25,0.25")
+    again = divide_by_class(texts[::-1], fractions_of("0.5,0.25,0.25"), "data.split")
     assert found == {name: {one.text for one in part} for name, part in again.items()}
 
 
 def test_every_class_has_a_text_in_train():
     texts = [LabelledText(f"text {number}", max(0, number - 15), "") for number in range(20)]
-    assert {one.label for one in divide_by_class(texts, "0.6,0.2,0.2")["train"]} == {0, 1, 2, 3, 4}
+    assert {one.label for one in divide_by_class(texts, fractions_of("0.6,0.2,0.2"), "data.split")["train"]} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(tmp_path, folder):
@@ -149,7 +156,7 @@ def test_labels_that_train_never_had_are_named(tmp_path, folder):
     refused(tmp_path, r"test.tsv:3\n.*label is empty")
     write(folder / "test.tsv", [("a", 1)], header="sentence\tlabel\n")
     refused(tmp_path, r"test.tsv:1\n.*no column 'text'; its columns: 'sentence', 'label'")
-    (folder / "test.tsv").write_text("text\na\n")
+    (folder / "dev.tsv").write_text("text\na\n")
     refused(tmp_path, "no column 'label'")
 
 
@@ -171,9 +178,19 @@ def test_the_wrong_column_is_no_label(tmp_path):
 
 def test_a_header_is_not_taken_for_a_row(tmp_path):
     path = str(write(tmp_path / "all.tsv", [(f"text {number}", number % 2) for number in range(40)]))
-    places = {"text_column": "1", "label_column": "2"}
-    refused(tmp_path, "all.tsv:1 has the label 'label', which no other row has", path=path, **places)
-    refused(tmp_path, "all.tsv:1 has the label 'label', which is not", path=path, labels=["no", "yes"], **places)
+    refused(
+        tmp_path, "all.tsv:1 has the label 'label', which no other row has: line 1 looks like a", path=path, **PLACES
+    )
+    with pytest.warns(UserWarning, match="line 1 looks like a header, so .* text in 'text', label in 'label'"):
+        data = build(tmp_path, path=path, labels=["no", "yes"], **PLACES)
+    assert sum(data.spec.sizes.values()) == 40
+    for settings in ({}, {"labels": ["no", "yes"]}):
+        train = str(write(tmp_path / "train.tsv", TRAIN, header=""))
+        both = {"train_path": train, "val_path": path, **PLACES}
+        with (
+            pytest.raises(DataError, match="line 1 looks like a header") if not settings else pytest.warns(UserWarning)
+        ):
+            build(tmp_path, **both, **settings)
 
 
 def test_a_class_that_train_lacks_is_said(tmp_path, folder):
@@ -181,12 +198,108 @@ def test_a_class_that_train_lacks_is_said(tmp_path, folder):
         assert build(tmp_path, labels=["bad", "good", "so-so"]).spec.num_classes == 3
 
 
+def test_val_is_held_out_of_train_where_it_has_no_file(tmp_path, folder):
+    write(folder / "train.tsv", [(f"text {number}", number % 2) for number in range(60)])
+    (folder / "dev.tsv").unlink()
+    for settings in ({}, {"train_path": str(folder / "train.tsv"), "test_path": str(folder / "test.tsv")}):
+        with pytest.warns(UserWarning, match=r"no file for val: 6 of the 60 training texts.*val_fraction=0.1"):
+            data = build(tmp_path, **settings)
+        assert data.spec.sizes == {"train": 54, "val": 6, "test": 3}
+        assert sorted(label for _, label in texts_of(data, "val")) == [0, 0, 0, 1, 1, 1]
+    with pytest.warns(UserWarning, match="held out"):
+        assert build(tmp_path, val_fraction=0.3).spec.sizes == {"train": 42, "val": 18, "test": 3}
+    with pytest.warns(UserWarning, match="val_fraction=0.3 has no effect"):
+        build(tmp_path, path=str(folder / "train.tsv"), val_fraction=0.3)
+
+
+@pytest.mark.parametrize(
+    ("test", "settings", "why"),
+    [
+        ("index\tsentence\n0\ta\n", {}, "no column label"),
+        ("sentence\tlabel\na\t-1\nb\t-1\n", {}, "no labels .'-1' in each row"),
+        ("sentence\tlabel\na\t\nb\t\n", {}, "no labels .'' in each row"),
+        (
+            "index\tsentence\n0\ta\n",
+            {"text_column": "1", "label_column": "2", "labels": ["bad", "good"]},
+            "no column label",
+        ),
+        ("a\n", {"text_column": "1", "label_column": "2", "header": ""}, "no column 2"),
+    ],
+)
+def test_a_test_split_without_labels_is_left_out_and_said(tmp_path, folder, test, settings, why):
+    settings = {"text_column": "sentence", **settings}
+    header = settings.pop("header", "sentence\tlabel\n")
+    for name in ("train", "dev"):
+        write(folder / f"{name}.tsv", TRAIN, header=header)
+    (folder / "test.tsv").write_text(test)
+    with pytest.warns(UserWarning, match=rf"test.tsv has {why}.* there is no test split"):
+        data = build(tmp_path, **settings)
+    assert data.spec.sizes == {"train": 4, "val": 4} and texts_of(data, "train") == TRAIN
+    alone = {"labels": ["bad", "good"], **settings, "test_path": str(folder / "test.tsv")}
+    refused_with(tmp_path, ByteTokenizer(end_of_text=True), **alone)
+
+
+def refused_with(tmp_path, given, **settings):
+    with pytest.raises(DataError):
+        build(tmp_path, given, **settings)
+
+
+def test_several_columns_are_joined(tmp_path):
+    (tmp_path / "all.csv").write_text(
+        "title,body,label\n" + "".join(f"t{n},b{n},{n % 2}\n,c{n},{n % 2}\n" for n in range(20))
+    )
+    data = build(tmp_path, path=str(tmp_path / "all.csv"), text_column=["title", "body"])
+    texts = {text for split in data.spec.sizes for text, _ in texts_of(data, split)}
+    assert texts == {f"t{n} | b{n}" for n in range(20)} | {f"c{n}" for n in range(20)}
+    refused(tmp_path, "no column 'head'", path=str(tmp_path / "all.csv"), text_column=["title", "head"])
+
+
+@pytest.mark.parametrize("labels", [[], ["bad", "good"], ["0", "1"], ["0.0", "1.0"]])
+def test_labels_may_be_numbers_as_a_spreadsheet_or_json_writes_them(tmp_path, labels):
+    for name, line in (("a.csv", "text {0},{1}.0\n"), ("a.jsonl", '{{"text": "text {0}", "label": {1}.0}}\n')):
+        lines = "".join(line.format(number, number % 2) for number in range(20))
+        (tmp_path / name).write_text("text,label\n" * (name == "a.csv") + lines)
+        data = build(tmp_path, path=str(tmp_path / name), labels=labels)
+        assert data.spec.labels == tuple(labels or ["0.0", "1.0"])
+        assert all(int(text.split()[1]) % 2 == label for text, label in texts_of(data, "train"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, folder, monkeypatch):
+    module = "bigtrain.data.text.text_classification"
+    labelled = __import__(module, fromlist=["_labelled"])._labelled
+
+    def changing(*words):
+        write(folder / "dev.tsv", [("other", 1)])
+        return labelled(*words)
+
+    monkeypatch.setattr(f"{module}._labelled", changing)
+    refused(tmp_path, "dev.tsv changed while it was being read")
+
+
+def test_files_of_any_ending_and_linked_ones_are_found_in_a_folder(tmp_path, folder):
+    (folder / "dev.tsv").rename(folder / "dev")
+    (folder / "train.tsv").rename(tmp_path / "elsewhere.txt")
+    (folder / "train.txt").symlink_to(tmp_path / "elsewhere.txt")
+    (folder / "val.txt").symlink_to(folder / "dev")
+    (folder / "train").mkdir()
+    with pytest.warns(UserWarning, match=r"train.txt is read as a table with a tab"):
+        assert build(tmp_path).spec.sizes == {"train": 4, "val": 2, "test": 3}
+    (folder / "test.tsv").rename(folder / "Test-00000-of-00001.TSV")
+    assert build(tmp_path).spec.sizes == {"train": 4, "val": 2, "test": 3}
+    write(folder / "more.tsv", TRAIN)
+    with pytest.warns(UserWarning, match=r"1 more table.* no split .*more.tsv"):
+        build(tmp_path)
+    (tmp_path / "elsewhere.txt").unlink()
+    refused(tmp_path, r"train.txt\n.*a link to .*elsewhere.txt, which leads nowhere")
+    refused(tmp_path, "leads nowhere", path=str(folder / "train.txt"))
+
+
 def test_a_folder_that_lacks_a_file_or_has_two_says_so(tmp_path, folder):
     write(folder / "val.csv", [])
     refused(tmp_path, "more than one file for val: dev.tsv, val.csv")
-    for name in ("val.csv", "dev.tsv"):
+    for name in ("val.csv", "train.tsv"):
         (folder / name).unlink()
-    refused(tmp_path, "no file for val")
+    refused(tmp_path, "no file for train")
     refused(tmp_path, "No such file", path=str(tmp_path / "nowhere.tsv"))
 
 
@@ -207,7 +320,15 @@ def test_augmentation_belongs_to_the_data(tmp_path, folder):
     ("settings", "problem"),
     [
         ({}, "give exactly one of the two"),
-        ({"train_path": "a.tsv"}, "val_path is missing"),
+        ({"path": "a.tsv", "text_column": ["a", "label"]}, "are both 'label'"),
+        ({"path": "a.tsv", "text_column": ["a", "a"]}, "each column once"),
+        ({"path": "a.tsv", "text_column": []}, "one column at least"),
+        ({"path": "a.tsv", "separator": ";"}, "';' is semicolon"),
+        ({"path": "a.tsv", "separator": "\\t"}, "allowed: tab, comma, semicolon, bar, space"),
+        ({"path": "a.tsv", "encoding": "cp12520"}, "encoding is 'cp12520'"),
+        ({"path": "a.tsv", "encoding": "base64"}, "encoding is 'base64'"),
+        ({"train_path": "a.tsv", "val_path": "b.tsv", "val_fraction": 0.1}, "val_fraction"),
+        ({"path": "a.tsv", "val_fraction": 1.0}, "below 1"),
         ({"path": "a.tsv", "test_path": "b.tsv"}, "path has all splits"),
         ({"path": "a.tsv", "label_column": "text"}, "are both 'text'"),
         ({"path": "a.tsv", "labels": ["a", "a"]}, "two different names"),

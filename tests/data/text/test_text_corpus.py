@@ -59,6 +59,20 @@ def test_own_files_for_each_split(tmp_path):
     assert [text_of(data, split)[0] for split in ("train", "val", "test")] == ["a", "b", "c"]
 
 
+def test_val_is_held_out_of_train_where_it_has_no_files(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}. " for number in range(100)))
+    paths = {f"{name}_path": str(tmp_path / f"{name}.txt") for name in ("train", "test")}
+    given = [(tmp_path / f"{name}.txt").read_text() for name in ("train", "test")]
+    for given_settings, fraction in (({}, 0.1), ({"val_fraction": 0.25}, 0.25)):
+        with pytest.warns(UserWarning, match=f"{fraction} of train is held out for val"):
+            data = corpus(tmp_path, **paths, **given_settings)
+        assert text_of(data, "train") + text_of(data, "val") == given[0] and text_of(data, "test") == given[1]
+        assert len(text_of(data, "val")) == round(len(given[0]) * fraction)
+    with pytest.warns(UserWarning, match="held out"):
+        assert list(corpus(tmp_path, train_path=paths["train_path"]).spec.sizes) == ["train", "val"]
+
+
 def test_files_in_a_directory_and_by_glob(tmp_path):
     for name in (
         "b.txt",
@@ -80,6 +94,63 @@ def test_files_in_a_directory_and_by_glob(tmp_path):
     assert names(tmp_path / "*") == ["a.md", "b.txt", "e.py", "g.txtx"]
     assert names(tmp_path / "**" / "*.gz") == ["sub/d.txt.gz"]
     assert names(tmp_path / "e.py") == ["e.py"]
+
+
+def test_links_are_followed_and_each_file_counts_once(tmp_path):
+    for name in ("here/a.txt", "there/b.txt", "there/deep/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    here = tmp_path / "here"
+    (here / "linked").symlink_to(tmp_path / "there")
+    (tmp_path / "there/deep/back").symlink_to(here)
+    assert find_files(str(here), "data.path") == [here / "a.txt", here / "linked/b.txt", here / "linked/deep/c.txt"]
+    (here / "z.txt").symlink_to(here / "a.txt")
+    for path in (here, f"{here}/*.txt"):
+        with pytest.warns(UserWarning, match=r"names? \(for instance .*\) lead to what is read"):
+            assert here / "z.txt" not in find_files(str(path), "data.path")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.warns(UserWarning, match="gone is a link that leads nowhere"):
+        find_files(str(tmp_path), "data.path")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "nothing")
+    for path in (tmp_path, tmp_path / "b.txt", f"{tmp_path}/*.txt"):
+        with pytest.raises(DataError, match=r"b.txt\n.*a link to .*nothing, which leads nowhere"):
+            find_files(str(path), "data.path")
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(name * 30)
+    module = "bigtrain.data.text.text_corpus"
+    read = read_pieces
+
+    def changing(path, *words):
+        if path.name == "b.txt":
+            path.write_text("other")
+        return read(path, *words)
+
+    monkeypatch.setattr(f"{module}.read_pieces", changing)
+    with pytest.raises(DataError, match="b.txt changed while it was being read"):
+        corpus(tmp_path, path=str(tmp_path / "*.txt"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_another_encoding_is_read_when_it_is_set(tmp_path, encoding, name):
+    text = "Ä “ö”\n" * 30
+    (tmp_path / name).write_bytes(
+        (text if name == "a.txt" else json.dumps({"text": text}, ensure_ascii=False)).encode(encoding)
+    )
+    with pytest.raises(DataError, match=f"data.encoding={encoding}"):
+        corpus(tmp_path, path=str(tmp_path / name))
+    data = corpus(tmp_path, path=str(tmp_path / name), encoding=encoding, split="nanogpt")
+    assert text_of(data, "train") == text[: int(len(text) * 0.9)]
+    (tmp_path / name).write_bytes(b'{"text": "a"}\n"\x81')
+    with pytest.raises(DataError, match=rf"{name}:2\n.*is not cp1252" if encoding == "cp1252" else "is not utf-16"):
+        corpus(tmp_path, path=str(tmp_path / name), encoding=encoding)
 
 
 @pytest.mark.parametrize("path", ["nothing.txt", "*.nothing", "empty", "\0", "~no-such-user/x"])
