@@ -102,6 +102,7 @@ class SchedulerConfig:
         False,
         "Only with resume= and a longer trainer.max_duration: lay the learning rate out again for the longer training. "
         "It rises back to the peak and falls once more; wsd goes back to its last checkpoint before the decay.",
+        before=False,
     )
 
     def stable_steps(self, warmup_steps: int, total_steps: int) -> int | None:

@@ -85,7 +85,9 @@ def overfit_verdict(rows: Sequence[Row], config: RunConfig) -> OverfitVerdict:
     series = [(int(row["step"]), float(row[tag])) for row in rows if tag in row and _is_evaluation(row)]
     stop = early_stop(series, higher_is_better, patience, config.trainer.early_stopping.min_delta)
     fit = _fit_of(gaps, turn)
-    return OverfitVerdict(fit, _sentence(fit, gaps, turn), gaps, step, stop, tuple(_levers(fit, config, step, len(gaps))))
+    return OverfitVerdict(
+        fit, _sentence(fit, gaps, turn), gaps, step, stop, tuple(_levers(fit, config, step, len(gaps)))
+    )
 
 
 def gaps_of(rows: Iterable[Row]) -> tuple[Gap, ...]:
