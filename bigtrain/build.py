@@ -7,6 +7,7 @@ into what exists; nothing is built from a file.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from bigtrain.training.cadence import Cadence, WorkUnits
 from bigtrain.training.carried import carries_state, state_of
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.extension import lay_out, record_extension
 from bigtrain.training.machine import (
     choose_precision,
     choose_recording,
@@ -72,6 +74,16 @@ class Parts:
     module: TrainingModule
     world: World
     audit: Report | None = None  # of the data, where it was audited
+
+    @cached_property
+    def loader(self) -> TrainLoader:
+        """This rank's micro-batches of the training split."""
+        return build_loader(self)
+
+    @cached_property
+    def units(self) -> WorkUnits:
+        """What turns the run's durations into steps."""
+        return work_units(self.loader, self.data.spec, self.config.trainer)
 
     @property
     def writes_text(self) -> bool:
@@ -128,7 +140,7 @@ def build_trainer(
     for head in parts.network.heads.values():
         if isinstance(head, CountsTrainingSplit):
             head.count(parts.data.dataset("train"))
-    loader = build_loader(parts)
+    loader = parts.loader
     if isinstance(loader.order, ContiguousOrder):
         parts.module.carried = state_of(parts.network, loader.order.batch_size)
     flops = flops_per_sample(parts.module, to_device(typical_batch(loader), world.device))
@@ -148,13 +160,15 @@ def build_trainer(
     batch_size = evaluation_batch_size(settings, world.size)
     sample = build_train_sample(parts)
     evaluator = Evaluator(parts.module, parts.task, parts.data, precision, batch_size, world, sample)
-    units = work_units(loader, parts.data.spec)
+    units = parts.units
     limits = build_limits(settings, units, flops, peak_flops(world, precision))
+    if resume is not None:
+        record_extension(state, resume, units, settings.max_duration)
     trainer = Trainer(
         module=parts.module,
         replica=replicate(parts.module, world),
         optimizer=optimizer,
-        schedule=build_schedule(config, units, limits),
+        schedule=build_schedule(config, units, limits, state),
         average=average,
         scaler=scaler,
         precision=precision,
@@ -281,11 +295,12 @@ def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:
     return settings.micro_batch_size or max(1, settings.batch_size // ranks)
 
 
-def work_units(loader: TrainLoader, spec: DataSpec) -> WorkUnits:
+def work_units(loader: TrainLoader, spec: DataSpec, settings: TrainerConfig) -> WorkUnits:
     """What turns this run's durations into steps."""
     lengths = lengths_of(loader.dataset)
     tokens = spec.sequence_length if lengths is None else float(lengths.mean())
-    return WorkUnits(loader.order.samples_per_step, spec.sizes["train"], tokens)
+    whole = parse_duration(settings.max_duration)
+    return WorkUnits(loader.order.samples_per_step, spec.sizes["train"], tokens, whole)
 
 
 def build_limits(settings: TrainerConfig, units: WorkUnits, flops: float, peak: float | None) -> Limits:
@@ -309,11 +324,10 @@ def build_limits(settings: TrainerConfig, units: WorkUnits, flops: float, peak: 
         ) from error
 
 
-def build_schedule(config: RunConfig, units: WorkUnits, limits: Limits) -> Schedule:
+def build_schedule(config: RunConfig, units: WorkUnits, limits: Limits, state: TrainState) -> Schedule:
     """The learning-rate schedule."""
-    warmup = getattr(config.scheduler, "warmup", "0step")  # one_cycle's rise is a fraction of the whole
     factory = SCHEDULERS.entry_of(config.scheduler).load()
-    return factory(config.scheduler, units.steps(warmup), limits.total_steps)  # type: ignore[no-any-return]
+    return lay_out(factory, config.scheduler, units, limits.total_steps, state.lengths)
 
 
 def manifest_facts(parts: Parts, state: TrainState) -> dict[str, Any]:

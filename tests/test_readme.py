@@ -27,7 +27,7 @@ ADDED = {
     "experiment=shakespeare": SMALL_TEXT,
     "experiment=shakespeare_fast": SMALL_TEXT,
     "optimizer=muon": SMALL_TEXT,
-    "trainer.early_stopping.patience=3": [*SMALL_TEXT, "trainer.eval_every=2step"],
+    "trainer.early_stopping.patience=3": [*SMALL_TEXT, "trainer.eval_every=1step"],
     "model=cnn": SMALL_IMAGES,
 }
 

@@ -18,7 +18,7 @@ from bigtrain.registry import TASKS
 from bigtrain.tasks.base import Task
 from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
 from bigtrain.training.machine import prepare_device
-from bigtrain.training.run_directory import find_latest_run
+from bigtrain.training.run_directory import find_latest_run, say_latest
 from bigtrain.training.snapshot import load_evaluated_weights
 
 
@@ -36,7 +36,10 @@ class Loaded:
 
 def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
     """The checkpoint that `checkpoint=` means. Raises CheckpointError when it is missing, damaged or does not fit."""
-    checkpoint = find_checkpoint(where, find_latest_run(Path(output_dir)))
+    latest = find_latest_run(Path(output_dir))
+    checkpoint = find_checkpoint(where, latest)
+    if latest is not None and where in ("best", "latest") and checkpoint.path.is_relative_to(latest):
+        say_latest(f"checkpoint={where}", latest, Path(output_dir))
     try:
         config = config_from_document(checkpoint.read_json("config.json"), str(checkpoint.path / "config.json"))
         spec = DataSpec.from_json(checkpoint.read_json("data_spec.json"))

@@ -11,6 +11,7 @@ import torch
 from bigtrain import __version__
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
+from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
@@ -46,7 +47,7 @@ def conclude(
     sample, prompt = _final_sample(parts) if composed.config.tracking.samples else ("", None)
     if sample:
         trainer.tracker.text("test/sample", sample, trainer.state.step)
-    fresh = {tag: value for tag, value in metrics.items() if tag.startswith("test/")} | baselines
+    fresh = {tag: value for tag, value in metrics.items() if _comes_last(tag, parts.config.task)} | baselines
     if fresh:
         trainer.tracker.scalars(trainer.row() | fresh)
     trainer.tracker.hyperparameters(plain_settings(composed.document), metrics)
@@ -78,6 +79,12 @@ def conclude(
     trainer.tracker.close()  # the live view must be gone before the table is printed
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
     return facts, results
+
+
+def _comes_last(tag: str, task: TaskConfig) -> bool:
+    """Whether a metric is measured at the end only."""
+    split, _, name = tag.partition("/")
+    return split == "test" or task.while_training(name) != name
 
 
 def _warning(composed: Composed, run_dir: Path) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.audit import audit_before_training, tell
+from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
+from bigtrain.config.contradictions import find_contradictions, refused, told_of
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
@@ -37,7 +41,9 @@ from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
 from bigtrain.training import durable
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
+from bigtrain.training.extension import rate_ahead
 from bigtrain.training.machine import device_name, prepare_device
+from bigtrain.training.precision import emulated_on_cpu
 from bigtrain.training.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
@@ -46,6 +52,7 @@ from bigtrain.training.run_directory import (
     is_run_directory,
     lock,
     new_run_path,
+    removed_unless_begun,
 )
 from bigtrain.training.signals import StopRequest
 from bigtrain.training.snapshot import read_state
@@ -129,15 +136,16 @@ def _train_here(composed: Composed, world: World) -> int:
         run_dir = composed.resumed.run_dir
         with lock(run_dir) if world.is_main else contextlib.nullcontext():
             return _resume(composed, run_dir, world)
-    parts = _build(config, world)
+    parts = _build(composed, world)
     notes = initialise(config, parts)
-    # Made only now: a run whose data or starting weights are missing leaves no directory behind.
+    # Made only now: a run whose data or starting weights are missing needs no directory.
+    named = RUN_DIR_VARIABLE in os.environ  # by a sweep, which reads there how it ended, or by the launcher of ranks
     made = create_run_directory(Path(config.output_dir), config.name) if world.is_main else Path()
     run_dir = Path(world.share(str(made)))
     _require_shared_folder(run_dir, world)
     if not world.is_main:
         return _recorded(composed, run_dir, parts, None, notes)
-    with lock(run_dir):
+    with lock(run_dir), contextlib.nullcontext() if named else removed_unless_begun(run_dir):
         with durable.disk_errors(run_dir):
             durable.replace(run_dir / "config.yaml", document_text(composed.document))
             durable.replace(run_dir / "overrides.txt", "\n".join(composed.overrides) + "\n")
@@ -145,26 +153,41 @@ def _train_here(composed: Composed, world: World) -> int:
 
 
 def _resume(composed: Composed, run_dir: Path, world: World) -> int:
-    if world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished":
-        if world.is_main:
-            print(f"{run_dir} is finished already; nothing to do")
-        return ExitCode.OK
-    assert composed.resumed is not None
-    checkpoint = _newest(CheckpointStore(run_dir / "checkpoints"), world)
-    parts = _build(composed.config, world, checkpoint)
-    evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
-    redone = ("test/",) if evaluated else ("test/", "val/")
+    resumed, store = composed.resumed, CheckpointStore(run_dir / "checkpoints")
+    assert resumed is not None
+    finished = world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
+    if finished and not resumed.other_length:
+        return _nothing_to_do(run_dir, "", world)
+    checkpoint = _newest(store, world)
+    parts = _build(composed, world, checkpoint)
+    if finished and checkpoint is not None and (why := nothing_left(composed.config, checkpoint, parts)):
+        return _nothing_to_do(run_dir, why, world)
+    newest = checkpoint
     if checkpoint is None:
         notes = initialise(composed.config, parts)
     else:
-        notes = []
         _require_same_data(checkpoint, parts)
         refuse_other_training(checkpoint.read_json("config.json"), composed.document)
+        checkpoint, notes = extended_from(composed.config, checkpoint, store, parts, world)
+    evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
+    redone = ("test/",) if evaluated else ("test/", "val/")
     if world.is_main:
+        if resumed.differences:  # in this order: killed in between, it goes on with the new length all the same
+            Status(run_dir).update(state="running")
+            with durable.disk_errors(run_dir):
+                durable.replace(run_dir / "config.yaml", document_text(resumed.document))
+        if checkpoint is not None and checkpoint is not newest:
+            store.set_aside_after(checkpoint.step)
         with durable.disk_errors(run_dir):
             cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, redone)
-    notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
+    notes += [f"changed on resume: {difference}" for difference in resumed.differences]
     return _recorded(composed, run_dir, parts, checkpoint, notes)
+
+
+def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
+    if world.is_main:
+        print(f"{run_dir} is finished already; nothing to do" + (f": {why}" if why else ""))
+    return ExitCode.OK
 
 
 def _require_shared_folder(run_dir: Path, world: World) -> None:
@@ -189,7 +212,8 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     return newest if world.is_main or not where else verify(Path(where))
 
 
-def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -> Parts:
+def _build(composed: Composed, world: World, resumed: Checkpoint | None = None) -> Parts:
+    config: RunConfig = composed.config
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))
@@ -203,7 +227,24 @@ def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -
         )
     parts = build_parts(config, data, world)
     parts.audit = report
+    if problems := refused(find_contradictions(config, parts.units.length), composed.asked):
+        raise ConfigError(*(replace(problem, cause="the command line, with data of this size") for problem in problems))
     return parts
+
+
+def _advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> Iterator[str]:
+    """Warnings about settings that work, but hardly as they were meant."""
+    config, units = composed.config, parts.units
+    yield from told_of(find_contradictions(config, units.length), composed.asked)
+    if units.batch_size > units.epoch_samples:
+        yield (
+            f"a batch is {units.batch_size:g} samples, but the training split has only {units.epoch_samples:,}: a step "
+            f"takes the same ones more than once; trainer.batch_size={units.epoch_samples} takes each once"
+        )
+    precision = config.trainer.precision.value
+    if checkpoint is None and parts.world.device.type == "cpu" and emulated_on_cpu(precision):
+        better = "trainer.precision=fp32" + ("" if emulated_on_cpu("bf16") else " or bf16")
+        yield f"{precision} is many times slower than fp32 on this CPU, which has no arithmetic for it: take {better}"
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -257,11 +298,15 @@ def _train(
         tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
+        for sentence in notes:
+            tracker.note(sentence)
+        for sentence in _advice(composed, parts, checkpoint):  # before anything slow
+            tracker.note(sentence, True)
         with StopRequest(limit) as stop:
             trainer = build_trainer(parts, run_dir, tracker, stop, composed.document, checkpoint)
             if world.is_main:  # before hours of training, not after: there must be room for a first checkpoint
                 durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
-            for sentence in notes:
+            for sentence in _rate_of_extension(composed, trainer):
                 tracker.note(sentence)
             if not (trainer.evaluator.has("val") or trainer.evaluator.has("test")):
                 tracker.note(_unmeasured(config), warning=True)
@@ -280,6 +325,13 @@ def _unmeasured(config: RunConfig) -> str:
     makers = [f"data.{name}" for name in ("val_fraction", "val_path") if hasattr(config.data, name)]
     mend = f"; {' or '.join(makers)} gives one" if makers else ""
     return f"there is neither a val nor a test split: only the loss of training is measured{mend}"
+
+
+def _rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
+    """What the learning rate does from here on, where the run has just been made longer and that depends on it."""
+    state, total, settings = trainer.state, trainer.limits.total_steps, composed.config.scheduler
+    if total is not None and settings.needs_total_steps and state.lengths and state.lengths[-1][0] == state.step:
+        yield rate_ahead(trainer.schedule, composed.config.optimizer.learning_rate, state.step, total)
 
 
 def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracker:

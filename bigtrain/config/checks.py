@@ -115,7 +115,7 @@ def _lengths(config: RunConfig) -> Iterator[Problem]:
 
 
 def _durations(config: RunConfig) -> Iterator[Problem]:
-    work = "use step, epoch, sample or tok"
+    work, cadences = "use step, epoch, sample or tok", ("eval_every", "save_every")
     total = _parse(config.trainer.max_duration)
     warmup = getattr(config.scheduler, "warmup", None)
     if total and total.seconds is not None and config.scheduler.needs_total_steps:
@@ -124,11 +124,21 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
             f"trainer.max_duration is a time, {config.trainer.max_duration}, but the schedule needs steps",
             fix=f"{work}; or scheduler=constant; to stop after a time, use trainer.time_limit",
         )
+    if config.data.provides in ("images", "vectors"):
+        lengths = {f"trainer.{name}": getattr(config.trainer, name) for name in ("max_duration", *cadences)}
+        for key, text in {**lengths, "scheduler.warmup": warmup}.items():
+            if text and (length := _parse(text)) and length.unit == "token":
+                message = f"{key} is {text}, but this data has no tokens"
+                yield Problem("CONFIG-VALUE", message, fix="use step, epoch or sample")
     if total and total.amount == 0:
         yield Problem("CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer")
-    if warmup and (length := _parse(warmup)) and length.seconds is not None:
-        yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}")
-    for name in ("eval_every", "save_every"):
+    if warmup and (length := _parse(warmup)):
+        if length.seconds is not None:
+            yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}, or a share: 5%")
+        elif length.unit == "share" and length.amount and total and total.seconds is not None:
+            message = f"scheduler.warmup is {warmup} of {config.trainer.max_duration}, a time, but it needs steps"
+            yield Problem("CONFIG-COMBINATION", message, fix=f"{work} for one of the two")
+    for name in cadences:
         every = getattr(config.trainer, name)
         if every is not None and (length := _parse(every)) and length.amount == 0:
             yield Problem(
@@ -136,9 +146,6 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
                 f"trainer.{name} is {every}",
                 fix="make it longer, or null for only at the end",
             )
-    limit = config.trainer.time_limit
-    if limit is not None and (length := _parse(limit)) and not length.seconds:
-        yield Problem("CONFIG-VALUE", f"trainer.time_limit is {limit}", fix="give a time: 90s, 30min, 2h")
 
 
 def _ranks(config: RunConfig) -> Iterator[Problem]:
@@ -158,9 +165,6 @@ def _ranks(config: RunConfig) -> Iterator[Problem]:
             f"trainer.max_restarts is {trainer.max_restarts}, which has no effect on a single process",
             fix="leave it out, or train in several: trainer.processes=2",
         )
-    timeout = _parse(trainer.rank_timeout)
-    if timeout and not timeout.seconds:
-        yield Problem("CONFIG-VALUE", f"trainer.rank_timeout is {trainer.rank_timeout}", fix="give a time: 90s, 10min")
     if trainer.early_stopping.patience is not None and trainer.eval_every is None:
         yield Problem(
             "CONFIG-COMBINATION",

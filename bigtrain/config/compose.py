@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.checks import find_conflicts
+from bigtrain.config.contradictions import find_contradictions, in_its_unit, refused
 from bigtrain.config.library import (
     Library,
     Request,
@@ -31,7 +32,7 @@ from bigtrain.config.library import (
     refuse_shadowed,
 )
 from bigtrain.config.redact import redact_words
-from bigtrain.config.resume import ResumeInfo, resumed_tree
+from bigtrain.config.resume import ResumeInfo, extension_without_run, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
 from bigtrain.config.schema import ROOTS, describes_training, node_type, root_name
@@ -47,7 +48,7 @@ FindRun = Callable[[str, Path], Path]
 class Composed:
     """What a command gets: its settings as dataclasses, and the same as a JSON document to be kept.
 
-    `typed` are the keys that stand on the command line.
+    `typed` are the keys that stand among the words; `asked` those of them that a person typed, no pipeline's file.
     """
 
     verb: str
@@ -56,6 +57,7 @@ class Composed:
     choices: dict[str, str]
     overrides: tuple[str, ...]
     typed: frozenset[str]
+    asked: frozenset[str]
     resumed: ResumeInfo | None
     request: Request
 
@@ -131,6 +133,11 @@ def validate(composition: Composition) -> Composed:
         config = _with_pretrained(composition, config)
     problems = find_problems(config)
     problems += find_conflicts(config, composition.parts, composition.request.verb)
+    asked = frozenset(key for key in tree.typed if tree.origins[key].word not in composition.request.from_file)
+    if isinstance(config, RunConfig) and not problems:
+        found = find_contradictions(config, in_its_unit(config.trainer.max_duration))
+        problems += refused(found, asked)
+        problems += extension_without_run(config) if composition.resumed is None else []
     if problems:
         raise ConfigError(*(_with_cause(problem, tree) for problem in problems))
     return Composed(
@@ -139,6 +146,7 @@ def validate(composition: Composition) -> Composed:
         document=to_document(tree, config, composition.choices),
         choices=composition.choices,
         typed=tree.typed,
+        asked=asked,
         overrides=(*composition.request.plugin_words, *redact_words(composition.request.words)),
         resumed=composition.resumed,
         request=composition.request,

@@ -86,6 +86,10 @@ class TaskConfig:
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
     measures: ClassVar[tuple[str, ...]] = ()  # names of its metrics, some of them of some data only; () if not said
 
+    def while_training(self, metric: str) -> str:
+        """The metric that stands for one of the end of a run while it still trains; as a rule the same."""
+        return metric
+
 
 @dataclass
 class OptimizerConfig:
@@ -97,3 +101,14 @@ class SchedulerConfig:
     """Settings of a learning-rate schedule."""
 
     needs_total_steps: ClassVar[bool] = True
+
+    extend: bool = setting(
+        False,
+        "Only with resume= and a longer trainer.max_duration: lay the learning rate out again for the longer training. "
+        "It rises back to the peak and falls once more; wsd goes back to its last checkpoint before the decay.",
+        before=False,
+    )
+
+    def stable_steps(self, warmup_steps: int, total_steps: int) -> int | None:
+        """Steps in which the rate is that of any longer training; None where all depend on how long it is."""
+        return None

@@ -42,6 +42,7 @@ class Request:
     config_dir: str | None = None
     plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
     paths: tuple[str, ...] = ()  # words that name places, of a verb that takes some
+    from_file: frozenset[str] = frozenset()  # those words that a pipeline's file gave, and nobody typed
 
     @property
     def plugin_words(self) -> tuple[str, ...]:

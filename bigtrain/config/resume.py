@@ -6,12 +6,15 @@ stopped.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from bigtrain.config.kinds import SchedulerConfig
+from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import MARK, flatten, to_config, to_document, tree_from_document, with_later_settings
 from bigtrain.config.schema import node_type
 from bigtrain.config.strict import SettingsTree, show
@@ -25,13 +28,26 @@ FREE_KEYS = (
     *(f"trainer.{key}" for key in ("gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")),
 )
 
+LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "trainer.early_stopping.min_delta")
+"""What says when the training ends: a run may be made longer, and a finished one then goes on."""
+
+_OF_A_SESSION = tuple(
+    f"trainer.{key}"
+    for key in ("time_limit", "gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ResumeInfo:
-    """The run that is gone on with, and what was changed, each as a text: "trainer.log_every: 10 → 5"."""
+    """The run that is gone on with, and what was changed, each as a text: "trainer.log_every: 10 → 5".
+
+    `document` is the run's config from now on: with the changes, but for those that are of this session only.
+    """
 
     run_dir: Path
     differences: tuple[str, ...]
+    other_length: bool
+    document: dict[str, Any]
 
 
 def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree, dict[str, str], ResumeInfo]:
@@ -60,12 +76,22 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
     problems += tree.problems
     if problems:
         raise ConfigError(*problems)
-    differences = _differences(saved, to_document(tree, to_config(tree), choices))
-    refused = [key for key in differences if not _may_change(key, tree)]
+    document = to_document(tree, to_config(tree), choices)
+    differences = _differences(saved, document)
+    refused = [key for key in differences if not _may_change(key, tree, differences)]
     if refused:
         raise ConfigError(*(_refusal(key, *differences[key], tree) for key in refused))
     texts = tuple(f"{key}: {show(before)} → {show(now)}" for key, (before, now) in differences.items())
-    return tree, choices, ResumeInfo(run_dir, texts)
+    other_length = any(key in differences for key in LENGTH_KEYS)
+    return tree, choices, ResumeInfo(run_dir, texts, other_length, _kept(saved, differences))
+
+
+def extension_without_run(config: RunConfig) -> list[Problem]:
+    """The word that makes a run longer, where there is none to go on with."""
+    if not config.scheduler.extend:
+        return []
+    fix = "resume=outputs/<name>/<run> trainer.max_duration=… scheduler.extend=true; or leave it out"
+    return [Problem("CONFIG-COMBINATION", "scheduler.extend is for a run that is gone on with", fix=fix)]
 
 
 def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str, Any]) -> None:
@@ -78,7 +104,7 @@ def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str,
             f"put {show(before)} back, or start a new run with init_from=",
         )
         for key, (before, now) in _differences(checkpoint_config, document).items()
-        if key not in (*FREE_KEYS, "trainer.max_duration", "init_from") and not key.startswith("tracking.")
+        if key not in (*FREE_KEYS, *LENGTH_KEYS, "scheduler.extend", "init_from") and not key.startswith("tracking.")
     ]
     if changed:
         raise ConfigError(*changed)
@@ -91,21 +117,56 @@ def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     return {key: (before.get(key), after.get(key)) for key in keys}
 
 
-def _may_change(key: str, tree: SettingsTree) -> bool:
+def _kept(saved: dict[str, Any], differences: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """The saved document with the changes that outlast the session."""
+    document = copy.deepcopy(with_later_settings(saved))
+    for key, (_, now) in differences.items():
+        if key not in _OF_A_SESSION:
+            node = document
+            *above, name = key.split(".")
+            for part in above:
+                node = node[part]
+            node[name] = now
+    return document
+
+
+def _may_change(key: str, tree: SettingsTree, differences: dict[str, tuple[Any, Any]]) -> bool:
     if key == "trainer.max_duration":
         scheduler: Any = node_type(tree.config.scheduler)
-        return not scheduler.needs_total_steps
-    return key in FREE_KEYS or key.startswith("tracking.")
+        extends = "scheduler.extend" in tree.typed and tree.config.scheduler.extend is True
+        return extends or not scheduler.needs_total_steps
+    if key == "scheduler.extend":
+        return differences[key][1] is True and "trainer.max_duration" in differences
+    return key in (*FREE_KEYS, *LENGTH_KEYS) or key.startswith("tracking.")
 
 
 def _refusal(key: str, before: Any, now: Any, tree: SettingsTree) -> Problem:
-    why = "the run would no longer end where it would have ended"
-    if key == "trainer.max_duration":
-        why = "its learning-rate schedule is laid out over the whole length"
     origin = tree.origins.get(key)
+    cause = origin.describe(tuple(key.split("."))) if origin else ""
+    if key == "trainer.max_duration":
+        return length_problem(str(before), str(now), node_type(tree.config.scheduler), cause)
+    if key == "scheduler.extend":
+        message = "scheduler.extend lays the learning rate out for a longer training, but the length stays the same"
+        return Problem("RESUME-CHANGE", message, cause, "give a longer trainer.max_duration, or leave it out")
     return Problem(
         "RESUME-CHANGE",
-        f"{key} was {show(before)} and can't become {show(now)} on resume: {why}",
-        origin.describe(tuple(key.split("."))) if origin else "",
-        f"leave {key} out, or start a new run with init_from=; free are {', '.join(FREE_KEYS)}, tracking.*",
+        f"{key} was {show(before)} and can't become {show(now)} on resume: the run would no longer end where it would "
+        "have ended",
+        cause,
+        f"leave {key} out, or start a new run with init_from=; free are "
+        f"{', '.join((*FREE_KEYS, *LENGTH_KEYS))}, tracking.*",
+    )
+
+
+def length_problem(before: str, now: str, schedule: type[SchedulerConfig], cause: str = "") -> Problem:
+    """A training of another length whose learning rate depends on it."""
+    does = "the rate rises to its peak again and falls once more"
+    if schedule().stable_steps(0, 1) is not None:
+        does = "it goes back to the last checkpoint before the decay"
+    return Problem(
+        "RESUME-CHANGE",
+        f"trainer.max_duration was {before} and can't become {now} just so: the learning rate was laid out over the "
+        "whole length",
+        cause,
+        f"add scheduler.extend=true for a longer training ({does}); or start a new run with init_from=",
     )

@@ -60,7 +60,7 @@ class TrainerConfig:
     max_restarts: int = setting(
         0, "Times that ranks killed from outside are started again, from the last checkpoint.", at_least=0
     )
-    rank_timeout: str = setting("10min", "How long a rank waits for the others before it gives up.", duration=True)
+    rank_timeout: str = setting("10min", "How long a rank waits for the others before it gives up.", duration="time")
     precision: Precision = setting(
         Precision.auto,
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "
@@ -90,12 +90,14 @@ class TrainerConfig:
     micro_batch_size: int | None = setting(
         None, "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share.", at_least=1
     )
-    max_duration: str = setting("1000step", "Length of the training.", duration=True)
+    max_duration: str = setting("1000step", "Length of the training.", duration="whole")
     time_limit: str | None = setting(
-        None, "Stop after this time, state saved, exit 75: for instance 30min.", duration=True
+        None, "Stop after this time, state saved, exit 75: for instance 30min.", duration="time"
     )
     eval_every: str | None = setting(
-        "250step", "How often the validation split is evaluated; null: only at the end.", duration=True
+        "250step",
+        "How often the validation split is evaluated; a share of the training: 10%; null: only at the end.",
+        duration="part",
     )
     eval_train: bool = setting(
         True,
@@ -103,7 +105,9 @@ class TrainerConfig:
         "train_eval/… beside val/… shows overfitting.",
     )
     save_every: str | None = setting(
-        "250step", "How often a checkpoint is written; null: only at the end.", duration=True
+        "250step",
+        "How often a checkpoint is written; a share of the training: 25%; null: only at the end.",
+        duration="part",
     )
     log_every: int = setting(10, "Steps between logged rows.", at_least=1)
     keep_last: int = setting(2, "Newest checkpoints kept; the best one is kept besides.", at_least=2)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from bigtrain.config.durations import parse_duration
+from bigtrain.config.durations import parse_duration, with_unit
 from bigtrain.errors import Problem
 
 
@@ -26,7 +26,7 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    duration: bool = False,
+    duration: str = "",
     choices: tuple[str, ...] | None = None,
     verbatim: bool = False,
     path: bool = False,
@@ -35,9 +35,10 @@ def setting(
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
-    Lists and dicts are copied per instance. `verbatim`: free text; on the command line everything after = is
-    taken as it stands. `one_or_more`: of a list; a single value stands for a list of it. `before`: the value of
-    configs that were saved before there was this setting.
+    Lists and dicts are copied per instance. `duration`: "part" of the training, which may be a share of it; the
+    "whole" of it; or a "time". `verbatim`: free text; on the command line everything after = is taken as it stands.
+    `one_or_more`: of a list; a single value stands for a list of it. `before`: the value of configs that were saved
+    before there was this setting.
     """
     metadata = {
         "help": help,
@@ -83,16 +84,25 @@ def find_problems(config: Any, path: str = "") -> list[Problem]:
     return found
 
 
+def _duration_problem(value: str, kind: str) -> str:
+    try:
+        parsed = parse_duration(value)
+    except ValueError as error:
+        meant = with_unit(value, kind)
+        return f"is {value}, which has no unit; did you mean {meant} ?" if meant else str(error)
+    if kind == "time" and not parsed.seconds:
+        return f"is {value}; it must be a time above 0: 90s, 30min, 2h"
+    if kind == "whole" and parsed.unit == "share":
+        return f"is {value}, but it is the whole that shares are of; give it as 2000step, 3epoch, 10Mtok or 30min"
+    return ""
+
+
 def _range_problem(field: dataclasses.Field, value: Any) -> str:
     limits = field.metadata
     if value is None or not limits:
         return ""
     if limits["duration"]:
-        try:
-            parse_duration(value)
-        except ValueError as error:
-            return str(error)
-        return ""
+        return _duration_problem(value, limits["duration"])
     if limits["choices"] and value not in limits["choices"]:
         return f"is {value!r}; allowed: {', '.join(limits['choices'])}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

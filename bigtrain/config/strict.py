@@ -8,6 +8,7 @@ saved config alike. Whatever is wrong is collected, with where it came from, and
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from bigtrain.config.yaml_files import foreign_resolver, line_of
 from bigtrain.errors import Problem, nearest
 
 Keys = tuple[str, ...]
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 MAX_PROBLEMS = 30  # shown together
 
 
@@ -146,6 +148,8 @@ class SettingsTree:
             value = [value]
         if hint == list[str] and isinstance(value, (list, ListConfig)):
             value = [str(one).lower() if isinstance(one, bool) else one for one in value]  # data.labels=[false,true]
+        if without_none(hint) is float and isinstance(value, str) and (percent := _PERCENT.fullmatch(value)):
+            value = float(f"{percent[1]}e-2")  # scheduler.decay_fraction=20%
         if isinstance(value, Mapping) != (typing.get_origin(hint) is dict):
             self._wrong_type(keys, value, hint, origin)
         else:

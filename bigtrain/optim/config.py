@@ -169,7 +169,7 @@ def _nesterov_problems(nesterov: bool, momentum: float) -> list[str]:
 class WarmupConfig(SchedulerConfig):
     """What most schedules have: a linear warm-up from 0."""
 
-    warmup: str = setting("0step", "Length of the linear warm-up.", duration=True)
+    warmup: str = setting("0step", "Length of the linear warm-up; a share of the training: 5%.", duration="part")
 
 
 @dataclass
@@ -204,7 +204,7 @@ class DecayShape(Enum):
 class WSDConfig(WarmupConfig):
     """Warm-up, stable, decay (arXiv:2405.18392): the peak rate, then down at the end of the training.
 
-    The end is that of trainer.max_duration, which a resumed run can't change: by then the rate may have fallen.
+    A run that is made longer (`extend`) goes on from the stable part, as if it had been planned so.
     """
 
     decay_fraction: float = setting(
@@ -212,6 +212,10 @@ class WSDConfig(WarmupConfig):
     )
     decay_shape: DecayShape = setting(DecayShape.one_minus_sqrt, "How the decay falls.")
     final_fraction: float = setting(0.0, "Last rate, as a fraction of the peak.", at_least=0, at_most=1)
+
+    def stable_steps(self, warmup_steps: int, total_steps: int) -> int:
+        """All before the decay: the last `decay_fraction`, or what warm-up leaves."""
+        return max(warmup_steps, total_steps - math.ceil(self.decay_fraction * total_steps))
 
 
 @dataclass

@@ -47,12 +47,8 @@ def cosine(config: CosineConfig, warmup_steps: int, total_steps: int) -> Schedul
 
 
 def wsd(config: WSDConfig, warmup_steps: int, total_steps: int) -> Schedule:
-    """Warm-up, the peak, then down over the last `decay_fraction` (or what warm-up leaves), arXiv:2405.18392.
-
-    Going on from a checkpoint of the stable part with a larger total would be the same run as one planned longer;
-    from one of the decay it would not, so `trainer.max_duration` stays what it was.
-    """
-    decay_start = max(warmup_steps, total_steps - math.ceil(config.decay_fraction * total_steps))
+    """Warm-up, the peak, then down over the last `decay_fraction` (or what warm-up leaves), arXiv:2405.18392."""
+    decay_start = config.stable_steps(warmup_steps, total_steps)
 
     def factor(step: int) -> float:
         progress = _progress(step, decay_start, total_steps)
@@ -74,6 +70,21 @@ def one_cycle(config: OneCycleConfig, warmup_steps: int, total_steps: int) -> Sc
         if step < peak:
             return _between(config.initial_fraction, 1, 1 - _half_cosine(step / peak))
         return _between(config.final_fraction, 1, _half_cosine(min(1.0, (step - peak) / max(1.0, last - peak))))
+
+    return factor
+
+
+def laid_out_again(before: Schedule, after: Schedule, start: int, added: int) -> Schedule:
+    """`before`, and from step `start` on `after`, for a training made `added` steps longer; the steps of `after` count
+    from there. Until that has risen to where `before` had come, the rate stays there (re-warming: arXiv:2403.08763).
+    """
+    reached = before(start - 1) if start else 0.0
+    passed = next((step for step in range(added) if after(step) >= reached), 0)
+
+    def factor(step: int) -> float:
+        if step < start:
+            return before(step)
+        return reached if step - start < passed else after(step - start)
 
     return factor
 

@@ -158,7 +158,14 @@ def _evaluation(plan: Plan, number: int, name: str, split: str, trained: Step) -
 
 def request_of(pipeline: Pipeline, verb: str, words: Sequence[str]) -> Request:
     """What to compose for a step."""
-    return dataclasses.replace(pipeline.request, verb=verb, words=tuple(words))
+    stages, rounds = pipeline.stages.values(), pipeline.iterate.schedule
+    lists = [
+        pipeline.common,
+        *(stage.overrides for stage in stages),
+        *(own for words in rounds for own in words.values()),
+    ]
+    from_file = frozenset(word for words in lists for word in words)
+    return dataclasses.replace(pipeline.request, verb=verb, words=tuple(words), from_file=from_file)
 
 
 def _word_value(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bigtrain.config.pipeline import CONTROL, Pipeline
-from bigtrain.config.watched import watched_metric
+from bigtrain.config.watched import at_the_end, watched_metric
 from bigtrain.pipeline.plan import Step
 from bigtrain.pipeline.store import Outcome
 from bigtrain.pipeline.verdict import gains_of, watched_value
@@ -72,7 +72,7 @@ def outcome_rows(outcome: Outcome) -> Iterator[Row]:
         start = "scratch"
     names = sorted({tag.partition("/")[2] for tag in outcome.metrics})
     if step.trains:
-        names = [outcome.best_metric.partition("/")[2]]
+        names = [at_the_end(outcome.best_metric.partition("/")[2])]
     for name in names:
         val, test = (outcome.metrics.get(f"{split}/{name}") for split in ("val", "test"))
         yield Row(
@@ -95,7 +95,7 @@ def primary_metric(step: Step) -> str:
     """The metric to look at first, in a step and in the evaluation of it."""
     trained = step if step.trains or step.parent is None else step.parent
     config = trained.composed.config
-    return watched_metric(config.trainer.early_stopping, config.task)[0]
+    return at_the_end(watched_metric(config.trainer.early_stopping, config.task)[0])
 
 
 def stage_panels(rounds: list[list[Outcome]]) -> list[Panel]:

@@ -25,6 +25,7 @@ EVALUATION = "eval.json"
 
 # What a run does not depend on, or what stands in its key by its content. How often it is evaluated, its best does.
 _WITHOUT_EFFECT = {"name", "output_dir", "resume", "init_from", "checkpoint", "data.cache_dir", "data.audit"}
+_WITHOUT_EFFECT |= {"scheduler.extend"}  # false in every run that a stage begins
 _WITHOUT_EFFECT |= set(FREE_KEYS) - {"trainer.eval_every"}
 _NODES_WITHOUT_EFFECT = ("tracking.", "extra.", f"{MARK}.")
 

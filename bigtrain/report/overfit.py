@@ -85,7 +85,9 @@ def overfit_verdict(rows: Sequence[Row], config: RunConfig) -> OverfitVerdict:
     series = [(int(row["step"]), float(row[tag])) for row in rows if tag in row and _is_evaluation(row)]
     stop = early_stop(series, higher_is_better, patience, config.trainer.early_stopping.min_delta)
     fit = _fit_of(gaps, turn)
-    return OverfitVerdict(fit, _sentence(fit, gaps, turn), gaps, step, stop, tuple(_levers(fit, config, step)))
+    return OverfitVerdict(
+        fit, _sentence(fit, gaps, turn), gaps, step, stop, tuple(_levers(fit, config, step, len(gaps)))
+    )
 
 
 def gaps_of(rows: Iterable[Row]) -> tuple[Gap, ...]:
@@ -217,9 +219,11 @@ def _sentence(fit: Fit, gaps: Sequence[Gap], turn: int | None) -> str:
     )
 
 
-def _levers(fit: Fit, config: RunConfig, turning_step: int | None) -> Iterator[str]:
+def _levers(fit: Fit, config: RunConfig, turning_step: int | None, evaluations: int) -> Iterator[str]:
     if fit in (Fit.overfits, Fit.gap):
-        yield from levers(config, turning_step)
+        for lever in levers(config, turning_step):
+            if "patience" not in lever or evaluations > USUAL_PATIENCE:  # with fewer it would never be over
+                yield lever
     elif fit is Fit.unstable:
         yield f"optimizer.learning_rate={getattr(config.optimizer, 'learning_rate', 1e-3) / 3:.2g}"
         if config.trainer.clip_norm is None:

@@ -50,6 +50,9 @@ class RunRecord:
     @property
     def watched(self) -> str:
         """The tag of the metric that chooses its best weights."""
+        best = self.status.get("best")
+        if isinstance(best, dict) and best.get("name"):
+            return str(best["name"])
         task = self.kinds.get("task", "")
         if task not in TASKS:  # of a plug-in that is not on
             return "val/loss"

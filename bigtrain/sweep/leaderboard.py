@@ -10,6 +10,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from bigtrain.config.watched import at_the_end
 from bigtrain.sweep.outcome import Trial
 from bigtrain.tracking.formatting import clock, number
 from bigtrain.training import durable
@@ -41,7 +42,7 @@ def leaderboard_table(title: str, trials: Sequence[Trial]) -> Table:
     """Best first where all jobs have one metric in common, else by number; jobs without a result last."""
     ordered = ranked(trials)
     metric = ordered[0].metric
-    test = f"test/{metric.partition('/')[2]}"
+    test = f"test/{at_the_end(metric.partition('/')[2])}"
     has_test = any(test in trial.metrics for trial in trials)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("job", justify="right")

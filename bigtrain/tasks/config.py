@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.settings import setting
+from bigtrain.config.watched import GREEDY
 from bigtrain.registry import TASKS
 
 
@@ -109,8 +110,8 @@ class Seq2SeqTaskConfig(SmoothedTaskConfig):
 
     generate: Generate = setting(
         Generate.greedy,
-        "How validation targets are written and scored during training: greedy (one beam), beam, or none, which saves "
-        "the time. At the end, and in bigtrain eval, it is always beam.",
+        "How validation targets are written and scored during training: greedy (one beam; val/greedy_bleu and the "
+        "like), beam, or none, which saves the time. At the end, and in bigtrain eval, it is always beam (val/bleu).",
     )
     num_beams: int = setting(5, "Beams of the search.", at_least=1)
     length_penalty: float = setting(
@@ -122,6 +123,11 @@ class Seq2SeqTaskConfig(SmoothedTaskConfig):
     max_length_factor: float = setting(
         2.0, "Most tokens of a written target, as a multiple of its source's; 10 are added.", above=0
     )
+
+    def while_training(self, metric: str) -> str:
+        """greedy_bleu for bleu, where one beam writes during training and several at the end."""
+        greedy = self.generate is Generate.greedy and self.num_beams > 1 and metric in ("bleu", "chrf", "exact_match")
+        return GREEDY + metric if greedy else metric
 
 
 TASKS.register("language_modeling", LanguageModelingConfig, factory="bigtrain.tasks.language_modeling:LanguageModeling")

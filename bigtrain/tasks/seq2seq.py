@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigtrain.config.watched import GREEDY
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
@@ -98,18 +99,21 @@ class Seq2Seq:
         else:
             exact = sum(answer == reference for answer, reference in zip(answers, references, strict=True))
             statistics = {"exact": torch.tensor(exact), "written": torch.tensor(len(answers))}
-        return {name: value.to(batch["targets"].device) for name, value in statistics.items()}
+        prefix = GREEDY if search.num_beams < self.search.num_beams else ""  # another search, another metric
+        return {prefix + name: value.to(batch["targets"].device) for name, value in statistics.items()}
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
         """`loss` (nats per token), `perplexity`, `token_accuracy`; of written targets `bleu` and `chrf`, or
-        `exact_match`; and where known `excess` of the loss over the best possible.
+        `exact_match` (`greedy_…` where more beams search for them at the end); and where known `excess` of the loss
+        over the best possible.
         """
         loss = float(totals["loss.sum"] / totals["loss.count"])
         metrics = {"loss": loss, "perplexity": perplexity(loss)}
         metrics["token_accuracy"] = float(totals["correct"] / totals["loss.count"])
-        if "written" in totals:
-            metrics["exact_match"] = float(totals["exact"] / totals["written"])
-        metrics |= text_scores(totals)
+        for prefix in (GREEDY, ""):
+            if f"{prefix}written" in totals:
+                metrics[f"{prefix}exact_match"] = float(totals[f"{prefix}exact"] / totals[f"{prefix}written"])
+            metrics |= text_scores(totals, prefix)
         if self.data_spec.optimal_loss is not None:
             metrics["excess"] = loss - self.data_spec.optimal_loss
         return metrics

@@ -19,12 +19,12 @@ def text_statistics(texts: Sequence[str], references: Sequence[str]) -> dict[str
     }
 
 
-def text_scores(totals: dict[str, Tensor]) -> dict[str, float]:
-    """BLEU and chrF, from 0 to 100, of all texts whose statistics were summed."""
+def text_scores(totals: dict[str, Tensor], prefix: str = "") -> dict[str, float]:
+    """BLEU and chrF, from 0 to 100, of all texts whose statistics were summed; `prefix`: of their names, here too."""
     return {
-        name: float(metric._aggregate_and_compute([[round(count) for count in totals[name].tolist()]]).score)
+        prefix + name: float(metric._aggregate_and_compute([[round(count) for count in counts.tolist()]]).score)
         for name, metric in _metrics().items()
-        if name in totals
+        if (counts := totals.get(prefix + name)) is not None
     }
 
 

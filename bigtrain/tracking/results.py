@@ -155,13 +155,14 @@ def _print_line(console: Console, line: str, style: str = "") -> None:
 
 
 def next_commands(run_dir: Path, prompt: str | None = None, plugins: str = "") -> list[tuple[str, str]]:
-    """The useful next commands. `prompt` where the model generates text; `plugins`: the word that they need, too."""
+    """The useful next commands, all splits being measured by then. `prompt` where the model generates text; `plugins`:
+    the word that they need, too.
+    """
     path = short_path(run_dir)
     checkpoint = f"{plugins} {override('checkpoint', path)}".lstrip()
     commands = [("curves, samples, settings", shlex.join(["tensorboard", "--logdir", path]))]
     if prompt is not None:
         commands.append(("let it write", f"bigtrain generate {checkpoint} prompt={shlex.quote(prompt)}"))
-    commands.append(("measure it on the test split", f"bigtrain eval {checkpoint}"))
     return commands
 
 

@@ -157,6 +157,20 @@ class CheckpointStore:
             )
         return None
 
+    def set_aside_after(self, step: int) -> None:
+        """Renames later checkpoints to decayed-step-…: the run goes on from this one, and comes by them again."""
+        with durable.disk_errors(self.root):
+            for later in self.steps():
+                if later > step:
+                    path = self.path_of(later)
+                    aside = path.with_name(f"decayed-{path.name}")
+                    _remove(aside)
+                    path.rename(aside)
+            for hint in (self.root / "best", self.root / "latest"):
+                if hint.is_file() and _follow_hint(hint) is None:
+                    hint.unlink()
+            durable.sync_folder(self.root)
+
     def _prune(self) -> None:
         best = self.best()
         for step in self.steps()[self.keep_last :]:
@@ -222,7 +236,7 @@ def find_checkpoint(where: str, newest_run: Path | None = None) -> Checkpoint:
     path = Path(where).expanduser()
     if where in ("best", "latest") and not path.exists():
         if newest_run is None:
-            raise _nothing_at(where, "there is no run under the output directory yet")
+            raise _nothing_at(where, "no run under the output directory has a checkpoint yet")
         path = newest_run / "checkpoints" / where
     if (path / _MANIFEST).is_file() or _STEP_NAME.fullmatch(path.name):
         if not path.is_dir():

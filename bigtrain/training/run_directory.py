@@ -10,13 +10,15 @@ import json
 import os
 import platform
 import secrets
+import shutil
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bigtrain.errors import CheckpointError, MachineError
+from bigtrain.errors import BigtrainError, CheckpointError, MachineError
 from bigtrain.training import durable
 
 RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
@@ -59,26 +61,62 @@ def is_run_directory(path: Path) -> bool:
 
 
 def find_latest_run(output_dir: Path) -> Path | None:
-    """The run started last under `output_dir`: by the date in its name, not by file times."""
+    """The run under `output_dir` that was started last and has a checkpoint: by the date in its name, not by file
+    times. None without one.
+    """
+    return next((run for run in _newest_first(output_dir) if has_checkpoint(run)), None)
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has saved anything yet."""
+    return any(run_dir.glob("checkpoints/step-*/manifest.json"))
+
+
+def say_latest(word: str, run: Path, output_dir: Path) -> None:
+    """Tells which run a word such as resume=latest means, and of newer ones, which have no checkpoint."""
+    newest = _newest_first(output_dir)[0]
+    passed = "" if newest == run else f" (a newer run, {newest}, has no checkpoint)"
+    print(f"{word}: {run}{passed}", file=sys.stderr, flush=True)
+
+
+def _newest_first(output_dir: Path) -> list[Path]:
     runs = [path.parent for path in output_dir.glob("*/*/config.yaml")]
-    return max(runs, key=lambda path: path.name, default=None)
+    return sorted(runs, key=lambda path: path.name, reverse=True)
 
 
 def require_run_directory(where: str, output_dir: Path) -> Path:
-    """The run that `resume=` means: a run directory, or latest. Raises CheckpointError when there is none."""
+    """The run that `resume=` means: a run directory, or latest, which is said. Raises CheckpointError when there is
+    none.
+    """
     latest = find_latest_run(output_dir)
     path = latest if where == "latest" else Path(where).expanduser()
     if path is not None and is_run_directory(path):
+        if where == "latest":
+            say_latest("resume=latest", path, output_dir)
         return path
     fix = f"the newest run is {latest}" if latest else "start one: bigtrain"
     if path is not None and (path / "sweep.json").is_file():
         fix = f"it is a sweep: bigtrain -m resume={path}"
-    raise CheckpointError.of(
-        "RESUME-MISSING",
-        f"resume={where}: there is no run to go on with",
-        cause=f"{output_dir} holds no run" if path is None else f"{path} has no config.yaml",
-        fix=fix,
-    )
+    cause = f"{path} has no config.yaml"
+    if path is None:
+        begun = _newest_first(output_dir)
+        cause = f"no run in {output_dir} has a checkpoint yet" if begun else f"{output_dir} holds no run"
+        fix = f"start {begun[0]} from its beginning: bigtrain resume={begun[0]}" if begun else fix
+    raise CheckpointError.of("RESUME-MISSING", f"resume={where}: there is no run to go on with", cause=cause, fix=fix)
+
+
+@contextmanager
+def removed_unless_begun(run_dir: Path) -> Iterator[None]:
+    """Around a new run: where an error of the user's ends it before anything came of it, its directory goes, too."""
+    try:
+        yield
+    except BigtrainError:
+        rows = run_dir / "metrics.jsonl"
+        if not has_checkpoint(run_dir) and not (rows.is_file() and rows.stat().st_size):
+            shutil.rmtree(run_dir, ignore_errors=True)
+            with suppress(OSError):  # another run may be there
+                run_dir.parent.rmdir()
+        raise
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class TrainState:
     interval: dict[str, float] = field(default_factory=dict)  # loss sums and counts since the last logged row
     scaler: dict[str, float] = field(default_factory=dict)  # fp16 loss scaling
     threads: int = 0  # of torch on the CPU: 1 and 2 threads give different bytes
+    lengths: list[list[int | None]] = field(default_factory=list)  # see `training/extension.py`
     resolved: dict[str, str] = field(default_factory=dict)  # what `auto` became
 
     def to_json(self) -> dict[str, Any]:

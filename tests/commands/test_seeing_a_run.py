@@ -118,7 +118,7 @@ def test_a_terminal_gets_a_live_view(shell):
         "validation loss",
         "above optimum",
         "tok/s",
-        "bigtrain eval",
+        "tensorboard --logdir",
     ):
         assert words in text, words
 

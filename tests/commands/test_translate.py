@@ -50,8 +50,12 @@ def test_a_run_ends_with_what_the_model_writes_and_how_to_ask_it(trained):
     for word in ("exact match", "token accuracy", "above optimum 0", "reference", "written", "bigtrain generate"):
         assert word in trained.printed
     (run,) = trained.runs()
-    last = [row for row in trained.rows(run) if "val/exact_match" in row][-1]
+    rows = trained.rows(run)
+    last = [row for row in rows if "val/greedy_exact_match" in row][-1]
     assert last["val/loss"] > 0 and last["val/excess"] == last["val/loss"]
+    searched = [row for row in rows if "val/exact_match" in row]  # by all beams, at the end only
+    assert searched == rows[-1:] and "test/exact_match" in rows[-1] and "val/greedy_exact_match" not in rows[-1]
+    assert "bigtrain eval" not in trained.printed
 
 
 def test_eval_finds_what_training_found(trained):

@@ -73,11 +73,49 @@ def test_another_choice_may_not(saved):
     assert "model is cnn in the run that is resumed" in refusal(saved("model=cnn"), "model=transformer")
 
 
-def test_length_may_change_only_where_the_schedule_allows(saved):
-    text = refusal(saved(), "trainer.max_duration=2000step")
-    assert "learning-rate schedule is laid out over the whole length" in text
+def test_length_may_change_where_the_schedule_does_not_depend_on_it(saved):
     run = saved("scheduler=constant")("trainer.max_duration=2000step")
     assert run.resumed.differences == ("trainer.max_duration: '1000step' → '2000step'",)
+    assert run.resumed.other_length
+    assert run.resumed.document["trainer"]["max_duration"] == "2000step"
+
+
+@pytest.mark.parametrize(("schedule", "does"), [("cosine", "rises to its peak again"), ("wsd", "before the decay")])
+def test_of_other_schedules_a_word_is_needed_each_time(saved, schedule, does):
+    text = refusal(saved(f"scheduler={schedule}"), "trainer.max_duration=2000step")
+    assert "laid out over the whole length" in text and "add scheduler.extend=true" in text and does in text
+    words = ("trainer.max_duration=2000step", "scheduler.extend=true")
+    run = saved(f"scheduler={schedule}")(*words)
+    assert run.resumed.document["scheduler"]["extend"] is True
+
+
+def test_a_word_given_again_after_a_kill_is_fine_but_does_not_hold_for_another_length(saved, tmp_path):
+    resume, words = saved(), ("trainer.max_duration=2000step", "scheduler.extend=true")
+    (tmp_path / "config.yaml").write_text(document_text(resume(*words).resumed.document))
+    assert resume(*words).resumed.differences == ()
+    assert "add scheduler.extend=true" in refusal(resume, "trainer.max_duration=3000step")
+    assert "the length stays the same" in refusal(saved(), "scheduler.extend=true")
+
+
+def test_a_new_run_is_not_extended():
+    with pytest.raises(BigtrainError, match="resume=outputs"):
+        composed("scheduler.extend=true")
+
+
+def test_patience_and_cadences_are_kept_but_not_what_belongs_to_a_session(saved):
+    run = saved()("trainer.early_stopping.patience=3", "trainer.eval_every=10%", "trainer.time_limit=1h")
+    kept = run.resumed.document["trainer"]
+    assert (kept["early_stopping"]["patience"], kept["eval_every"], kept["time_limit"]) == (3, "10%", None)
+    assert run.config.trainer.time_limit == "1h"
+
+
+def test_a_config_saved_before_a_setting_was_added_still_loads(saved, tmp_path):
+    resume = saved()
+    text = (tmp_path / "config.yaml").read_text()
+    assert "  extend: false\n" in text
+    (tmp_path / "config.yaml").write_text(text.replace("  extend: false\n", ""))
+    assert resume().resumed.differences == ()
+    assert resume("trainer.max_duration=2000step", "scheduler.extend=true").resumed.other_length
 
 
 def test_typos_are_measured_against_the_saved_choices(saved):

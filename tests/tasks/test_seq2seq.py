@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from tiny_networks import IMAGES, PAIRS, perturb, samples, tiny_config, tiny_network
 
+from bigtrain.config.run import EarlyStoppingConfig
+from bigtrain.config.watched import at_the_end, watched_metric
 from bigtrain.data.tokenizers.tokenizer import CharTokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import Seq2SeqConfig
@@ -114,9 +116,22 @@ def test_validation_writes_as_asked_and_the_last_evaluation_with_all_beams(monke
         task = task_for(generate=generate, num_beams=3)
         batch = task.collate(pairs, training=False)
         monkeypatch.setattr(task, "answer", recording(task.answer, searches))
-        written = [bool(task.generated_statistics(network, batch, final)) for final in (False, True)]
-        assert written == [generate is not Generate.none, True]
+        during, last = (set(task.generated_statistics(network, batch, final)) for final in (False, True))
+        assert last == {"exact", "written"}
+        greedy = {"greedy_exact", "greedy_written"}  # another search has another name
+        assert during == {Generate.none: set(), Generate.greedy: greedy, Generate.beam: last}[generate]
     assert searches == [3, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "watched"),
+    [({}, "greedy_bleu"), ({"num_beams": 1}, "bleu"), ({"generate": Generate.beam}, "bleu")],
+)
+def test_a_metric_of_written_targets_means_one_search(settings, watched):
+    config = Seq2SeqTaskConfig(**settings)
+    assert watched_metric(EarlyStoppingConfig(metric="bleu"), config) == (watched, True)
+    assert watched_metric(EarlyStoppingConfig(), config) == ("loss", False)
+    assert at_the_end(watched) == "bleu"
 
 
 def test_written_text_is_scored_as_sacrebleu_scores_it_however_it_is_batched():

@@ -112,18 +112,17 @@ def test_next_commands():
     assert list(commands.values()) == [
         "tensorboard --logdir outputs/run",
         "bigtrain generate checkpoint=outputs/run prompt='The meaning of'",
-        "bigtrain eval checkpoint=outputs/run",
     ]
 
 
 def test_next_commands_name_the_plug_ins_that_they_need():
-    commands = dict(next_commands(Path("outputs/run"), plugins="plugins=[mine]"))
-    assert commands["measure it on the test split"] == "bigtrain eval plugins=[mine] checkpoint=outputs/run"
+    commands = dict(next_commands(Path("outputs/run"), prompt="The", plugins="plugins=[mine]"))
+    assert commands["let it write"] == "bigtrain generate plugins=[mine] checkpoint=outputs/run prompt=The"
 
 
 def test_paths_outside_the_current_directory_are_absolute():
-    assert dict(next_commands(Path("/somewhere/else")))["measure it on the test split"] == (
-        "bigtrain eval checkpoint=/somewhere/else"
+    assert dict(next_commands(Path("/somewhere/else"), prompt="The"))["let it write"] == (
+        "bigtrain generate checkpoint=/somewhere/else prompt=The"
     )
 
 

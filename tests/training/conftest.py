@@ -71,7 +71,8 @@ def make_trainer(tmp_path):
         store = CheckpointStore(run_dir / "checkpoints", config.trainer.keep_last)
         store.prepare()
         checkpoint = store.newest() if resume else None
-        trainer = build_trainer(parts, run_dir, Tracker([recorder]), StopRequest(), {}, checkpoint)
+        document = {"trainer": {"max_duration": config.trainer.max_duration}}
+        trainer = build_trainer(parts, run_dir, Tracker([recorder]), StopRequest(), document, checkpoint)
         trainer.recorder = recorder
         return trainer
 

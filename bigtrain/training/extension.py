@@ -1,0 +1,78 @@
+"""A training that is made longer while it is under way: what its learning rate then does.
+
+`TrainState.lengths` holds, for each time that it was made longer, the step from which that held, and the steps that the
+training was to have had before (None: it had a time). With the settings they say what the rate is at any step, so a
+run that is killed in its longer part still goes on to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bigtrain.config.durations import Duration, parse_duration
+from bigtrain.config.saved import flatten
+from bigtrain.optim.schedules import Schedule, laid_out_again
+from bigtrain.training.cadence import WorkUnits
+from bigtrain.training.checkpoint import Checkpoint
+from bigtrain.training.state import TrainState
+
+_REWARM = 20  # without a warm-up of its own, a schedule rises again over so small a part of the added steps
+
+
+def planned_duration(checkpoint: Checkpoint, now: str) -> str:
+    """The trainer.max_duration that a checkpoint's run had; `now` where that came out of the environment."""
+    planned = str(flatten(checkpoint.read_json("config.json")).get("trainer.max_duration", now))
+    try:
+        parse_duration(planned)
+    except ValueError:  # ${oc.env:…}
+        return now
+    return planned
+
+
+def record_extension(state: TrainState, checkpoint: Checkpoint, units: WorkUnits, max_duration: str) -> None:
+    """Adds to the lengths when the checkpoint's training was of another one."""
+    planned = units.steps(planned_duration(checkpoint, max_duration))
+    if planned != units.steps(max_duration):
+        state.lengths.append([state.step, planned])
+
+
+def lay_out(
+    factory: Callable[[Any, int, int | None], Schedule],
+    config: Any,
+    units: WorkUnits,
+    total_steps: int | None,
+    lengths: list[list[int | None]],
+) -> Schedule:
+    """The schedule of settings `config` over all lengths that the training has had."""
+
+    def warmup(steps: int | None) -> int:
+        whole = None if steps is None else Duration(steps, "step")
+        return units.steps(getattr(config, "warmup", "0step"), whole) or 0  # one_cycle's rise is a fraction
+
+    totals = [*(planned for _, planned in lengths), total_steps]
+    first, first_warmup = totals[0], warmup(totals[0])
+    if first is None or total_steps is None or config.stable_steps(first_warmup, first) is not None:
+        return factory(config, first_warmup, total_steps)  # as if it had been planned so long
+    schedule = factory(config, first_warmup, first)
+    if not config.needs_total_steps:
+        return schedule
+    for (start, _), total in zip(lengths, totals[1:], strict=True):
+        assert start is not None and total is not None
+        added = total - start
+        rise = min(warmup(added) or -(-added // _REWARM), max(1, added // 2))
+        schedule = laid_out_again(schedule, factory(config, rise, added), start, added)
+    return schedule
+
+
+def rate_ahead(schedule: Schedule, learning_rate: float, start: int, total: int) -> str:
+    """What the learning rate does from step `start` on, in a sentence."""
+    factors = [schedule(step) for step in range(start, total)]
+    top = max(factors)
+    highest = [start + place for place, factor in enumerate(factors) if factor == top]
+    rates = [f"{learning_rate * factor:.3g}" for factor in (factors[0], top, factors[-1])]
+    until = f" until step {highest[-1] + 1:,}" if len(highest) > 1 else ""
+    rises = f"goes from {rates[0]} at step {start + 1:,} to {rates[1]} at step {highest[0] + 1:,}"
+    if highest[0] == start:
+        rises = f"is {rates[1]} at step {start + 1:,}"
+    return f"the learning rate {rises}{until and f', stays there{until}'}, and falls to {rates[2]} at step {total:,}"
