@@ -135,7 +135,7 @@ def build_trainer(
     precision = choose_precision(parts.module, settings, loader, flops, state, world)
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     step_flops = flops * loader.order.samples_per_step
-    choose_recording(settings, optimizer, loader, precision, step_flops, state, world)
+    choose_recording(parts.module, settings, optimizer, loader, precision, step_flops, state, world)
     compile_network(parts.module, settings.compile, loader, precision, state, tracker, world)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)

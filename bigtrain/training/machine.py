@@ -15,6 +15,7 @@ from bigtrain.data.loader import TrainLoader, lengths_of, to_device
 from bigtrain.distributed.world import World
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
+from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.tracker import Tracker
@@ -139,6 +140,7 @@ def set_chunking(module: TrainingModule, device: torch.device, state: TrainState
 
 
 def choose_recording(
+    module: TrainingModule,
     settings: TrainerConfig,
     optimizer: Optimizer,
     loader: TrainLoader,
@@ -148,12 +150,16 @@ def choose_recording(
     world: World,
 ) -> None:
     """Whether steps are recorded as a CUDA graph, by a fixed rule: in `state.resolved["cuda_graph"]`, with why not."""
+    counts = any(isinstance(head, CountsTrainingSplit) for head in module.network.heads.values())
     obstacles = {
         "": settings.cuda_graph == "false",
         " (only a GPU has them)": world.device.type != "cuda",
         " (several ranks agree between their kernels)": world.size > 1,
         " (the samples differ in length)": lengths_of(loader.dataset) is not None,
         " (fp16 reads its loss scale back)": precision.name == "fp16",
+        " (the model counts on the host)": any(
+            isinstance(h, CountsTrainingSplit) for h in module.network.heads.values()
+        ),
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
         " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"
