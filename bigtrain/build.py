@@ -28,6 +28,7 @@ from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network, tie_weights
+from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
@@ -38,7 +39,16 @@ from bigtrain.training.cadence import Cadence, WorkUnits
 from bigtrain.training.carried import carries_state, state_of
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
-from bigtrain.training.machine import choose_precision, compile_blocks, device_name, keep_threads, peak_flops
+from bigtrain.training.machine import (
+    choose_precision,
+    choose_recording,
+    compile_network,
+    device_name,
+    keep_threads,
+    peak_flops,
+    record_steps,
+    records,
+)
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.samples import ShowSamples, no_observer, observer_for
 from bigtrain.training.selection import Selection
@@ -115,14 +125,18 @@ def build_trainer(
     if resume is not None and resume.manifest.get("world_size") != world.size:
         state.threads = 0  # of so many ranks; this number of them has its own share of the cores
     keep_threads(state, tracker)
+    for head in parts.network.heads.values():
+        if isinstance(head, CountsTrainingSplit):
+            head.count(parts.data.dataset("train"))
     loader = build_loader(parts)
     if isinstance(loader.order, ContiguousOrder):
         parts.module.carried = state_of(parts.network, loader.order.batch_size)
     flops = flops_per_sample(parts.module, to_device(typical_batch(loader), world.device))
     precision = choose_precision(parts.module, settings, loader, flops, state, world)
-    state.resolved["compile"] = compile_blocks(parts.module, settings.compile, loader, precision, tracker, world)
-
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
+    step_flops = flops * loader.order.samples_per_step
+    choose_recording(parts.module, settings, optimizer, loader, precision, step_flops, state, world)
+    compile_network(parts.module, settings.compile, loader, precision, state, tracker, world)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)
     documents = {"config.json": document, "data_spec.json": parts.data.spec.to_json()}
@@ -136,7 +150,7 @@ def build_trainer(
     evaluator = Evaluator(parts.module, parts.task, parts.data, precision, batch_size, world, sample)
     units = work_units(loader, parts.data.spec)
     limits = build_limits(settings, units, flops, peak_flops(world, precision))
-    return Trainer(
+    trainer = Trainer(
         module=parts.module,
         replica=replicate(parts.module, world),
         optimizer=optimizer,
@@ -159,6 +173,9 @@ def build_trainer(
         state=state,
         stop=stop,
     )
+    if records(state):
+        record_steps(trainer)
+    return trainer
 
 
 def build_loader(parts: Parts) -> TrainLoader:

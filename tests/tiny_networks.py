@@ -11,7 +11,7 @@ from bigtrain.config.schema import register_parts
 from bigtrain.data.base import DataSpec
 from bigtrain.data.loader import keyed_samples
 from bigtrain.data.randomness import sample_keys
-from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, Seq2SeqConfig, TransformerConfig
+from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
 from bigtrain.models.vision.config import CNNConfig, ResNetConfig, VGGConfig
 from bigtrain.registry import MODELS, TASKS
@@ -52,6 +52,7 @@ TINY = {
     CNNConfig: {"widths": [4, 6], "hidden_size": 16},
     ResNetConfig: {"depth": 8, "width": 4},
     VGGConfig: {"width": 4, "hidden_size": 16, "dropout": 0.0},
+    NgramConfig: {"order": 3},
     MLPConfig: {"widths": [24, 16]},
 }
 # Settings of a task that its tests over all models need, beside the defaults.
@@ -68,6 +69,11 @@ def serving():
             if needs in config.gives():
                 changes = VALUES if task.config_class.target == "values" else {}
                 yield from ((model, task, replace(SPECS[kind], **changes)) for kind in kinds)
+
+
+def learning():
+    """The registered models that learn by gradients all that they know, from weights drawn by a seed."""
+    return [model for model in MODELS if not model.config_class.counts]
 
 
 def tiny_config(config_class, **changes):
@@ -91,6 +97,8 @@ def tiny_network(config, seed=0, task_config=None, spec=None):
     backbone = MODELS.entry_of(config).load()(config, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config))
     tie_weights(network, config)
+    if config.counts and torch.get_default_device().type != "meta":
+        network.heads["language_model"].count(Memory(spec, spec.sizes["train"]))
     return task, network
 
 

@@ -11,11 +11,13 @@ from itertools import takewhile
 import numpy as np
 import torch
 
+from bigtrain.commands.evaluated_data import training_data
 from bigtrain.commands.loading import Loaded, load
 from bigtrain.commands.predict import classifies_texts, print_prediction
 from bigtrain.commands.translate import print_targets, refuse_beams, refuse_sampling
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
+from bigtrain.data.audit.seen import gist_digest, gists_of, why_not_compared
 from bigtrain.data.randomness import mix
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.world import World, lone_world
@@ -42,10 +44,10 @@ def answer_of(loaded: Loaded, config: GenerateConfig, world: World) -> Answer:
     """What this checkpoint does with a prompt."""
     if isinstance(loaded.task, Seq2Seq):
         refuse_sampling(config)
-        return lambda prompt, number: print_targets(loaded, config, prompt, world)
+        return noting_known_texts(loaded, lambda prompt, number: print_targets(loaded, config, prompt, world))
     refuse_beams(config)
     if classifies_texts(loaded):
-        return lambda prompt, number: print_prediction(loaded, prompt, world)
+        return noting_known_texts(loaded, lambda prompt, number: print_prediction(loaded, prompt, world))
     if loaded.tokenizer is not None and type(loaded.config.model).generates:
         return lambda prompt, number: print_continuations(loaded, config, prompt, number, world)
     raise ConfigError.of(
@@ -53,6 +55,21 @@ def answer_of(loaded: Loaded, config: GenerateConfig, world: World) -> Answer:
         f"{loaded.checkpoint.path} is a {composed_kind(loaded)}, which generates no text",
         fix="use bigtrain eval, or a checkpoint of a language model",
     )
+
+
+def noting_known_texts(loaded: Loaded, answer: Answer) -> Answer:
+    """The same, said on stderr where a text stands in the training data; not where that data is gone or too large."""
+    own, settings = training_data(loaded), loaded.config.data
+    if isinstance(own, str) or why_not_compared(own, settings, own):
+        return answer
+    known = gists_of(own, settings).get("train", np.empty(0, dtype=np.uint64))
+
+    def answer_and_note(prompt: str, number: int) -> None:
+        if np.any(known == gist_digest(prompt)):
+            print("note: this text stands in the training data", file=sys.stderr)
+        answer(prompt, number)
+
+    return answer_and_note
 
 
 def composed_kind(loaded: Loaded) -> str:

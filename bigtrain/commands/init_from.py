@@ -11,13 +11,15 @@ from pathlib import Path
 
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
-from bigtrain.config.pretrained import is_hugging_face
+from bigtrain.config.pretrained import is_hugging_face, tokenizer_file, unread_tokenizer
 from bigtrain.config.run import RunConfig
 from bigtrain.config.words import escape
+from bigtrain.data.tokenizers.subword_definition import is_extension
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
 from bigtrain.errors import DataError
-from bigtrain.interop.hugging_face import load_folder, tokenizer_file
+from bigtrain.interop.hugging_face import load_folder
+from bigtrain.interop.tokenizer_files import definition_of
 from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
 from bigtrain.training.run_directory import find_latest_run
 from bigtrain.training.snapshot import load_matching
@@ -49,32 +51,37 @@ def settled(composed: Composed) -> Composed:
 
 def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenizer | None:
     """What the data is to use as it is: the tokenizer of the run's own checkpoint, whose file may be gone, or else that
-    of `init_from`, whose model has a vector for each of its tokens and for no other.
+    of `init_from`, whose model has a vector for each of its tokens and for no other; or a file that was given for it.
     """
     path = getattr(config.data, "tokenizer_path", None)
     if path is None:
         return None
     if resumed is not None:
         return tokenizer_from_json(resumed.read_json("tokenizer.json"))
-    return read_tokenizer(path, may_grow=False) if _is_tokenizer_of_source(path, config) else None
+    if _is_tokenizer_of_source(path, config):
+        return _read_own(Path(path))
+    return read_tokenizer(path, may_grow=False) if config.init_from and is_hugging_face(config.init_from) else None
 
 
 def initialise(config: RunConfig, parts: Parts) -> list[str]:
     """Loads the weights of `init_from`, where it is given; returns what was done, in sentences."""
     if not config.init_from:
         return []
-    source = Path(config.init_from)
+    source, path = Path(config.init_from), getattr(config.data, "tokenizer_path", None)
     notes = []
     if parts.data.tokenizer is not None:
         if (file := tokenizer_file(source)) is None:
-            notes.append(f"init_from: {source} brings no tokenizer; its tokens are taken to be the data's")
-        elif _is_tokenizer_of_source(getattr(config.data, "tokenizer_path", None), config):
+            found, _ = unread_tokenizer(source)
+            notes.append(f"init_from: it brings no tokenizer ({found}); its tokens are taken to be the data's")
+        elif _is_tokenizer_of_source(path, config):
             notes.append(f"init_from: text becomes tokens as {file} has it")
         else:
-            _require_same_tokens(file, parts.data.tokenizer)
+            notes += _compared_tokens(file, parts.data.tokenizer, path)
     if is_hugging_face(config.init_from):
         notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
-        return notes + load_folder(parts.network, source, config.model)
+        spare = (getattr(config.model, "num_embeddings", None) or 0) - (parts.data.spec.vocab_size or 0)
+        notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
+        return notes + load_folder(parts.network, source, config.model, path)
     return notes + load_matching(parts.network, find_checkpoint(config.init_from))
 
 
@@ -86,12 +93,33 @@ def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:
     return file is not None and Path(path).expanduser().resolve() == file.resolve()
 
 
-def _require_same_tokens(file: Path, tokenizer: Tokenizer) -> None:
-    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else."""
-    if read_tokenizer(str(file), may_grow=False).to_json() != json.loads(json.dumps(tokenizer.to_json())):
-        raise DataError.of(
-            "DATA-TOKENIZER",
-            f"{file.parent} was trained with another tokenizer than this data has",
-            cause="init_from takes its embeddings, which belong to its tokens",
-            fix=f"data.tokenizer=file data.tokenizer_path={file}",
-        )
+def _compared_tokens(file: Path, tokenizer: Tokenizer, path: str | None) -> list[str]:
+    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else. The data's may have
+    further tokens; `path` is the file that they are from, if any. Returns what is to be known of them, in sentences.
+    """
+    try:
+        own = _read_own(file)
+    except DataError:
+        if path is None:
+            raise
+        return [f"init_from: {file} can't be used; its tokens are taken to be those of {path}"]
+    same = own.to_json() == json.loads(json.dumps(tokenizer.to_json()))
+    if same or (is_hugging_face(str(file.parent)) and is_extension(definition_of(tokenizer), definition_of(own))):
+        more = tokenizer.vocab_size - own.vocab_size
+        return [f"init_from: tokens that the data has beyond those of {file}: {more:,}"] if more else []
+    raise DataError.of(
+        "DATA-TOKENIZER",
+        f"{file.parent} was trained with another tokenizer than this data has",
+        cause="init_from takes its embeddings, which belong to its tokens",
+        fix=f"data.tokenizer=file data.tokenizer_path={file}",
+    )
+
+
+def _read_own(file: Path) -> Tokenizer:
+    """The tokenizer that `init_from` brings."""
+    try:
+        return read_tokenizer(str(file), may_grow=False)
+    except DataError as error:
+        what = error.problems[0]
+        fix = "give its tokens in a file that bigtrain reads: data.tokenizer=file data.tokenizer_path=…; "
+        raise DataError.of(what.code, what.message, cause=what.cause, fix=fix + "or start from another model") from None

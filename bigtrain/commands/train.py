@@ -263,6 +263,8 @@ def _train(
                 durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
             for sentence in notes:
                 tracker.note(sentence)
+            if not (trainer.evaluator.has("val") or trainer.evaluator.has("test")):
+                tracker.note(_unmeasured(config), warning=True)
             if parts.audit is not None and world.is_main:
                 tell(parts.audit, run_dir, tracker)
             tracker.start(_facts(composed, run_dir, parts, trainer))
@@ -272,6 +274,12 @@ def _train(
             return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
     finally:
         tracker.close()
+
+
+def _unmeasured(config: RunConfig) -> str:
+    makers = [f"data.{name}" for name in ("val_fraction", "val_path") if hasattr(config.data, name)]
+    mend = f"; {' or '.join(makers)} gives one" if makers else ""
+    return f"there is neither a val nor a test split: only the loss of training is measured{mend}"
 
 
 def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracker:
@@ -307,6 +315,7 @@ def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) ->
             "device": ranks + device_name(world.device),
             "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
             "compile": state.resolved["compile"],
+            **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
         },
         parameters=sum(parameter.numel() for parameter in parts.network.parameters()),
         total_steps=limits.total_steps,

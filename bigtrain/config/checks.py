@@ -108,7 +108,9 @@ def _lengths(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "CONFIG-COMBINATION",
             f"data.sequence_length is {asked}, but model.max_length is {longest}",
-            fix=f"model.max_length={asked}, or data.sequence_length={longest}",
+            fix=f"data.sequence_length={longest}: positions come with the weights of init_from"
+            if config.init_from
+            else f"model.max_length={asked}, or data.sequence_length={longest}",
         )
 
 

@@ -32,6 +32,7 @@ class ModelConfig:
 
     consumes: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    counts: ClassVar[bool] = False  # what it knows is counted in the training split, not learnt by gradients
 
     def gives(self) -> tuple[str, ...]:
         """Kinds of feature; by default, what reads text is a causal language model."""

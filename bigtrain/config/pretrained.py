@@ -20,6 +20,9 @@ from bigtrain.registry import MODELS
 
 _CONFIG_FILE = "config.json"
 _THEIR_FILES = (_CONFIG_FILE, "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_OTHER_TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.json.gz")
+_ROWS = "num_embeddings"  # the setting that a folder need not decide: rows can be added
 _MAX_BYTES = 1 << 20
 _LARGEST = 1 << 20  # of any width, count or length
 _LARGEST_NUMBER = 1e30
@@ -44,9 +47,24 @@ def is_hugging_face(where: str) -> bool:
         return False
 
 
+def tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer that a folder brings."""
+    return next((folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()), None)
+
+
+def unread_tokenizer(folder: Path) -> tuple[str, str]:
+    """Of a folder without a tokenizer that bigtrain reads: what it has instead, and how it comes to have one."""
+    name = next((name for name in _OTHER_TOKENIZER_FILES if (folder / name).is_file()), None)
+    if name is None:
+        return f"{folder} has neither {' nor '.join(_TOKENIZER_FILES)}", "get the tokenizer.json that belongs to it"
+    saved = "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    return f"{folder} has {name}, which bigtrain does not read", f"let {saved} write a tokenizer.json"
+
+
 def adopt(tree: SettingsTree, config: RunConfig, choice: str, parts: Mapping[str, str]) -> None:
     """Puts the settings of the folder that `init_from` names into the tree; those it says nothing of stay.
 
+    Its rows of embeddings are taken where its tokens are, which may be fewer; the user may ask for more of them.
     `choice` is what was chosen with model=, `parts` choice → registered model. Raises CheckpointError where the folder
     holds another kind of model, and ConfigError for settings that were typed and differ from the folder's.
     """
@@ -60,6 +78,10 @@ def adopt(tree: SettingsTree, config: RunConfig, choice: str, parts: Mapping[str
             cause=str(architecture.path),
             fix=f"choose {' or '.join(f'model={name}' for name in fitting)}",
         )
+    settings = dict(architecture.settings)
+    rows, asked = settings[_ROWS], getattr(config.model, _ROWS)
+    if tokenizer_file(architecture.path.parent) is None or (asked is not None and asked >= (rows or 0)):
+        settings[_ROWS] = asked
     contradictions = [
         Problem(
             "CONFIG-COMBINATION",
@@ -67,12 +89,12 @@ def adopt(tree: SettingsTree, config: RunConfig, choice: str, parts: Mapping[str
             cause=tree.origins[f"model.{key}"].describe(("model", key)),
             fix=f"leave model.{key} out: it comes with the weights",
         )
-        for key, value in architecture.settings.items()
+        for key, value in settings.items()
         if f"model.{key}" in tree.typed and getattr(config.model, key) != value
     ]
     if contradictions:
         raise ConfigError(*contradictions)
-    tree.assign({"model": architecture.settings}, Origin(file=str(architecture.path)))
+    tree.assign({"model": settings}, Origin(file=str(architecture.path)))
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -94,7 +116,7 @@ def read_architecture(folder: Path) -> Architecture:
         raise CheckpointError.of(
             "PRETRAINED-CONFIG",
             f"{path} describes a {family.title} that bigtrain can't be: {'; '.join(problems[:4])}",
-            fix="use the folder as it was published, or another model",
+            fix=f"choose a {family.title} that is not so; if the file was changed, get it as it was published",
         )
     _refuse_more_than_the_files_hold(path, settings)
     return Architecture(family, settings, path)
@@ -113,7 +135,11 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError.of("PRETRAINED-CONFIG", f"{path} can't be used: {error}") from error
+        raise CheckpointError.of(
+            "PRETRAINED-CONFIG",
+            f"{path} can't be used: {error}",
+            fix="get the file that belongs to the weights beside it",
+        ) from error
     return document
 
 
@@ -168,23 +194,33 @@ def _rope(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _refuse_more_than_the_files_hold(path: Path, settings: dict[str, Any]) -> None:
     """A file of 100 bytes can describe a model of a terabyte: believed only as far as weights lie beside it."""
     hidden, inner = settings["hidden_size"], settings["feedforward_size"]
-    described = settings["num_layers"] * hidden * (2 * hidden + 2 * inner)
+    described = settings["num_layers"] * hidden * (2 * hidden + 2 * inner) + (settings[_ROWS] or 0) * hidden
     held = sum(file.stat().st_size for file in path.parent.glob("*.safetensors"))
     if described > held:  # a byte each, at the least
         raise CheckpointError.of(
             "PRETRAINED-CONFIG",
             f"{path} describes {described:,} weights or more, but the .safetensors files there have {held:,} bytes",
             cause="" if held else only_pickles(path.parent),
-            fix="get the whole folder, with its model.safetensors",
+            fix=missing_weights_fix(path.parent),
         )
 
 
 def only_pickles(folder: Path) -> str:
     """Why a folder without safetensors can't be used."""
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in folder.glob(pattern))
-    if not pickles:
+    if not (pickles := _pickles(folder)):
         return "there are none"
     return f"there is {pickles[0]}, a pickle, which can run code when it is read: bigtrain never does"
+
+
+def missing_weights_fix(folder: Path) -> str:
+    """How a folder without (all) its safetensors comes to have them: some were published as pickles alone."""
+    if list(folder.glob("*.safetensors")) or not _pickles(folder):
+        return "get the whole folder, with its model.safetensors"
+    return "if you trust it, load it with transformers: its model.save_pretrained(folder) writes a model.safetensors"
+
+
+def _pickles(folder: Path) -> list[str]:
+    return sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt") for file in folder.glob(pattern))
 
 
 def _wanted(value: Any, kind: type | dict[str, Any]) -> str:

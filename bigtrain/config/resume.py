@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from bigtrain.config.saved import MARK, flatten, to_config, to_document, tree_from_document
+from bigtrain.config.saved import MARK, flatten, to_config, to_document, tree_from_document, with_later_settings
 from bigtrain.config.schema import node_type
 from bigtrain.config.strict import SettingsTree, show
 from bigtrain.config.yaml_files import read_document
@@ -85,6 +85,7 @@ def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str,
 
 
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    saved = with_later_settings(saved)
     before, after = (flatten({key: value for key, value in tree.items() if key != MARK}) for tree in (saved, now))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return {key: (before.get(key), after.get(key)) for key in keys}

@@ -67,7 +67,16 @@ class TrainerConfig:
         "probe times the candidates and records the choice.",
     )
     compile: str = setting(
-        "auto", "torch.compile each block: auto (GPU only), true, false.", choices=("auto", "true", "false")
+        "auto",
+        "torch.compile: true: each block of the model; whole: all of it as one region; auto: each block, on a GPU and "
+        "where steps are not recorded (cuda_graph).",
+        choices=("auto", "true", "false", "whole"),
+    )
+    cuda_graph: str = setting(
+        "auto",
+        "Record a step and replay it as one CUDA graph: auto (small steps, whose cost is launches), true, false.",
+        choices=("auto", "true", "false"),
+        before="false",
     )
     deterministic: bool = setting(
         False, "Refuse GPU kernels whose result may differ between runs (CPU runs always repeat)."
@@ -108,7 +117,11 @@ class TrainerConfig:
         below=1,
     )
     early_stopping: EarlyStoppingConfig = setting(EarlyStoppingConfig, "The best checkpoint, and when to give up.")
-    limit_samples: int | None = setting(None, "Use only the first so many samples of each split.", at_least=1)
+    limit_samples: int | None = setting(
+        None,
+        "Use only the first so many samples of each split; of each class in turn, where those lack one.",
+        at_least=1,
+    )
     overfit: bool = setting(False, "Validate on the training samples: can the model learn them at all?")
     profile: bool = setting(False, "Profile a few steps; the table and the trace go to <run>/profile/.")
     find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")

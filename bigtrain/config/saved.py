@@ -88,13 +88,35 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
                 fix=", ".join(near),
             )
         tree.add_schema(OmegaConf.create({kind: OmegaConf.structured(registry[name].config_class)}))
-    content = {key: value for key, value in document.items() if key != MARK}
+    content = {key: value for key, value in with_later_settings(document).items() if key != MARK}
     tree.assign(content, Origin(file=source))
     for key in _missing(tree.config, content, ""):
         tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete"))
     if tree.problems:
         raise ConfigError(*tree.problems)
     return tree
+
+
+def with_later_settings(document: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the settings that have come since, as `setting(before=)` has them."""
+    register_schemas()
+    kinds = document[MARK]["kinds"]
+    nodes = {kind: registry[kinds[kind]].config_class for kind, registry in REGISTRIES.items()}
+    return _with_later(document, RunConfig, nodes)
+
+
+def _with_later(node: Any, kind: type, groups: dict[str, type]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    filled = dict(node)
+    hints = field_types(kind) | groups
+    for field in dataclasses.fields(kind):
+        before = field.metadata.get("before", dataclasses.MISSING)
+        if field.name not in node and before is not dataclasses.MISSING:
+            filled[field.name] = before
+        elif field.name in node and is_group(hints[field.name]):
+            filled[field.name] = _with_later(node[field.name], hints[field.name], {})
+    return filled
 
 
 def _refuse_missing_plugin(what: str, saved: Any) -> None:
@@ -226,12 +248,8 @@ def _escaped(value: Any) -> Any:
 
 
 def _missing(node: DictConfig, content: Any, path: str) -> Iterator[str]:
-    """Keys that are not in the content. One that is null by default may be: it was added since the config was saved."""
     for key, hint in field_types(node_type(node)).items():
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or key not in content:
             yield path + key
-        elif key not in content:
-            if OmegaConf.is_missing(node, key) or node[key] is not None:
-                yield path + key
         elif is_group(hint):
             yield from _missing(node[key], content[key], f"{path}{key}.")

@@ -30,12 +30,14 @@ def setting(
     choices: tuple[str, ...] | None = None,
     verbatim: bool = False,
     path: bool = False,
+    before: Any = dataclasses.MISSING,
     one_or_more: bool = False,
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
     Lists and dicts are copied per instance. `verbatim`: free text; on the command line everything after = is
-    taken as it stands. `one_or_more`: of a list; a single value stands for a list of it.
+    taken as it stands. `before`: the value of configs that were saved before there was this setting.
+    `one_or_more`: of a list; a single value stands for a list of it.
     """
     metadata = {
         "help": help,
@@ -47,6 +49,7 @@ def setting(
         "choices": choices,
         "verbatim": verbatim,
         "path": path,
+        "before": before,
         "one_or_more": one_or_more,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):

@@ -1,4 +1,7 @@
-"""A data module cut down for trying things out: the first samples of each split, or training samples as validation."""
+"""A data module cut down for trying things out: the first samples of each split, or training samples as validation.
+
+Where the first ones lack a class, as images do that lie in a folder per class, each class gives its first ones in turn.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class LimitedData:
         if overfit:
             sizes = {"train": sizes["train"], "val": sizes["train"]}
             per_byte = dict.fromkeys(sizes, per_byte["train"]) if per_byte else {}
+        self._ids = {split: _few(self._source(split), size) for split, size in sizes.items()}
         known = [field.name for field in fields(DataSpec) if field.name.startswith("optimal_")]
         # What is learnt by heart has no optimum.
         optima: dict[str, Any] = dict.fromkeys(known) if overfit else {}
@@ -36,7 +40,7 @@ class LimitedData:
             data.spec,
             sizes=sizes,
             bytes_per_token=per_byte,
-            fingerprint=fingerprint_of(data.spec.fingerprint, limit, overfit),
+            fingerprint=fingerprint_of(data.spec.fingerprint, limit, overfit, *_other_than_first(self._ids)),
             **optima,
         )
         self.tokenizer: Tokenizer | None = data.tokenizer
@@ -46,23 +50,40 @@ class LimitedData:
         """See `data/base.py`."""
         if split not in self.spec.sizes:
             raise DataError.of("DATA-SPLIT", f"there is no {split} split", cause="trainer.overfit=true")
-        source = self._data.dataset("train" if self._overfit else split)
-        return _First(source, self.spec.sizes[split])
+        return _Chosen(self._source(split), self._ids[split])
+
+    def _source(self, split: str) -> Dataset:
+        return self._data.dataset("train" if self._overfit else split)
 
 
-class _First:
-    """The first `size` samples of a dataset."""
+class _Chosen:
+    """The samples of a dataset with these ids, which ascend."""
 
-    def __init__(self, dataset: Dataset, size: int):
+    def __init__(self, dataset: Dataset, ids: np.ndarray):
         self._dataset = dataset
-        self._size = size
+        self._ids = ids
         lengths = lengths_of(dataset)
-        self.lengths = None if lengths is None else lengths[:size]
+        self.lengths = None if lengths is None else lengths[ids]
         self.contiguous = is_contiguous(dataset)
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._ids)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
         """See `data/base.py`."""
-        return self._dataset.gather(ids)
+        return self._dataset.gather(self._ids[ids])
+
+
+def _few(dataset: Dataset, size: int) -> np.ndarray:
+    """Ids of `size` samples, ascending: the first, or the first of each class."""
+    labels = getattr(dataset, "labels", None)
+    if labels is None or len(np.unique(labels[:size])) == len(np.unique(labels)):
+        return np.arange(size)
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = np.arange(len(labels)) - np.repeat(starts, counts)  # of each sample within its class
+    return np.sort(by_class[np.argsort(turn, kind="stable")[:size]])
+
+
+def _other_than_first(ids: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [of_split for of_split in ids.values() if not np.array_equal(of_split, np.arange(len(of_split)))]

@@ -37,8 +37,8 @@ def list_files(
     """Every file under `folder` whose name is wanted, once, in the order of `sorted(paths)`; links are followed.
 
     `skips`: the names of files and folders that are passed over as if they were not there. Files, and folders, are one
-    if their device and inode are: the name that no link leads to is listed, of several the first. This ends circles of
-    links too. Raises DataError for a folder that can't be read.
+    if their device and inode are: the name that no link leads to is listed, of several the first. A link to a folder
+    above it is not followed. Raises DataError for a folder that can't be read.
     """
     walk = _Walk(wants, skips)
     walk.add_tree(folder)
@@ -60,9 +60,9 @@ def dangling_link(path: Path) -> DataError:
 def warn_of_repeated(folder: Path, repeated: list[Path]) -> None:
     """Says that some names were passed over, where there are any."""
     if repeated:
+        names = "a name leads" if len(repeated) == 1 else f"{len(repeated):,} names lead"
         warnings.warn(
-            f"{folder}: {len(repeated):,} name{'s' * (len(repeated) > 1)} (for instance {repeated[0]}) lead to what is "
-            "read under another name already; each file counts once.",
+            f"{folder}: {names} to what is read under another name already ({repeated[0]}); each file counts once.",
             stacklevel=2,
         )
 
@@ -116,8 +116,8 @@ class _Walk:
         if not stat.S_ISDIR(status.st_mode):
             if self._wants(link.name):
                 self._add_file(link, status)
-        elif _identity(status) in self._folders:
-            self.repeated.append(link)
+        elif _identity(status) in self._folders or link.parent.resolve().is_relative_to(link.resolve()):
+            self.repeated.append(link)  # listed already, or a circle: the folder that it leads to holds the link itself
         else:
             self.add_tree(link)
 

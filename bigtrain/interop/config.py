@@ -70,6 +70,7 @@ GPT2 = Family(
     },
     keys=(
         Key("hidden_size", "n_embd"),
+        Key("num_embeddings", "vocab_size", default=None),
         Key("num_layers", "n_layer"),
         Key("num_heads", "n_head"),
         Key("feedforward_size", "n_inner", default=None),
@@ -111,6 +112,7 @@ LLAMA = Family(
     },
     keys=(
         Key("hidden_size", "hidden_size"),
+        Key("num_embeddings", "vocab_size", default=None),
         Key("num_layers", "num_hidden_layers"),
         Key("num_heads", "num_attention_heads"),
         Key("num_kv_heads", "num_key_value_heads", default=None),
@@ -140,6 +142,7 @@ BERT = Family(
     fixed={"norm_position": NormPosition.post},
     keys=(
         Key("hidden_size", "hidden_size"),
+        Key("num_embeddings", "vocab_size", default=None),
         Key("num_layers", "num_hidden_layers"),
         Key("num_heads", "num_attention_heads"),
         Key("feedforward_size", "intermediate_size"),
@@ -176,7 +179,7 @@ def family_of(settings: dict[str, Any], part: str) -> Family:
             "EXPORT-MODEL",
             f"this {part} is none of the models that Hugging Face's library has",
             cause="; ".join(differences[nearest]) if nearest else "",
-            fix=f"these can be exported: {', '.join(f'model={name}' for name in FAMILIES)}",
+            fix=f"train with {' or '.join(f'model={name}' for name in FAMILIES)}, and these settings as they are there",
         )
     return FAMILIES[nearest]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,19 @@ import torch
 from torch import Tensor
 
 from bigtrain.config.kinds import ModelConfig
-from bigtrain.config.pretrained import only_pickles, read_architecture, read_json
+from bigtrain.config.pretrained import (
+    missing_weights_fix,
+    only_pickles,
+    read_architecture,
+    read_json,
+    tokenizer_file,
+    unread_tokenizer,
+)
 from bigtrain.data.base import DataSpec
-from bigtrain.data.tokenizers.subword import SubwordTokenizer
-from bigtrain.data.tokenizers.tokenizer import Tokenizer, framing_ids
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import CheckpointError
-from bigtrain.interop.config import BERT, Family, family_of, to_document
+from bigtrain.interop.config import Family, family_of, to_document
+from bigtrain.interop.tokenizer_files import tokenizer_files
 from bigtrain.interop.weights import views
 from bigtrain.models.network import Network
 from bigtrain.nn.feedforward import default_feedforward_size
@@ -32,26 +38,23 @@ from bigtrain.training.snapshot import loading_report, module_tensors, open_tens
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _INDEX_BYTES = 16 << 20
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # the first BERTs'
 
 
-def tokenizer_file(folder: Path) -> Path | None:
-    """The tokenizer that a folder brings."""
-    return next((folder / name for name in TOKENIZER_FILES if (folder / name).is_file()), None)
-
-
-def load_folder(network: Network, folder: Path, config: ModelConfig) -> list[str]:
+def load_folder(network: Network, folder: Path, config: ModelConfig, tokenizer_path: str | None = None) -> list[str]:
     """Copies a folder's weights into a network that was built from its settings; heads that it lacks stay as they are.
 
-    Returns what was loaded and what was not, in sentences. Raises CheckpointError, before anything is copied, for a
-    backbone with missing, misshapen or unknown tensors.
+    Rows of embeddings that the network has beyond the folder's, where `config.num_embeddings` asks for them, start at
+    the mean of the others (Hewitt 2021, "Initializing New Word Embeddings"). Returns what was loaded and what was not,
+    in sentences. Raises CheckpointError, before anything is copied, for a backbone with missing, misshapen or unknown
+    tensors. `tokenizer_path`: the file that the data's tokens are from, if any, for advice.
     """
     architecture = read_architecture(folder)
-    family = architecture.family
-    if any(getattr(config, key, None) != value for key, value in architecture.settings.items()):
+    family, settings = architecture.family, dict(architecture.settings)
+    described, asked = settings.pop("num_embeddings"), getattr(config, "num_embeddings", None)
+    if any(getattr(config, key, None) != value for key, value in settings.items()):
         raise CheckpointError.of(
             "PRETRAINED-MODEL",
             f"{architecture.path} does not describe the model of this run",
@@ -66,14 +69,24 @@ def load_folder(network: Network, folder: Path, config: ModelConfig) -> list[str
         if not any(name.startswith(family.prefix) for name in found):  # saved without a head
             found = {family.prefix + name: place for name, place in found.items()}
         found = {name: place for name, place in found.items() if not name.endswith(family.buffers)}
-        _require_same_vocabulary(folder, targets, tensors["backbone.token_embedding.weight"], found)
+        tokens = len(tensors["backbone.token_embedding.weight"])
+        rows = _rows_of(targets, tensors, found)
+        may_add = asked is not None and asked > (described or 0)
+        if rows > tokens or (rows < tokens and not may_add):
+            raise _other_vocabulary(folder, rows, described, tokens, asked, tokenizer_path)
+        whole = targets
+        targets = {name: view[:rows] if _is_of_tokens(view, tensors) else view for name, view in whole.items()}
         _require_fitting(folder, family, targets, found)
         taken = {name: view for name, view in targets.items() if name in found}
         for name, view in taken.items():
             file, stored = found[name]
             view.copy_(file.get_tensor(stored))
+            if rows < tokens and _is_of_tokens(view, tensors):
+                whole[name][rows:] = view.mean(dim=0)
     loaded = _names_of(taken, tensors)
-    return loading_report(folder, len(loaded), tensors.keys() - loaded, found.keys() - taken.keys())
+    report = loading_report(folder, len(loaded), tensors.keys() - loaded, found.keys() - taken.keys())
+    added = f"init_from: embeddings {rows:,} to {tokens - 1:,} are new, and start at the mean of the others"
+    return [*report, added] if rows < tokens else report
 
 
 def folder_files(
@@ -93,7 +106,7 @@ def folder_files(
         "vocab_size": len(tensors["backbone.token_embedding.weight"]),
         "bos_token_id": special.get("begin", special.get("end_of_text")),
         "eos_token_id": special.get("end_of_text"),
-        "pad_token_id": special.get("padding"),
+        "pad_token_id": special.get("padding", special.get("end_of_text")),
         "dtype": "float32",
     }
     if labels := spec.labels or [str(number) for number in range(spec.num_classes or 0)]:
@@ -105,21 +118,14 @@ def folder_files(
         WEIGHTS_FILE: safetensors.torch.save(apart, metadata={"format": "pt"}),
     }
     left_out = [f"left out: {name}" for name in sorted(tensors.keys() - _names_of(found, tensors))]
-    if isinstance(tokenizer, SubwordTokenizer):
-        definition = _with_frame(tokenizer) if family is BERT else tokenizer.to_json()["definition"]
-        files["tokenizer.json"] = json.dumps(definition, ensure_ascii=False).encode()
-    elif tokenizer is not None:
-        kind = tokenizer.to_json()["kind"]
-        left_out.append(f"left out: the tokenizer, as Hugging Face's library has none of the kind {kind}")
+    if tokenizer is not None:
+        longest = min(settings["max_length"], spec.sequence_length or settings["max_length"])
+        mask_id = spec.mask_id if "masked_language_model" in network.heads else None
+        described = tokenizer_files(tokenizer, family, longest, mask_id)
+        files |= described
+        if not described:
+            left_out.append(f"left out: the tokenizer, {type(tokenizer).__name__}, which Hugging Face's library lacks")
     return files, left_out
-
-
-def _with_frame(tokenizer: SubwordTokenizer) -> dict[str, Any]:
-    """The definition, with what stands before and after a text: theirs puts it there by itself."""
-    definition = tokenizer.to_json()["definition"]
-    names = {token["id"]: token["content"] for token in definition["added_tokens"]}
-    before, after = ([names[number], number] for number in framing_ids(tokenizer))
-    return definition | {"post_processor": {"type": "BertProcessing", "cls": before, "sep": after}}
 
 
 def _complete(config: ModelConfig) -> dict[str, Any]:
@@ -163,7 +169,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
-        raise _unusable(folder, f"it has neither {WEIGHTS_FILE} nor {INDEX_FILE}", cause=only_pickles(folder))
+        reason = f"it has neither {WEIGHTS_FILE} nor {INDEX_FILE}"
+        others = sorted(file.name for file in folder.glob("*.safetensors"))
+        cause = f"there is {others[0]}, and nothing that says what belongs together" if others else only_pickles(folder)
+        raise _unusable(folder, reason, cause, missing_weights_fix(folder))
     parts = read_json(folder / INDEX_FILE, _INDEX_BYTES).get("weight_map")
     names = set(parts.values()) if isinstance(parts, dict) and all(map(_is_file_name, parts.values())) else set()
     if not names:
@@ -177,20 +186,39 @@ def _is_file_name(name: Any) -> bool:
     return isinstance(name, str) and name.endswith(".safetensors") and "/" not in name
 
 
-def _require_same_vocabulary(folder: Path, targets: Mapping[str, Tensor], embedding: Tensor, found: Places) -> None:
+def _rows_of(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], found: Places) -> int:
+    """Rows of the folder's token embedding; those of ours where it has none, which is said with all that is missing."""
+    embedding = tensors["backbone.token_embedding.weight"]
     name = next(name for name, view in targets.items() if view is embedding)
-    if name not in found:
-        return  # said with all that is missing
-    file, stored = found[name]
-    shape = file.get_slice(stored).get_shape()
-    if len(shape) == 2 and shape[0] != len(embedding):
-        own = tokenizer_file(folder)
-        raise CheckpointError.of(
-            "PRETRAINED-VOCABULARY",
-            f"{folder} has vectors for {shape[0]:,} tokens, but this data has {len(embedding):,} tokens",
-            cause="the vectors belong to the tokens that the model was trained with",
-            fix=f"use its tokens: data.tokenizer=file data.tokenizer_path={own or '<its tokenizer.json>'}",
-        )
+    shape = found[name][0].get_slice(found[name][1]).get_shape() if name in found else []
+    return shape[0] if len(shape) == 2 else len(embedding)
+
+
+def _is_of_tokens(view: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there is a row in it for each token."""
+    names = ("backbone.token_embedding", "heads.language_model", "heads.masked_language_model")
+    kinds = (f"{name}.{kind}" for name in names for kind in ("weight", "bias"))
+    return any(view.data_ptr() == tensors[name].data_ptr() for name in kinds if name in tensors)
+
+
+def _other_vocabulary(
+    folder: Path, rows: int, described: int | None, tokens: int, asked: int | None, tokenizer_path: str | None
+) -> CheckpointError:
+    """The error for embeddings of another number of tokens than the network's, with what was not tried yet."""
+    cause, fix = "", f"model.num_embeddings={max(rows, tokens)}"
+    if asked is None and tokenizer_file(folder) is None:
+        cause, get_file = unread_tokenizer(folder)
+        if tokenizer_path is None:
+            fix = f"{get_file}: embeddings belong to the tokens that they were trained with"
+        else:
+            fix = f"if {tokenizer_path} has the tokens of this model, {fix}; otherwise, {get_file}"
+    elif described is not None and described != rows:
+        cause = f"its config.json says {described:,}"
+        fix = "get the whole folder again" if rows < tokens else fix
+    has = f"this data has {tokens:,} tokens" if asked is None else f"model.num_embeddings is {tokens:,}"
+    return CheckpointError.of(
+        "PRETRAINED-VOCABULARY", f"{folder} has vectors for {rows:,} tokens, but {has}", cause=cause, fix=fix
+    )
 
 
 def _require_fitting(folder: Path, family: Family, targets: Mapping[str, Tensor], found: Places) -> None:
@@ -216,10 +244,10 @@ def _require_fitting(folder: Path, family: Family, targets: Mapping[str, Tensor]
         raise _unusable(folder, "; ".join(problems[:4]), cause=f"{len(problems)} of its tensors are wrong")
 
 
-def _unusable(folder: Path, reason: str, cause: str = "") -> CheckpointError:
+def _unusable(folder: Path, reason: str, cause: str = "", fix: str = "") -> CheckpointError:
     return CheckpointError.of(
         "PRETRAINED-WEIGHTS",
         f"{folder} does not hold the weights that its config.json describes: {reason}",
         cause=cause,
-        fix="get the whole folder, as it was published",
+        fix=fix or "get the whole folder again; if it was published so, it is another model than bigtrain has",
     )

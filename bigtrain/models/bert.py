@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
 from bigtrain.models.config import BertConfig, NormPosition
-from bigtrain.models.tokens import require_tokens
+from bigtrain.models.tokens import embedding_rows, require_tokens
 from bigtrain.nn.attention import SelfAttention
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
@@ -65,17 +65,19 @@ class Block(nn.Module):
 class Bert(nn.Module):
     """Tokens (B, T) int64 → hidden (B, T, D); pooled is a dense layer and tanh over the first position's.
 
-    There is an embedding for the mask too, where that is no token of the vocabulary. With pre-norm, a last norm follows
-    the blocks. Raises ConfigError where the data has no tokens, or sequences longer than `config.max_length`.
+    By default there is an embedding for the mask too, where that is no token of the vocabulary. With pre-norm, a last
+    norm follows the blocks. Raises ConfigError where the data has no tokens, or sequences longer than
+    `config.max_length`.
     """
 
     def __init__(self, config: BertConfig, data_spec: DataSpec):
         super().__init__()
-        require_tokens("bert", data_spec, config.max_length)
+        vocab_size = require_tokens("bert", data_spec, config.max_length)
+        rows = embedding_rows(config.num_embeddings, vocab_size) if config.num_embeddings else data_spec.num_embeddings
         width, std = config.hidden_size, config.init_std
         self.hidden_size = width
         self.max_length = config.max_length
-        self.token_embedding = normal_embedding(data_spec.num_embeddings, width, std=std)
+        self.token_embedding = normal_embedding(rows, width, std=std)
         self.positions = LearnedPositions(config.max_length, width, std=std)
         self.segment_embedding = normal_embedding(SEGMENTS, width, std=std)
         self.embedding_norm = nn.LayerNorm(width, eps=config.norm_epsilon)

@@ -118,6 +118,14 @@ class TransformerConfig(ModelConfig):
     )
     norm_epsilon: float = setting(1e-5, "Added to the variance in norms.", above=0)
     rope_base: float = setting(10000.0, "Longest wavelength of RoPE, over 2 pi (arXiv:2104.09864).", above=1)
+    num_embeddings: int | None = setting(
+        None,
+        "Rows of the token embedding and of the output layer; default: one for each token. Rows beyond are never "
+        "generated: padding, as many published models have it, or room for tokens to come.",
+        at_least=1,
+        at_most=1 << 20,
+        before=None,
+    )
 
     def problems(self) -> list[str]:
         """Rules across fields."""
@@ -208,6 +216,14 @@ class BertConfig(ModelConfig):
     norm_epsilon: float = setting(1e-12, "Added to the variance in norms.", above=0)
     init_std: float = setting(0.02, "Standard deviation of initial weights.", above=0)
     tie_embeddings: bool = setting(True, "The output layer shares the token embedding's weight.")
+    num_embeddings: int | None = setting(
+        None,
+        "Rows of the token embedding and of the output layer; default: one for each token. Rows beyond are never "
+        "generated: padding, as many published models have it, or room for tokens to come.",
+        at_least=1,
+        at_most=1 << 20,
+        before=None,
+    )
 
     def gives(self) -> tuple[str, ...]:
         """See `ModelConfig`."""
@@ -262,6 +278,29 @@ class Seq2SeqConfig(ModelConfig):
 
 
 @dataclass
+class NgramConfig(ModelConfig):
+    """n-grams by interpolated modified Kneser-Ney smoothing (Chen & Goodman 1999): counted before the first step.
+
+    What is trained is the discounts, three of each order, on what the counts say of each token without that token.
+    """
+
+    consumes: ClassVar[tuple[str, ...]] = ("text",)
+    generates: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
+
+    order: int = setting(5, "n: the next token is predicted from the n - 1 before it.", at_least=1, at_most=64)
+    max_tokens: int = setting(
+        10_000_000,
+        "Most tokens of the training split that are counted, the first ones; 10 million take 15 s and 3 GB.",
+        at_least=1,
+    )
+
+    def gives(self) -> tuple[str, ...]:
+        """See `ModelConfig`."""
+        return ("causal",)
+
+
+@dataclass
 class MLPConfig(ModelConfig):
     """Multilayer perceptron: [linear, norm, activation, dropout] per width, on flattened images or on vectors."""
 
@@ -285,4 +324,5 @@ MODELS.register("transformer", TransformerConfig, factory="bigtrain.models.trans
 MODELS.register("lstm", LSTMConfig, factory="bigtrain.models.lstm:LSTM")
 MODELS.register("bert", BertConfig, factory="bigtrain.models.bert:Bert")
 MODELS.register("seq2seq", Seq2SeqConfig, factory="bigtrain.models.seq2seq:EncoderDecoder")
+MODELS.register("ngram", NgramConfig, factory="bigtrain.models.ngram:Ngram")
 MODELS.register("mlp", MLPConfig, factory="bigtrain.models.mlp:MLP")

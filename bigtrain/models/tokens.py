@@ -21,3 +21,15 @@ def require_tokens(model: str, data_spec: DataSpec, max_length: int | None = Non
             fix=f"set data.sequence_length={max_length} or less, or raise model.max_length",
         )
     return data_spec.vocab_size
+
+
+def embedding_rows(num_embeddings: int | None, tokens: int) -> int:
+    """`model.num_embeddings`, or a row for each of the tokens. Raises ConfigError where tokens would have none."""
+    if num_embeddings is not None and num_embeddings < tokens:
+        raise ConfigError.of(
+            "MODEL-VOCABULARY",
+            f"the data has {tokens:,} tokens, but the model has embeddings for {num_embeddings:,} only",
+            cause=f"model.num_embeddings is {num_embeddings}",
+            fix=f"model.num_embeddings={tokens} adds rows; those that init_from does not bring start fresh",
+        )
+    return num_embeddings or tokens

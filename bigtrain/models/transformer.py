@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
 from bigtrain.models.config import Positional, TransformerConfig
-from bigtrain.models.tokens import require_tokens
+from bigtrain.models.tokens import embedding_rows, require_tokens
 from bigtrain.nn.attention import CausalSelfAttention, LayerCache
 from bigtrain.nn.autocast import autocast_dtype
 from bigtrain.nn.features import Features, pool
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, data_spec: DataSpec):
         super().__init__()
-        vocab_size = require_tokens("transformer", data_spec, config.max_length)
+        rows = embedding_rows(config.num_embeddings, require_tokens("transformer", data_spec, config.max_length))
         self.hidden_size = config.hidden_size
         self.max_length = config.max_length
         self.context_length = data_spec.sequence_length or config.max_length
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
 
         # GPT-2's 0.02 suits its width, 768. At 128, tiny-shakespeare after 200 steps: 2.24 against 2.01.
         std = config.init_std or config.hidden_size**-0.5
-        self.token_embedding = normal_embedding(vocab_size, config.hidden_size, std=std)
+        self.token_embedding = normal_embedding(rows, config.hidden_size, std=std)
         self.positions: nn.Module | None = None
         self.rotary: nn.Module | None = None
         if config.positional is Positional.learned:

@@ -3,11 +3,17 @@
 The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a
 chunk and no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap,
 does its softmax in the low precision of autocast, and is missing from 2.11.)
+
+On a GPU two things decide the speed. Rows of a vocabulary of odd size are not aligned to 16 bytes, and cuBLAS then
+takes kernels of an older generation (H100, V = 50257: the three products 35 ms instead of 5 at 50304): so the
+low-precision copy of the weight gets rows of zeros up to a multiple of 64. And each element-wise operation on a
+chunk is a pass over memory: compiled, they become one kernel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +22,31 @@ from torch import Tensor
 from bigtrain.nn.autocast import autocast_dtype, without_autocast
 
 UNSCORED = -100  # the target of a position that counts for nothing
-CHUNK_LOGITS = 2**25  # 128 MiB of fp32 logits alive at once; below that the plain way is as fast or faster
+
+
+class Chunking(NamedTuple):
+    """How the rows of a cross entropy are cut, and how a chunk is computed."""
+
+    max_logits: int = 2**25  # alive at once; the default is 128 MiB of fp32
+    plain_logits: int = 2**25  # up to here nothing is cut: PyTorch's own cross entropy is as fast or faster
+    alignment: int = 1  # the vocabulary of the products is padded to a multiple of this
+    compiled: bool = False  # the element-wise work of a chunk as one compiled function
+
+    def rows(self, total: int, vocab_size: int) -> int:
+        """Rows per chunk: as few chunks as fit, of equal size but for the last."""
+        chunks = -(-total // max(1, self.max_logits // vocab_size))
+        return max(1, -(-total // max(1, chunks)))
+
+
+DEFAULT = Chunking()
+
+
+def chunking_for(device: torch.device) -> Chunking:
+    """By a fixed rule: on a GPU a chunk's logits, 2 bytes each, take a 32nd of all the memory that the device has."""
+    if device.type != "cuda":
+        return DEFAULT
+    logits = torch.cuda.get_device_properties(device).total_memory // 64
+    return Chunking(max_logits=max(logits, DEFAULT.max_logits), plain_logits=2**22, alignment=64)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
@@ -38,39 +68,41 @@ def vocabulary_cross_entropy(
     weight_VD: Tensor,
     targets_N: Tensor,
     softcap: float | None = None,
-    chunk_logits: int = CHUNK_LOGITS,
     label_smoothing: float = 0.0,
     bias_V: Tensor | None = None,
+    chunking: Chunking = DEFAULT,
 ) -> Tensor:
     """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ + bias))[target], in nats; a scalar, at least
     fp32.
 
     With `label_smoothing` ε each target is a distribution, 1 - ε + ε/V on the token and ε/V on every other
-    (arXiv:1512.00567). `targets` are int64, `UNSCORED` where nothing is asked. At most `chunk_logits` logits (and
-    one row at least) are alive at once. Gradients once only: there is no second derivative when the sum is done
+    (arXiv:1512.00567). `targets` are int64, `UNSCORED` where nothing is asked. At most `chunking.max_logits` logits
+    (and one row at least) are alive at once. Gradients once only: there is no second derivative when the sum is done
     in chunks.
     """
-    if targets_N.numel() * weight_VD.shape[0] <= chunk_logits:
+    if targets_N.numel() * weight_VD.shape[0] <= chunking.plain_logits:
         logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap, bias_V)
         return F.cross_entropy(
             logits_NV, targets_N, ignore_index=UNSCORED, reduction="sum", label_smoothing=label_smoothing
         )
     dtype = autocast_dtype(hidden_ND.device)
     if dtype is not None and hidden_ND.dtype != torch.float64:  # autocast leaves float64 alone, too
-        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-        bias_V = None if bias_V is None else bias_V.to(dtype)
-    rows = max(1, chunk_logits // weight_VD.shape[0])
+        hidden_ND = hidden_ND.to(dtype)
     with without_autocast(hidden_ND.device):
         # Inside `forward` gradients are off, and needs_input_grad is true under no_grad too: so it is asked here.
         trained = any(x is not None and x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
         needs_gradient = torch.is_grad_enabled() and trained
         return _ChunkedCrossEntropy.apply(
-            hidden_ND, weight_VD, bias_V, targets_N, softcap, label_smoothing, rows, needs_gradient
+            hidden_ND, weight_VD, bias_V, targets_N, softcap, label_smoothing, chunking, needs_gradient
         )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Gradients are made in `forward`; `backward` only multiplies them by the incoming scalar."""
+    """Gradients are made in `forward`; `backward` only multiplies them by the incoming scalar.
+
+    The products are in the dtype of `hidden`, everything between them in fp32 at least. The weight's gradient is never
+    rounded to low precision.
+    """
 
     @staticmethod
     def forward(
@@ -81,28 +113,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         softcap: float | None,
         label_smoothing: float,
-        rows: int,
+        chunking: Chunking,
         needs_gradient: bool,
     ) -> Tensor:
+        vocab_size = len(weight_VD)
+        padded_PD = _padded(weight_VD, hidden_ND.dtype, chunking.alignment)
+        padded_P = None if bias_V is None else _padded(bias_V, hidden_ND.dtype, chunking.alignment)
+        loss_of_chunk = _compiled_chunk() if chunking.compiled else _chunk
         total = _at_least_fp32(hidden_ND.new_zeros(()))
-        if needs_gradient:
-            hidden_gradient = torch.empty_like(hidden_ND)
-            weight_gradient = torch.zeros_like(weight_VD, dtype=total.dtype)
-            bias_gradient = None if bias_V is None else torch.zeros_like(bias_V, dtype=total.dtype)
+        hidden_gradient = torch.empty_like(hidden_ND) if needs_gradient else None
+        weight_gradient = bias_gradient = None
+        rows = chunking.rows(len(targets_N), vocab_size)
         for first in range(0, len(targets_N), rows):
             chunk = slice(first, first + rows)
-            loss, gradient_NV = _chunk(
-                hidden_ND[chunk], weight_VD, bias_V, targets_N[chunk], softcap, label_smoothing, needs_gradient
-            )
-            total += loss
-            if gradient_NV is not None:
-                hidden_gradient[chunk] = gradient_NV @ weight_VD
-                weight_gradient += gradient_NV.t() @ hidden_ND[chunk]
-                if bias_gradient is not None:
-                    bias_gradient += gradient_NV.sum(dim=0)
+            product_NP = F.linear(hidden_ND[chunk], padded_PD, padded_P)
+            total += loss_of_chunk(product_NP, targets_N[chunk], vocab_size, softcap, label_smoothing, needs_gradient)
+            if hidden_gradient is not None:  # `product` now holds the gradient
+                torch.mm(product_NP, padded_PD, out=hidden_gradient[chunk])
+                weight_gradient = _add(weight_gradient, _weight_product(product_NP, hidden_ND[chunk], total.dtype))
+                if bias_V is not None:
+                    bias_gradient = _add(bias_gradient, product_NP.sum(dim=0, dtype=total.dtype))
+            del product_NP  # before the next chunk needs as much
         if needs_gradient:
             ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
-            ctx.weight_dtype = weight_VD.dtype
+            ctx.vocab_size, ctx.weight_dtype = vocab_size, weight_VD.dtype
         return total
 
     @staticmethod
@@ -112,8 +146,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (
             # In fp32, and only then rounded: the unscaled sum over all targets is beyond fp16's range.
             (hidden_gradient.to(scale.dtype) * scale).to(hidden_gradient.dtype),
-            (weight_gradient * scale).to(ctx.weight_dtype),
-            None if bias_gradient is None else (bias_gradient * scale).to(ctx.weight_dtype),
+            (weight_gradient[: ctx.vocab_size] * scale).to(ctx.weight_dtype),
+            None if bias_gradient is None else (bias_gradient[: ctx.vocab_size] * scale).to(ctx.weight_dtype),
             None,
             None,
             None,
@@ -123,16 +157,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _chunk(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Tensor | None,
+    product_NP: Tensor,
     targets_N: Tensor,
+    vocab_size: int,
     softcap: float | None,
     label_smoothing: float,
     needs_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Loss sum of a chunk and, if wanted, its gradient with respect to the products hidden · weightᵀ + bias."""
-    logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap, bias_V)
+) -> Tensor:
+    """Loss sum of a chunk from its products (N, P), of which the first V columns count.
+
+    If wanted, its gradient with respect to the products takes their place. The other columns are zero and stay so.
+    """
+    product_NV = product_NP[:, :vocab_size]
+    logits_NV = soft_cap(_at_least_fp32(product_NV), softcap)
     scored_N1 = (targets_N != UNSCORED).unsqueeze(1)
     targets_N1 = targets_N.clamp_min(0).unsqueeze(1)
     log_total_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
@@ -141,15 +178,57 @@ def _chunk(
         expected_N1 = expected_N1.lerp(logits_NV.mean(dim=1, keepdim=True), label_smoothing)
     loss = ((log_total_N1 - expected_N1) * scored_N1).sum()
     if not needs_gradient:
-        return loss, None
-    gradient_NV = (logits_NV - log_total_N1).exp_()
-    gradient_NV.scatter_(1, targets_N1, gradient_NV.gather(1, targets_N1) - (1 - label_smoothing))
+        return loss
+    exponent_NV = logits_NV.sub_(log_total_N1) if softcap is None else logits_NV - log_total_N1
+    gradient_NV = exponent_NV.exp_()
+    if torch.compiler.is_compiling():  # a scatter would be a kernel and a pass of its own
+        is_target_NV = torch.arange(vocab_size, device=targets_N1.device) == targets_N1
+        gradient_NV = torch.where(is_target_NV, gradient_NV - (1 - label_smoothing), gradient_NV)
+    else:
+        gradient_NV.scatter_(1, targets_N1, gradient_NV.gather(1, targets_N1) - (1 - label_smoothing))
     if label_smoothing:
-        gradient_NV -= label_smoothing / gradient_NV.shape[1]
+        gradient_NV -= label_smoothing / vocab_size
     gradient_NV *= scored_N1
     if softcap is not None:
         gradient_NV *= 1 - (logits_NV / softcap).square()
-    return loss, gradient_NV.to(hidden_ND.dtype)
+    product_NV.copy_(gradient_NV)
+    return loss
+
+
+@cache
+def _compiled_chunk() -> Any:
+    """`_chunk` by Inductor, for any number of rows: one kernel that reads the products and writes their gradient."""
+    compiled = torch.compile(_chunk)
+
+    def call(product_NP: Tensor, targets_N: Tensor, *settings: Any) -> Tensor:
+        for tensor in (product_NP, targets_N):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return compiled(product_NP, targets_N, *settings)
+
+    return call
+
+
+def _padded(values: Tensor, dtype: torch.dtype, alignment: int) -> Tensor:
+    """A copy in `dtype` with zero rows after the last, up to a multiple of `alignment`; itself if nothing changes."""
+    rows = -(-len(values) // alignment) * alignment
+    if rows == len(values):
+        return values.to(dtype)
+    padded = values.new_empty((rows, *values.shape[1:]), dtype=dtype)
+    padded[: len(values)] = values
+    padded[len(values) :] = 0
+    return padded
+
+
+def _weight_product(gradient_NP: Tensor, hidden_ND: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradientᵀ · hidden, (P, D), added up in fp32 and kept in `dtype` where the device has such a product."""
+    if gradient_NP.is_cuda and gradient_NP.dtype != dtype:
+        return torch.mm(gradient_NP.t(), hidden_ND, out_dtype=dtype)
+    return gradient_NP.t() @ hidden_ND
+
+
+def _add(total: Tensor | None, value: Tensor) -> Tensor:
+    """The running sum, at least fp32."""
+    return _at_least_fp32(value) if total is None else total.add_(value)
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:

@@ -8,60 +8,88 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.nn.cross_entropy import CHUNK_LOGITS, vocabulary_cross_entropy, vocabulary_logits
+from bigtrain.nn.cross_entropy import DEFAULT, Chunking, vocabulary_cross_entropy, vocabulary_logits
 from bigtrain.nn.features import Features
 from bigtrain.nn.init import normal_linear
 
 
 class VocabularyProjection(NamedTuple):
-    """Scores over the vocabulary, not yet multiplied out, so that a loss may do it in chunks."""
+    """Scores over the vocabulary, not yet multiplied out, so that a loss may do it in chunks.
+
+    Where there are more rows than tokens, the first `num_tokens` are theirs: the loss and `logits` see every row, as
+    Hugging Face's do, but no row beyond is ever chosen.
+    """
 
     hidden_BTD: Tensor
     weight_VD: Tensor
     softcap: float | None = None
     bias_V: Tensor | None = None
+    num_tokens: int | None = None
+    chunking: Chunking = DEFAULT
 
     def logits(self) -> Tensor:
         """(B, T, V), at least fp32."""
         return vocabulary_logits(self.hidden_BTD, self.weight_VD, self.softcap, self.bias_V)
 
     def last_logits(self) -> Tensor:
-        """(B, V) of the last position: all that generation needs."""
-        return vocabulary_logits(self.hidden_BTD[:, -1], self.weight_VD, self.softcap, self.bias_V)
+        """(B, number of tokens) of the last position: all that generation needs."""
+        weight_VD, bias_V = self._of_tokens()
+        return vocabulary_logits(self.hidden_BTD[:, -1], weight_VD, self.softcap, bias_V)
 
     def likeliest(self) -> Tensor:
         """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
-        rows = max(1, CHUNK_LOGITS // len(self.weight_VD))
-        chunks = self.hidden_BTD.flatten(0, 1).split(rows)
-        logits = (vocabulary_logits(chunk_ND, self.weight_VD, self.softcap, self.bias_V) for chunk_ND in chunks)
+        weight_VD, bias_V = self._of_tokens()
+        hidden_ND = self.hidden_BTD.flatten(0, 1)
+        chunks = hidden_ND.split(DEFAULT.rows(len(hidden_ND), len(weight_VD)))
+        logits = (vocabulary_logits(chunk_ND, weight_VD, self.softcap, bias_V) for chunk_ND in chunks)
         return torch.cat([chunk_NV.argmax(dim=-1) for chunk_NV in logits]).view(self.hidden_BTD.shape[:2])
 
     def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over scored targets, in nats; see `vocabulary_cross_entropy`."""
         hidden_ND, targets_N = self.hidden_BTD.flatten(0, 1), targets_BT.flatten()
         return vocabulary_cross_entropy(
-            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing=label_smoothing, bias_V=self.bias_V
+            hidden_ND, self.weight_VD, targets_N, self.softcap, label_smoothing, self.bias_V, self.chunking
         )
 
+    def _of_tokens(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the rows that are tokens."""
+        return self.weight_VD[: self.num_tokens], None if self.bias_V is None else self.bias_V[: self.num_tokens]
 
-class LanguageModelHead(nn.Module):
+
+class VocabularyHead(nn.Module):
+    """A head whose last layer maps D → V; `chunking` is how its loss is cut, set for the device that it trains on."""
+
+    chunking = DEFAULT
+
+
+class LanguageModelHead(VocabularyHead):
     """A linear map D → V without bias; the weight starts from N(0, std²), by default std = 1/sqrt(D).
 
     (Zero, as some do, holds back everything below for the first steps: 2.01 nats against 1.95 after 200 steps
     on tiny-shakespeare, width 128.) A tied head takes the token embedding's weight instead
-    (`models.network.tie_weights`). The vocabulary is not padded to a rounder size.
+    (`models.network.tie_weights`). There are as many rows as tokens, unless `rows` says more.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int, *, softcap: float | None = None, std: float | None = None):
+    def __init__(
+        self,
+        hidden_size: int,
+        vocab_size: int,
+        *,
+        rows: int | None = None,
+        softcap: float | None = None,
+        std: float | None = None,
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
         nn.init.normal_(self.weight, std=std or hidden_size**-0.5)
-        self.softcap = softcap
+        self.softcap, self.num_tokens = softcap, vocab_size
 
     def forward(self, features: Features) -> VocabularyProjection:
         """Needs `features.hidden`."""
         assert features.hidden is not None, "a language-model head needs a hidden vector per position"
-        return VocabularyProjection(features.hidden, self.weight, self.softcap)
+        return VocabularyProjection(
+            features.hidden, self.weight, self.softcap, num_tokens=self.num_tokens, chunking=self.chunking
+        )
 
 
 class MaskedProjection(NamedTuple):
@@ -76,21 +104,23 @@ class MaskedProjection(NamedTuple):
         return self.head.project(self.hidden_BTD[rows_B1, positions_BM])
 
 
-class MaskedLanguageModelHead(nn.Module):
+class MaskedLanguageModelHead(VocabularyHead):
     """BERT's (arXiv:1810.04805): dense, GELU, layer norm, then a linear map D → V with bias.
 
-    A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own.
+    A tied head takes the token embedding's weight (`models.network.tie_weights`); the bias is its own. There are as
+    many rows as tokens, unless `rows` says more.
     """
 
     reads_pooled = False
 
-    def __init__(self, hidden_size: int, vocab_size: int, *, norm_epsilon: float, std: float):
+    def __init__(self, hidden_size: int, vocab_size: int, *, rows: int | None = None, norm_epsilon: float, std: float):
         super().__init__()
         self.transform = normal_linear(hidden_size, hidden_size, bias=True, std=std)
         self.norm = nn.LayerNorm(hidden_size, eps=norm_epsilon)
-        self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
         nn.init.normal_(self.weight, std=std)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.bias = nn.Parameter(torch.zeros(rows or vocab_size))
+        self.num_tokens = vocab_size
 
     def forward(self, features: Features) -> MaskedProjection:
         """Needs `features.hidden`. Nothing is computed before it is known where."""
@@ -99,7 +129,10 @@ class MaskedLanguageModelHead(nn.Module):
 
     def project(self, hidden_BMD: Tensor) -> VocabularyProjection:
         """Scores over the vocabulary at these vectors."""
-        return VocabularyProjection(self.norm(F.gelu(self.transform(hidden_BMD))), self.weight, bias_V=self.bias)
+        hidden_BMD = self.norm(F.gelu(self.transform(hidden_BMD)))
+        return VocabularyProjection(
+            hidden_BMD, self.weight, bias_V=self.bias, num_tokens=self.num_tokens, chunking=self.chunking
+        )
 
 
 class PooledHead(nn.Module):

@@ -47,7 +47,7 @@ class AdafactorRule:
     ) -> None:
         """See `UpdateRule`."""
         torch._foreach_div_(gradients, divisor)
-        torch._foreach_add_([state["step"] for state in states], 1 - masked)
+        torch._foreach_add_([state["step"] for state in states], [1 - masked] * len(states))
         # What is new in the running square weighs t^exponent: 1 at the first step. (A masked first step has t = 0.)
         shares = [state["step"].clamp(min=1) ** self.decay_exponent for state in states]
         averages, differences = [], []

@@ -42,7 +42,7 @@ class AdamRule:
     ) -> None:
         """See `UpdateRule`."""
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1 - masked)
+        torch._foreach_add_(steps, [1 - masked] * len(steps))
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             parameters,

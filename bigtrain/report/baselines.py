@@ -1,6 +1,6 @@
 """What little effort reaches, to hold a model's metrics against: counted on the training split, measured on another.
 
-language models     the losses of counting, see report/ngram.py
+language models     the losses of n-grams, see report/ngram.py
 masked tokens       the loss of counting tokens, on the very tokens that the task hides
 classes             the accuracy of the commonest class, and of the nearest centroid (Rocchio; Manning, Raghavan &
                     Schütze 2008, ch. 14.2): of images and vectors as the model reads them, by Euclidean distance; of
@@ -47,8 +47,7 @@ class Baselines:
 def baselines_of(task: Task, data: DataModule, splits: Sequence[str]) -> Baselines:
     """The baselines of a task on these splits; none for a task that has none."""
     if isinstance(task, LanguageModeling):
-        metrics, whole = counting_losses(data, list(splits))
-        return Baselines(metrics, [] if whole else [_partly(MAX_TOKENS, "tokens", "train")])
+        return Baselines(*counting_losses(data, list(splits)))
     if isinstance(task, MaskedLanguageModeling):
         return _masked(task, data, splits)
     if isinstance(task, Classification):

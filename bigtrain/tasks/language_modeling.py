@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.heads import LanguageModelHead
+from bigtrain.nn.ngram import NgramHead
 from bigtrain.tasks.base import Batch, LossOutput, LossTerm, num_scored, perplexity
 from bigtrain.tasks.config import LanguageModelingConfig
 
@@ -32,10 +34,20 @@ class LanguageModeling:
         self._label_smoothing = config.label_smoothing
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """One output layer; `model.logit_softcap` and `model.init_std` apply where the model has them."""
+        """One output layer; `model.logit_softcap`, `init_std` and `num_embeddings` apply where the model has them. Of a
+        model that counts, the counts.
+        """
+        if getattr(model_config, "counts", False):
+            return {"language_model": self._ngram_head(model_config)}
         softcap = getattr(model_config, "logit_softcap", None)
-        std = getattr(model_config, "init_std", None)
-        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, softcap=softcap, std=std)}
+        std, rows = getattr(model_config, "init_std", None), getattr(model_config, "num_embeddings", None)
+        return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, rows=rows, softcap=softcap, std=std)}
+
+    def _ngram_head(self, model_config: Any) -> NgramHead:
+        spec = self.data_spec
+        assert spec.sequence_length is not None
+        windows = spec.sizes["train"]
+        return NgramHead(model_config.order, self._vocab_size, windows, spec.sequence_length, model_config.max_tokens)
 
     def collate(self, samples: Batch, training: bool) -> Batch:
         """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where

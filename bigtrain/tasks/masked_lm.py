@@ -46,12 +46,14 @@ class MaskedLanguageModeling:
         self._begins_word = _beginnings_of_words(tokenizer) if config.whole_word else None
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """BERT's; `model.norm_epsilon` and `model.init_std` apply where the model has them."""
+        """BERT's; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them. Raises
+        ConfigError where there is no embedding for the mask.
+        """
         epsilon = getattr(model_config, "norm_epsilon", 1e-12)
-        std = getattr(model_config, "init_std", 0.02)
-        heads: dict[str, nn.Module] = {
-            TOKENS: MaskedLanguageModelHead(hidden_size, self._num_embeddings, norm_epsilon=epsilon, std=std)
-        }
+        std, rows = getattr(model_config, "init_std", 0.02), getattr(model_config, "num_embeddings", None)
+        _require_a_row_for_the_mask(rows, self._num_embeddings)
+        head = MaskedLanguageModelHead(hidden_size, self._num_embeddings, rows=rows, norm_epsilon=epsilon, std=std)
+        heads: dict[str, nn.Module] = {TOKENS: head}
         if self._next_sentence:
             heads[NEXT] = PooledHead(hidden_size, 2)
         return heads
@@ -151,6 +153,17 @@ def _check_data(config: MaskedLanguageModelingConfig, data_spec: DataSpec) -> No
             "TASK-DATA",
             f"data.sequence_length is {data_spec.sequence_length}; task=masked_lm needs at least {SHORTEST} tokens",
             fix=f"set data.sequence_length={SHORTEST} or more",
+        )
+
+
+def _require_a_row_for_the_mask(rows: int | None, needed: int) -> None:
+    if rows is not None and rows < needed:
+        raise ConfigError.of(
+            "TASK-DATA",
+            f"task=masked_lm hides tokens behind a mask of its own, but model.num_embeddings is {rows:,}, one for each "
+            "token",
+            cause="the tokenizer has no token for a mask",
+            fix=f"model.num_embeddings={needed} adds one",
         )
 
 

@@ -54,7 +54,7 @@ class Results:
 BASELINES = {
     "accuracy": ("majority_accuracy", "centroid_accuracy"),
     "masked_language_model": ("unigram_loss",),
-    "loss": ("unigram_loss", "bigram_loss"),
+    "loss": ("unigram_loss", "bigram_loss", "5gram_loss"),
 }
 """Metric → the metrics that say what little effort reaches of it."""
 
@@ -111,6 +111,8 @@ def print_results(console: Console, results: Results) -> None:
     """Prints everything, for a terminal or plainly where `console` is none."""
     if results.columns:
         console.print(results_table(results))
+    else:
+        _print_line(console, "no metrics: there is neither a val nor a test split", style="yellow")
     console.print(Text(_effort(results)))
     if results.warning:
         _print_line(console, results.warning, style="yellow")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_devi
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
+from bigtrain.tasks.generation import eagerly
 from bigtrain.training.carried import carries_state, state_apart
 from bigtrain.training.precision import ResolvedPrecision
 
@@ -92,11 +93,18 @@ class Evaluator:
             for batch, counts in self.batches(split):
                 if stop():
                     return None
-                for name, value in self._totals(batch, final).items():
+                with self._compiled_as_before(batch):
+                    batch_totals = self._totals(batch, final)
+                for name, value in batch_totals.items():
                     value = value if counts else torch.zeros_like(value)
                     totals[name] = totals[name] + value if name in totals else value
         totals = {name: self._world.sum(value).cpu() for name, value in totals.items()}
         return Evaluation(self._metrics(totals, split), totals)
+
+    def _compiled_as_before(self, batch: Batch) -> AbstractContextManager:
+        """A batch that is smaller than the others, as the last one of a split, runs eagerly: compiling takes longer."""
+        size = len(next(iter(batch.values())))
+        return nullcontext() if size == self._batch_size else eagerly(self.module.network)
 
     def _metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
         return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)

@@ -6,20 +6,27 @@ What is `auto` follows a fixed rule of capability and shapes; what was resolved 
 from __future__ import annotations
 
 import os
-import warnings
-from functools import lru_cache
 
 import torch
 from torch import nn
 
 from bigtrain.config.run import TrainerConfig
-from bigtrain.data.loader import TrainLoader, to_device
+from bigtrain.data.loader import TrainLoader, lengths_of, to_device
 from bigtrain.distributed.world import World
+from bigtrain.nn.cross_entropy import chunking_for
+from bigtrain.nn.heads import VocabularyHead
+from bigtrain.nn.ngram import CountsTrainingSplit
+from bigtrain.optim.base import Optimizer
 from bigtrain.tasks.base import TrainingModule
-from bigtrain.tracking.throughput import measured_peak_flops
 from bigtrain.tracking.tracker import Tracker
+from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.state import TrainState
+from bigtrain.training.trainer import Trainer
+
+# A step with less arithmetic than this is launches on today's GPUs: 1e12 FLOP are some 2 ms of an H100.
+RECORDED_STEP_FLOPS = 1e12
+_RECORDED = "each step is recorded, then replayed"
 
 
 def keep_threads(state: TrainState, tracker: Tracker) -> None:
@@ -75,50 +82,116 @@ def try_step(module: TrainingModule, loader: TrainLoader, precision: ResolvedPre
             buffer.copy_(kept)
 
 
-def compile_blocks(
+def compile_network(
     module: TrainingModule,
     setting: str,
     loader: TrainLoader,
     precision: ResolvedPrecision,
+    state: TrainState,
     tracker: Tracker,
     world: World,
-) -> str:
-    """Compiles each block of the backbone in place (`torch.compile(module)` would rename every key); says what it did.
+) -> None:
+    """Compiles the backbone in place (`torch.compile(module)` would rename every key), and the loss of a vocabulary.
 
-    A compiler that is missing or fails is one warning, and the run goes on without.
+    Block by block: blocks that are alike are compiled once, and several ranks can send a block's gradients while the
+    next ones are computed. `whole`: as one region. A compiler that is missing or fails is one warning, and the run goes
+    on without.
     """
-    if setting == "false" or (setting == "auto" and world.device.type == "cpu"):
-        return "off (auto: on a CPU compiling costs more than it saves)" if setting == "auto" else "off"
+    set_chunking(module, world.device, state, compiled=False)
+    if setting == "false":
+        state.resolved["compile"] = "off"
+        return
+    if setting == "auto" and (world.device.type == "cpu" or records(state)):
+        why = "the steps are small, and recorded" if records(state) else "on a CPU compiling costs more than it saves"
+        state.resolved["compile"] = f"off (auto: {why})"
+        return
     blocks: list[nn.Module] = list(module.network.backbone.blocks)  # type: ignore[arg-type]
-    for block in blocks:
-        block.compile()
+    regions = [module.network.backbone] if setting == "whole" else blocks
+    state.resolved["compile"] = "the backbone as a whole" if setting == "whole" else f"{len(blocks)} blocks"
+    set_chunking(module, world.device, state, compiled=True)
     try:
+        import torch._inductor.config as inductor
+
+        inductor.fallback_random = True  # dropout masks as without the compiler; its own were wrong: pytorch#198333
+        for region in regions:
+            region.compile()
         try_step(module, loader, precision, world)
     except Exception as error:  # any failure of the compiler: it has no common base class
-        for block in blocks:
-            block._compiled_call_impl = None
+        for region in regions:
+            region._compiled_call_impl = None
+        set_chunking(module, world.device, state, compiled=False)
         module.zero_grad()
         tracker.note(f"torch.compile failed ({type(error).__name__}); going on without", True)
-        return "off (the compiler failed)"
-    return f"{len(blocks)} blocks"
+        state.resolved["compile"] = "off (the compiler failed)"
+
+
+def set_chunking(module: TrainingModule, device: torch.device, state: TrainState, compiled: bool) -> None:
+    """How the loss of a head over the vocabulary is cut; a resumed run keeps the size that it began with."""
+    rule = chunking_for(device)._replace(compiled=compiled)
+    if device.type == "cuda" and not compiled:  # several fp32 tensors of a chunk's size are alive at once
+        rule = rule._replace(max_logits=rule.max_logits // 6)
+    kept = state.resolved.get("logits_per_chunk")
+    if kept is not None:
+        rule = rule._replace(max_logits=int(kept))
+    for head in module.network.heads.values():
+        if isinstance(head, VocabularyHead):
+            head.chunking = rule
+            state.resolved["logits_per_chunk"] = str(rule.max_logits)
+
+
+def choose_recording(
+    module: TrainingModule,
+    settings: TrainerConfig,
+    optimizer: Optimizer,
+    loader: TrainLoader,
+    precision: ResolvedPrecision,
+    step_flops: float,
+    state: TrainState,
+    world: World,
+) -> None:
+    """Whether steps are recorded as a CUDA graph, by a fixed rule: in `state.resolved["cuda_graph"]`, with why not."""
+    counts = any(isinstance(head, CountsTrainingSplit) for head in module.network.heads.values())
+    obstacles = {
+        "": settings.cuda_graph == "false",
+        " (only a GPU has them)": world.device.type != "cuda",
+        " (several ranks agree between their kernels)": world.size > 1,
+        " (the samples differ in length)": lengths_of(loader.dataset) is not None,
+        " (fp16 reads its loss scale back)": precision.name == "fp16",
+        " (the model counts on the host)": any(
+            isinstance(h, CountsTrainingSplit) for h in module.network.heads.values()
+        ),
+        " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
+        " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
+        " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"
+        and step_flops >= RECORDED_STEP_FLOPS,
+    }
+    first = next((why for why, stands in obstacles.items() if stands), None)
+    state.resolved["cuda_graph"] = _RECORDED if first is None else f"off{first}"
+
+
+def records(state: TrainState) -> bool:
+    """Whether steps are recorded."""
+    return state.resolved["cuda_graph"] == _RECORDED
+
+
+def record_steps(trainer: Trainer) -> None:
+    """Records the trainer's step. A failure is one warning, and the run goes on without."""
+    try:
+        trainer.record(trainer.plan_step())
+    except Exception as error:  # what can't be recorded raises whatever its library raises
+        trainer.tracker.note(f"recording a CUDA graph failed ({type(error).__name__}); going on without", True)
+        trainer.state.resolved["cuda_graph"] = "off (the recording failed)"
+        trainer.manifest_facts["resolved"] = dict(trainer.state.resolved)
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """The measured ceiling of all ranks' devices together in this precision; they measure at the same time."""
+    """The ceiling of all ranks' devices together in this precision; they measure at the same time."""
     device = world.device
-    peak = _peak_of(device, precision.dtype, torch.get_num_threads())
+    peak = ceiling_flops(device, precision.dtype, torch.get_num_threads())
     if device.type == "cuda":  # the matrices of the measurement are not the run's memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return float(world.gather([peak]).sum())
-
-
-@lru_cache
-def _peak_of(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Measured once in a process: it stays the same from one training to the next."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return measured_peak_flops(device, dtype)
 
 
 def device_name(device: torch.device) -> str:

@@ -6,6 +6,9 @@ and every step after it, until the host has read the flag. So the weights are th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -28,18 +31,24 @@ class NonFiniteGuard:
         if self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
 
-    def mask(self, step: int, health: Tensor) -> Tensor:
+    def mask(self, step: int | Tensor, health: Tensor) -> Tensor:
         """A float scalar, 1 where the step must not be applied. `health`: loss + gradient norm, finite if good."""
-        bad_now = ~torch.isfinite(health)
-        self._first_bad_step = torch.where(
-            (self._first_bad_step < 0) & bad_now,
-            torch.full_like(self._first_bad_step, step),
-            self._first_bad_step,
-        )
+        is_first = (self._first_bad_step < 0) & ~torch.isfinite(health)
+        self._first_bad_step.copy_(torch.where(is_first, step, self._first_bad_step))
         bad = self._first_bad_step >= 0
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(bad, kept, buffer))
         return bad.float()
+
+    @contextmanager
+    def everything_masked(self) -> Iterator[None]:
+        """Meanwhile no step changes anything, whatever its loss: for trying one out."""
+        before = self._first_bad_step.clone()
+        self._first_bad_step.zero_()
+        try:
+            yield
+        finally:
+            self._first_bad_step.copy_(before)
 
     def first_bad_step(self, wait: bool = False) -> int | None:
         """The first bad step, or None. On a GPU it tells of the step before the last, unless `wait`."""

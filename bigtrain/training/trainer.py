@@ -16,25 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from bigtrain.data.loader import TrainLoader, to_device
-from bigtrain.data.randomness import mix
+from bigtrain.data.loader import Prefetch, TrainLoader, to_device
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.replica import gradients_travel
 from bigtrain.distributed.world import World
 from bigtrain.errors import NumericsError
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
-from bigtrain.tasks.base import Batch, LossOutput, TrainingModule
+from bigtrain.tasks.base import LossOutput, TrainingModule
 from bigtrain.tracking.throughput import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import Cadence
 from bigtrain.training.carried import bring_together
 from bigtrain.training.checkpoint import CheckpointStore
 from bigtrain.training.evaluator import Evaluation, Evaluator
+from bigtrain.training.loss_meter import LossMeter
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard
 from bigtrain.training.precision import ResolvedPrecision, overflowed
@@ -42,6 +43,7 @@ from bigtrain.training.selection import Selection
 from bigtrain.training.signals import StopRequest, reason_of
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.state import TrainState
+from bigtrain.training.step import RecordedStep, StepInputs, StepPlan, seed_generators
 from bigtrain.training.watch import Watch
 
 
@@ -59,14 +61,6 @@ class Limits:
     tokens_per_step: float | None
     flops_per_sample: float
     peak_flops: float | None
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """This rank's micro-batches of a step, and the targets per loss term that all ranks together have in it."""
-
-    micro_batches: list[Batch]
-    counts: dict[str, float]
 
 
 @dataclass
@@ -100,12 +94,12 @@ class Trainer:
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.guard = NonFiniteGuard(self.module, self.world.device)
         self.updates = torch.full((), self.state.updates, dtype=torch.int64, device=self.world.device)
-        self.interval = {
-            name: torch.tensor(value if self.world.is_main else 0.0, dtype=torch.float64, device=self.world.device)
-            for name, value in self.state.interval.items()
-        }
+        self.meter = LossMeter(self.state.interval, self.world)
+        self.recorded: RecordedStep | None = None  # where a step is replayed instead of launched kernel by kernel
         self.one = torch.ones((), dtype=torch.float32, device=self.world.device)
         self.grad_norm = torch.zeros((), device=self.world.device)
+        self.prefetch = Prefetch(self.loader, self.world.device)
+        self.data_seconds = 0.0  # waited for batches since the last row
         self.last_logged = (self.state.step, self.state.train_seconds)
         self.seconds = self.state.train_seconds  # of this rank; the state's are rank 0's, as the ranks agreed
         self.stop_reason = ""  # as the ranks agreed
@@ -129,6 +123,7 @@ class Trainer:
                     self.check_finite(wait=bool(self.owed()))  # waits for a GPU here, inside the clock
         finally:
             self.watch.close()
+            self.prefetch.close()
         if self.finished and not self.owes("evaluate"):
             return ""
         self.check_finite(wait=True)
@@ -146,7 +141,9 @@ class Trainer:
 
     def plan_step(self) -> StepPlan:
         """The next step's micro-batches. Here the ranks agree: on its target counts, on stopping, on the clock."""
-        micro_batches = self.loader.micro_batches(self.state.step)
+        started = time.perf_counter()
+        micro_batches = self.prefetch.micro_batches(self.state.step)
+        self.data_seconds += time.perf_counter() - started
         counts: dict[str, float] = {}
         for batch in micro_batches:
             for name, count in self.module.task.counts(batch).items():
@@ -154,42 +151,64 @@ class Trainer:
         told = self.world.gather([*counts.values(), self.stop.code, self.seconds])
         self.stop_reason = reason_of(int(told[:, -2].max()))
         self.state.train_seconds = float(told[0, -1])
-        return StepPlan(micro_batches, dict(zip(counts, told[:, :-2].sum(axis=0).tolist(), strict=True)))
+        totals = np.maximum(told[:, :-2].sum(axis=0), 1.0)
+        return StepPlan(micro_batches, dict(zip(counts, totals.tolist(), strict=True)))
 
     def train_step(self, plan: StepPlan) -> None:
         """One optimizer step: forward and backward over the micro-batches, then one update."""
-        step = self.state.step
-        self.set_learning_rate(step)
-        self.guard.before_forward()
-        step_loss = torch.zeros((), device=self.world.device)
-        for index, batch in enumerate(plan.micro_batches):
-            seed_generators(self.world.device, self.seed, step, self.world.rank, index)
-            with gradients_travel(self.replica, now=index == len(plan.micro_batches) - 1):
-                with self.precision.autocast(self.world.device):
-                    output = self.replica(to_device(batch, self.world.device))
-                    loss = self.objective(output, plan.counts)
-                self.scaler.scale(loss).backward()
-            step_loss += loss.detach()
-            self.add_to_interval(output)
-        self.update(step, self.world.sum(step_loss))
+        inputs = self.inputs(plan)
+        if self.recorded is not None and self.recorded.fits(inputs):
+            seed_generators(self.world.device, self.seed, self.state.step, self.world.rank, 0)
+            self.recorded(inputs)
+        else:
+            self.compute(inputs)
         self.state.step += 1
         self.state.cadences_done = []
         self.tracker.step(self.state.step)
 
-    def objective(self, output: LossOutput, counts: dict[str, float]) -> Tensor:
+    def inputs(self, plan: StepPlan) -> StepInputs:
+        """What the next step reads: its batches and counts, its number, the schedule's factor of each peak rate."""
+        step = self.state.step
+        factor = self.schedule(step)
+        return StepInputs(plan.micro_batches, plan.counts, step, [peak * factor for peak in self.peak_rates])
+
+    def compute(self, inputs: StepInputs) -> None:
+        """All that a step does on the device. It may be recorded: nothing here reads a number back."""
+        for group, rate in zip(self.optimizer.param_groups, inputs.rates, strict=True):
+            group["lr"] = rate
+        self.guard.before_forward()
+        step_loss = torch.zeros((), device=self.world.device)
+        for index, batch in enumerate(inputs.micro_batches):
+            if not inputs.recorded:
+                seed_generators(self.world.device, self.seed, inputs.step, self.world.rank, index)
+            with gradients_travel(self.replica, now=index == len(inputs.micro_batches) - 1):
+                with self.precision.autocast(self.world.device):
+                    output = self.replica(to_device(batch, self.world.device))
+                    loss = self.objective(output, inputs.counts)
+                self.scaler.scale(loss).backward()
+            step_loss += loss.detach()
+            self.meter.add(output.terms)
+        self.update(inputs.step, self.world.sum(step_loss))
+
+    def record(self, plan: StepPlan) -> None:
+        """From now on steps of this shape are replayed as one CUDA graph. Raises whatever the recording fails with."""
+        sums = self.meter.pooled()
+        try:
+            with self.guard.everything_masked():
+                self.recorded = RecordedStep(self.compute, self.inputs(plan), self.world.device)
+        finally:
+            self.meter.set(sums)
+            self.optimizer.zero_grad()
+
+    def objective(self, output: LossOutput, counts: dict[str, float] | dict[str, Tensor]) -> Tensor:
         """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as gradients are averaged."""
-        terms = [
-            term.sum * (term.weight * self.world.size / max(counts[name], 1.0)) for name, term in output.terms.items()
-        ]
+        terms = []
+        for name, term in output.terms.items():
+            factor = term.weight * self.world.size / counts[name]
+            terms.append(term.sum * (factor.to(term.sum.dtype) if isinstance(factor, Tensor) else factor))
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
-    def set_learning_rate(self, step: int) -> None:
-        """The schedule's factor of each group's peak rate."""
-        factor = self.schedule(step)
-        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = peak * factor
-
-    def update(self, step: int, step_loss: Tensor) -> None:
+    def update(self, step: int | Tensor, step_loss: Tensor) -> None:
         """Clips and applies the gradients, unless they are not finite: then the step is masked on the device."""
         overflow = overflowed(self.scaler, self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -259,32 +278,14 @@ class Trainer:
         self.state.cadences_done.append(name)
         self.state.cadence_seconds[name] = self.state.train_seconds
 
-    def add_to_interval(self, output: LossOutput) -> None:
-        """Adds a micro-batch to the sums behind the next logged loss; nothing is read back here."""
-        for name, term in output.terms.items():
-            for key, value in (
-                (f"{name}.sum", term.weight * term.sum.detach()),
-                (f"{name}.count", term.count),
-            ):
-                value = value.to(self.world.device, torch.float64)
-                self.interval[key] = self.interval[key] + value if key in self.interval else value
-
-    def pooled_interval(self) -> dict[str, float]:
-        """The interval's sums over all ranks."""
-        sums = self.world.gather([float(value) for value in self.interval.values()]).sum(axis=0)
-        return dict(zip(self.interval, sums.tolist(), strict=True))
-
     def log(self) -> None:
         """One row: the mean loss since the last row, rates and speed. Waits for the device."""
-        sums = self.pooled_interval()
-        self.interval.clear()
-        terms = [key.removesuffix(".sum") for key in sums if key.endswith(".sum")]
-        losses = {name: sums[f"{name}.sum"] / max(sums[f"{name}.count"], 1.0) for name in terms}
+        losses = self.meter.means()
         row = self.row() | {"train/loss": sum(losses.values())}
         if len(losses) > 1:
             row |= {f"train/{name}": value for name, value in losses.items()}
         row |= {
-            "optim/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "optim/learning_rate": self.peak_rates[0] * self.schedule(self.state.step - 1),
             "optim/grad_norm": float(self.grad_norm),
             "optim/updates": int(self.updates),
             "system/memory_bytes": int(self.world.gather([memory_bytes(self.world.device)]).max()),
@@ -296,15 +297,20 @@ class Trainer:
         """Throughput since the last row, evaluation and checkpoints left out."""
         steps = self.state.step - self.last_logged[0]
         seconds = self.state.train_seconds - self.last_logged[1]
+        data_seconds, self.data_seconds = self.data_seconds, 0.0
         self.last_logged = (self.state.step, self.state.train_seconds)
         if steps == 0 or seconds == 0:
             return {}
         samples = steps * self.limits.samples_per_step / seconds
         speed: Row = {"perf/samples_per_second": samples, "perf/step_seconds": seconds / steps}
+        speed["perf/data_wait"] = data_seconds / seconds
         if self.limits.tokens_per_step is not None:
             speed["perf/tokens_per_second"] = steps * self.limits.tokens_per_step / seconds
         if self.limits.peak_flops:
-            speed["perf/share_of_peak"] = samples * self.limits.flops_per_sample / self.limits.peak_flops
+            flops = samples * self.limits.flops_per_sample
+            speed["perf/share_of_peak"] = flops / max(
+                flops, self.limits.peak_flops
+            )  # a faster step is a ceiling itself
         return speed
 
     def row(self) -> Row:
@@ -357,10 +363,9 @@ class Trainer:
         """Writes a checkpoint of this step, unless there is one."""
         if "save" not in self.state.cadences_done:
             self.done("save")
-        pooled = self.pooled_interval()
-        for name, value in self.interval.items():  # as a resumed run has them: all on rank 0
-            value.fill_(pooled[name] if self.world.is_main else 0.0)
-        self.write_checkpoint(pooled)
+        sums = self.meter.pooled()
+        self.meter.set(sums)  # as a resumed run has them: all on rank 0
+        self.write_checkpoint(sums)
 
     def write_checkpoint(self, interval: dict[str, float]) -> Path:
         """What rank 0 does of saving; returns where the checkpoint lies. `interval`: sums of all ranks."""
@@ -378,11 +383,3 @@ class Trainer:
         started = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
-
-
-def seed_generators(device: torch.device, *where: int) -> None:
-    """Seeds dropout from (seed, step, rank, micro-batch): 3 µs, and there is no generator state to save."""
-    seed = mix(*where)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

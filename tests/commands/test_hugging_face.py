@@ -66,7 +66,12 @@ def config_of(run):
 def test_what_is_exported_is_what_transformers_computes(original):
     transformers = pytest.importorskip("transformers")
     folder, text = original.folder / "hub", "the cat sat on 日本; it isn't"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     loaded = load(str(run_named(original, "first")), lone_world("0"))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -127,16 +132,41 @@ def test_a_tokenizer_that_is_typed_is_held_against_the_folders(hub):
     hub.run(*FINETUNE, "data.tokenizer=file", "data.tokenizer_path=hub/tokenizer.json", ONE_STEP)
 
 
+def test_tokens_added_to_the_folders_own_get_rows_where_they_are_asked_for(hub):
+    document = json.loads((hub.folder / "hub/tokenizer.json").read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    document["added_tokens"].append({"id": 280, "content": "<answer>", **flags})
+    (hub.folder / "more.json").write_text(json.dumps(document))
+    words = [*FINETUNE, "data.tokenizer=file", "data.tokenizer_path=more.json", ONE_STEP, "name=more"]
+    refused = hub.run(*words, code=2).stderr
+    assert "the data has 281 tokens, but the model has embeddings for 280 only" in refused
+    assert "fix:   model.num_embeddings=281 adds rows" in refused
+    console = hub.run(*words, "model.num_embeddings=288").stdout
+    assert "hub/tokenizer.json: 1" in console
+    assert "init_from: 7 embeddings are of no token: kept, and never generated" in console
+    assert "init_from: embeddings 280 to 287 are new" in console
+    run = run_named(hub, "more")
+    assert config_of(run)["model"]["num_embeddings"] == 288
+    hub.run("export", f"checkpoint={run}", "path=more")
+    assert json.loads((hub.folder / "more/config.json").read_text())["vocab_size"] == 288
+    assert "init_from: 7 embeddings are of no token" in hub.run(*FINETUNE, "init_from=more", ONE_STEP).stdout
+
+
 def test_a_folder_without_a_tokenizer_needs_as_many_tokens(hub):
     (hub.folder / "hub/tokenizer.json").unlink()
     assert "has vectors for 280 tokens, but this data has 256 tokens" in hub.run(*FINETUNE, code=4).stderr
     assert "brings no tokenizer" in hub.run(*FINETUNE, *TOKENS, ONE_STEP).stdout
 
 
-def test_a_broken_tokenizer_is_a_sentence(hub):
+def test_a_tokenizer_that_can_not_be_used_is_a_sentence_and_another_file_may_have_its_tokens(hub):
+    (hub.folder / "hub/tokenizer.json").rename(hub.folder / "good.json")
     (hub.folder / "hub/tokenizer.json").write_text('{"model": 1}')
-    done = hub.run(*FINETUNE, code=3)
-    assert "hub/tokenizer.json is no tokenizer that bigtrain can use" in done.stderr
+    for words in ([], ["data.tokenizer=bpe", "data.vocab_size=280"]):  # what is learnt anew is of no use
+        done = hub.run(*FINETUNE, *words, code=3)
+        assert "hub/tokenizer.json is no tokenizer that bigtrain can use" in done.stderr
+        assert "data.tokenizer=bpe" not in done.stderr and "data.tokenizer=file data.tokenizer_path=" in done.stderr
+    done = hub.run(*FINETUNE, "data.tokenizer=file", "data.tokenizer_path=good.json", ONE_STEP)
+    assert "its tokens are taken to be those of good.json" in done.stdout
 
 
 def test_a_checkpoint_of_ours_brings_its_tokenizer_too(hub):

@@ -51,3 +51,14 @@ def test_a_pickled_cifar_is_refused(shell):
     (shell.folder / "cifar" / "data_batch_1").write_bytes(b"\x80\x02}q")
     said = shell.run("model=cnn", "data=cifar10", "data.path=cifar", *SHORT, code=3).stderr
     assert "error[DATA-CIFAR]" in said and "binary version" in said
+
+
+def test_six_images_are_measured_and_what_is_not_is_said(shell):
+    words = ("model=cnn", "data=image_folder", "data.cache_dir=cache", "data.size=8", *SMALL, "trainer.gpus=0")
+    words += ("trainer.max_duration=2step", "trainer.batch_size=2")
+    out = shell.run(*words, f"data.path={shaded(shell.folder / 'few', count=3)}").stdout
+    assert "train 2, val 2, test 2 images" in out and "test, best" in out
+    done = shell.run(*words, f"data.path={shaded(shell.folder / 'single', count=1)}")
+    assert "val has no samples; add images" in done.stderr
+    assert "only the loss of training is measured; data.val_fraction gives one" in done.stdout
+    assert "no metrics: there is neither a val nor a test split" in done.stdout

@@ -87,7 +87,23 @@ def test_what_was_typed_against_the_folder_is_refused_all_at_once(folder):
 
 
 def test_conflicts_are_looked_for_with_the_folders_settings(folder):
-    assert "data.sequence_length is 128, but model.max_length is 40" in refusal(folder("gpt2"))
+    text = refusal(folder("gpt2"))
+    assert "data.sequence_length is 128, but model.max_length is 40" in text
+    assert "data.sequence_length=40" in text and "model.max_length=" not in text  # which the folder would refuse
+
+
+def test_rows_of_embeddings_come_with_the_tokens_or_are_asked_for(folder, tmp_path):
+    words = (folder("gpt2"), "data.sequence_length=32")
+    assert composed(*words).config.model.num_embeddings is None  # are these tokens the data's? Nobody knows
+    assert composed(*words, "model.num_embeddings=50").config.model.num_embeddings == 50
+    (tmp_path / "tokenizer.json").touch()
+    assert composed(*words).config.model.num_embeddings == 50
+    assert composed(*words, "model.num_embeddings=64").document["model"]["num_embeddings"] == 64
+    text = refusal(*words, "model.num_embeddings=49")
+    assert "model.num_embeddings is 49, but the weights of init_from have 50" in text
+    words = (folder("gpt2", vocab_size="absent"), "data.sequence_length=32")
+    assert composed(*words).config.model.num_embeddings is None
+    assert "vocab_size is 0; it must be a whole number" in refusal(folder("gpt2", vocab_size=0))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,7 @@ def test_another_kind_of_model_is_refused_with_those_that_fit(folder, model_type
         ({"n_layer": 0}, "n_layer is 0; it must be a whole number from 1"),
         ({"n_layer": 10**9}, "it must be a whole number from 1 to 1,048,576"),
         ({"n_layer": 10**5}, "the .safetensors files there have 100,000 bytes"),
+        ({"vocab_size": 10**4}, "the .safetensors files there have 100,000 bytes"),
         ({"n_head": 3}, "hidden_size is 16, which num_heads=3 does not divide"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is NaN; it must be a number above 0"),
         ({"layer_norm_epsilon": 10**400}, "it must be a number above 0"),
@@ -174,7 +191,9 @@ def test_a_file_that_is_no_config_is_a_sentence(folder, tmp_path, content, said)
 def test_a_folder_with_pickles_alone_is_refused(folder, tmp_path):
     word = folder("gpt2")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    assert "pytorch_model.bin, a pickle, which can run code" in refusal(word, "data.sequence_length=32")
+    text = refusal(word, "data.sequence_length=32")
+    assert "pytorch_model.bin, a pickle, which can run code" in text
+    assert "its model.save_pretrained(folder) writes a model.safetensors" in text
     (tmp_path / "config.json").unlink()
     assert "there is no file config.json" in refusal(word)
 

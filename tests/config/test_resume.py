@@ -6,7 +6,9 @@ import pytest
 
 from bigtrain.config.compose import compose, validate
 from bigtrain.config.library import Request
+from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.saved import document_text
+from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import BigtrainError
 from tests.config.composing import composed
 
@@ -96,3 +98,16 @@ def test_a_damaged_config_is_refused(saved, tmp_path):
     resume = saved()
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     assert "is not a saved config of version" in refusal(resume)
+
+
+def test_a_setting_that_came_since_is_no_difference(saved, tmp_path):
+    resume = saved("model=cnn", "data=image_folder", "data.stratify=false")
+    path, line = tmp_path / "config.yaml", "  stratify: false\n"
+    assert line in path.read_text()
+    before = read_document(path)
+    del before["data"]["stratify"]
+    path.write_text(path.read_text().replace(line, ""))
+    run = resume()
+    assert run.resumed.differences == () and run.config.data.stratify is False
+    refuse_other_training(before, run.document)
+    assert "data.stratify was false" in refusal(resume, "data.stratify=true")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.config.redact import HIDDEN, is_secret_key, redact, redact_text, redact_words
-from bigtrain.config.saved import VERSION, config_from_document, document_text, load_config
+from bigtrain.config.saved import VERSION, config_from_document, document_text, load_config, with_later_settings
 from bigtrain.config.schema import field_types, without_none
 from bigtrain.errors import ConfigError
 from bigtrain.registry import REGISTRIES
@@ -150,7 +150,7 @@ def test_no_setting_of_ours_is_taken_for_a_secret():
     assert redact_text("s3://bucket/x:y@z") == "s3://bucket/x:y@z"
 
 
-def test_a_setting_that_was_added_since_may_be_missing_where_null_is_its_default():
+def test_a_config_that_was_saved_before_a_table_had_settings_is_read():
     run = composed("data=text_classification", "data.path=a.csv", "task=classification", "data.text_column=[a,b]")
     document = copy.deepcopy(run.document)
     for name in ("separator", "quotes", "encoding", "val_fraction"):
@@ -200,3 +200,13 @@ def test_every_setting_has_a_meaning_and_a_type_in_words():
             assert field.metadata.get("help"), key
             assert describe_type(hint), key
             assert without_none(field_types(config_class).get(key, hint)) is not None
+
+
+def test_a_setting_that_came_later_has_the_value_from_before():
+    document = composed("model=cnn", "data=image_folder", "data.stratify=true").document
+    old = copy.deepcopy(document)
+    del old["data"]["stratify"], old["data"]["skip_broken"]
+    assert config_from_document(document).data.stratify is True
+    assert config_from_document(old).data.stratify is False
+    assert with_later_settings(old)["data"] == document["data"] | {"stratify": False}
+    assert "stratify" not in old["data"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigtrain.data.loader import TrainLoader, evaluation_batches, keyed_samples
+from bigtrain.data.loader import Prefetch, TrainLoader, evaluation_batches, keyed_samples
 from bigtrain.data.order import BucketedOrder, ShuffledOrder
 from bigtrain.data.randomness import sample_keys
 from bigtrain.distributed.world import World
@@ -101,3 +101,29 @@ def test_partners_are_drawn_from_the_whole_split_alike():
     partners = keyed_samples(Numbers(), np.zeros(50_000, dtype=np.int64), keys, True)["partner_numbers"].numpy()
     counts = np.bincount(partners, minlength=SIZE)
     assert len(counts) == SIZE and abs(counts - 50_000 / SIZE).max() < 5 * (50_000 / SIZE) ** 0.5
+
+
+@pytest.mark.parametrize("steps", [[0, 1, 2, 3], [5, 5, 6], [9, 2, 3], [0]])
+def test_batches_made_ahead_are_those_asked_for(steps):
+    """Also after a jump, as on resume; `meta` stands for a device that is not the CPU."""
+    loader = TrainLoader(*ORDERS["shuffled"][:1], dict, ORDERS["shuffled"][1], 5, world(0, 1), seed=5, partners=True)
+    ahead = Prefetch(loader, torch.device("meta"))
+    for step in steps:
+        assert joined(ahead.micro_batches(step)) == joined(loader.micro_batches(step))
+    ahead.close()
+
+
+def test_what_fails_while_a_batch_is_made_ahead_is_raised_when_it_is_asked_for():
+    def collate(samples):
+        if 50 in samples["numbers"]:
+            raise ValueError("sample 50")
+        return samples
+
+    loader = TrainLoader(*ORDERS["shuffled"][:1], collate, ORDERS["shuffled"][1], None, world(0, 1), seed=5)
+    bad = next(step for step in range(9) if 50 in loader.ids(step))
+    ahead = Prefetch(loader, torch.device("meta"))
+    for step in range(bad):
+        ahead.micro_batches(step)
+    with pytest.raises(ValueError, match="sample 50"):
+        ahead.micro_batches(bad)
+    ahead.close()

@@ -73,6 +73,14 @@ def test_circles_of_links_end(folder, tmp_path):
     assert names(found.dangling, folder) == ["first", "second"]
 
 
+def test_a_link_to_a_folder_above_brings_nothing_in(folder, tmp_path):
+    write(folder / "class" / "x", folder / "other class" / "y", tmp_path / "z")
+    link(folder / "class" / "up", "..")
+    link(folder / "class" / "further up", tmp_path)
+    found = list_files(folder / "class")
+    assert names(found.files, folder) == ["class/x"] and len(found.repeated) == 2
+
+
 def test_a_file_with_several_names_is_listed_once_by_the_one_that_is_no_link(folder, tmp_path):
     write(folder / "m", tmp_path / "other" / "x")
     link(folder / "a", "m")
@@ -81,9 +89,7 @@ def test_a_file_with_several_names_is_listed_once_by_the_one_that_is_no_link(fol
         link(folder / name, tmp_path / "other")
     found = list_files(folder)
     assert names(found.files, folder) == ["b/x", "m"] and names(found.repeated, folder) == ["a", "n", "z"]
-    with pytest.warns(
-        UserWarning, match=r"data: 3 names \(for instance .*/a\) lead to what is read under another name"
-    ):
+    with pytest.warns(UserWarning, match=r"data: 3 names lead to what is read under another name already \(.*/a\)"):
         warn_of_repeated(folder, found.repeated)
     # The only name that is wanted counts, whatever others there are.
     assert names(list_files(folder, lambda name: name == "a").files, folder) == ["a"]
@@ -93,7 +99,8 @@ def test_links_inside_each_others_targets_lose_nothing(folder, tmp_path):
     write(tmp_path / "other" / "x", tmp_path / "other" / "sub" / "y")
     link(folder / "a", tmp_path / "other" / "sub")
     link(folder / "b", tmp_path / "other")
-    assert names(list_files(folder).files, folder) == ["a/y", "b/x"]
+    found = list_files(folder)
+    assert names(found.files, folder) == ["a/y", "b/x"] and not found.repeated
 
 
 def test_a_link_to_nothing_is_named(folder):

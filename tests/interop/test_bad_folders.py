@@ -39,8 +39,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def load(folder, spec=SPEC):
-    config = llama_settings(**read_architecture(folder).settings)
+def load(folder, spec=SPEC, rows=None):
+    config = llama_settings(**read_architecture(folder).settings | {"num_embeddings": rows})
     _, network = tiny_network(config, seed=1, spec=spec)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     try:

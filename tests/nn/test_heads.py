@@ -3,6 +3,7 @@
 import torch
 
 from bigtrain.nn import heads
+from bigtrain.nn.cross_entropy import Chunking
 from bigtrain.nn.features import Features
 from bigtrain.nn.heads import MaskedLanguageModelHead, VocabularyProjection
 
@@ -11,7 +12,7 @@ def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
     torch.manual_seed(0)
     projection = VocabularyProjection(torch.randn(3, 5, 4), torch.randn(11, 4), bias_V=torch.randn(11))
     expected = projection.logits().argmax(dim=-1)
-    monkeypatch.setattr(heads, "CHUNK_LOGITS", 25)
+    monkeypatch.setattr(heads, "DEFAULT", Chunking(max_logits=25))
     assert torch.equal(projection.likeliest(), expected)
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_networks import samples, spec_for, tiny_config, tiny_network
+from tiny_networks import learning, samples, spec_for, tiny_config, tiny_network
 
 from bigtrain.config.schema import register_parts
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import TransformerConfig
-from bigtrain.registry import MODELS, OPTIMIZERS
+from bigtrain.registry import OPTIMIZERS
 from tests.optim.small_modules import Small, build, everything, run
 
 register_parts()
@@ -74,7 +74,7 @@ def test_a_pattern_that_matches_a_module_means_all_in_it(pattern, frozen):
     assert names == frozen
 
 
-@pytest.mark.parametrize("entry", list(MODELS), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", learning(), ids=lambda entry: entry.name)
 def test_nothing_goes_backward_through_a_frozen_backbone(entry):
     untied = {"tie_embeddings": False} if hasattr(entry.config_class, "tie_embeddings") else {}  # a head of its own
     config = tiny_config(entry.config_class, **untied)

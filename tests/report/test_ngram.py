@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bigtrain.data.text.token_stream import TokenWindows
-from bigtrain.report.ngram import NgramModel
+from bigtrain.nn.kneser_ney import KneserNey, contexts_of
+from bigtrain.report.ngram import HigherOrder, NgramModel
 
 TEXT = np.array([0, 1, 0, 2, 0, 1, 1, 0, 1, 0], dtype=np.uint8)  # nine targets: 1 0 2 0 1 1 0 1 0
 VOCAB_SIZE = 4
@@ -79,3 +80,15 @@ def test_a_large_vocabulary_takes_no_square_of_memory():
     assert np.isfinite(model.losses(windows)["bigram_loss"])
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
+
+
+def test_five_grams_go_on_from_window_to_window(monkeypatch):
+    stream = np.random.default_rng(0).zipf(1.5, 900) % 7
+    train, val = (TokenWindows(part.astype(np.uint8), 10, "train") for part in (stream[:800], stream[800:]))
+    text, other = (torch.tensor(part)[None] for part in (stream[:800], stream[800:]))
+    by_hand = KneserNey(5, 8, text).probabilities(contexts_of(other, 4)[0], other[0, 1:])
+    model = HigherOrder(train, 8)
+    assert model.loss(val) == pytest.approx(-float(by_hand.log().mean()), rel=1e-12) and model.whole
+    monkeypatch.setattr("bigtrain.report.ngram._CHUNK_TOKENS", 7)
+    assert model.loss(val) == pytest.approx(-float(by_hand.log().mean()), rel=1e-12)
+    assert not HigherOrder(train, 8, max_tokens=100).whole

@@ -10,7 +10,7 @@ import torch
 from bigtrain.config.run import Precision, TrackingConfig
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
-from bigtrain.optim.config import MuonConfig, SGDConfig
+from bigtrain.optim.config import ConstantConfig, MuonConfig, SGDConfig
 from bigtrain.tasks.base import LossOutput, LossTerm
 from bigtrain.training.snapshot import load_evaluated_weights, load_tensors, module_tensors, serialize_tensors
 
@@ -135,6 +135,7 @@ def test_rows_carry_what_a_reader_needs(make_trainer):
     wanted = {"samples", "tokens", "time_seconds", "train/loss", "optim/learning_rate", "optim/grad_norm"}
     assert wanted | {"perf/tokens_per_second", "perf/share_of_peak", "system/memory_bytes"} <= set(rows[0])
     assert rows[-1]["samples"] == 24 * 8
+    assert all(0 < row["perf/data_wait"] < 1 for row in rows)
     json.dumps(rows)
 
 
@@ -167,8 +168,6 @@ def test_time_limits_stop_between_steps(make_trainer):
 
 
 def test_a_duration_in_time_ends_the_run(make_trainer):
-    from bigtrain.optim.config import ConstantConfig
-
     trainer = make_trainer(replace(with_trainer(tiny_config(), max_duration="0.2s"), scheduler=ConstantConfig()))
     assert trainer.fit() == ""
     assert 0.2 <= trainer.state.train_seconds < 2
@@ -244,8 +243,7 @@ def test_terms_have_weights_and_counts_of_their_own(make_trainer):
         "b": LossTerm(torch.tensor(10.0), torch.tensor(4), weight=0.5),
     }
     assert trainer.objective(LossOutput(terms), {"a": 3.0, "b": 4.0}) == 2 * 6 / 3 + 0.5 * 10 / 4
-    trainer.interval.clear()
-    trainer.add_to_interval(LossOutput(terms))
+    trainer.meter.add(terms)
     trainer.log()
     row = trainer.recorder.rows[-1]
     assert (row["train/a"], row["train/b"], row["train/loss"]) == (4.0, 1.25, 5.25)
@@ -291,3 +289,42 @@ def test_a_sample_of_the_training_split_is_measured_like_validation(make_trainer
 def test_where_validation_is_training_no_sample_is_measured(make_trainer):
     trainer = make_trainer(with_trainer(tiny_config(), overfit=True))
     assert not trainer.evaluator.has("train_eval")
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema", "muon", "accumulated"])
+def test_a_recorded_step_is_the_eager_one(make_trainer, kind, float64):
+    """On a CPU a recorded step runs what a GPU would replay: its inputs are tensors, and no number is read back.
+
+    Learning rates that fp32 holds exactly: the same bits. Muon's are multiplied by a factor first, and rounded.
+    """
+    plain = replace(NO_DROPOUT, optimizer=SGDConfig(learning_rate=0.125), scheduler=ConstantConfig())
+    config = {
+        "plain": plain,
+        "ema": with_trainer(plain, ema_decay=0.9),
+        "muon": with_trainer(replace(plain, optimizer=MuonConfig()), max_duration="1step"),
+        "accumulated": with_trainer(plain, micro_batch_size=2),
+    }[kind]
+    eager, recorded = make_trainer(config, "eager"), make_trainer(config, "recorded")
+    before = weights(recorded)
+    recorded.record(recorded.plan_step())
+    assert all(torch.equal(value, before[name]) for name, value in weights(recorded).items()), "nothing is trained yet"
+    eager.fit(), recorded.fit()
+    if kind == "muon":
+        assert all(torch.allclose(value, weights(recorded)[name], atol=1e-8) for name, value in weights(eager).items())
+        return
+    assert all(torch.equal(value, weights(recorded)[name]) for name, value in weights(eager).items())
+    if kind == "ema":
+        assert all(torch.equal(value, recorded.average.tensors[name]) for name, value in eager.average.tensors.items())
+    losses = [[row["train/loss"] for row in run.recorder.rows if "train/loss" in row] for run in (eager, recorded)]
+    assert losses[0] == losses[1]
+
+
+def test_a_step_of_another_shape_is_not_replayed(make_trainer):
+    """As with a batch that has padding where the recorded one had none."""
+    trainer = make_trainer(with_trainer(NO_DROPOUT, max_duration="4step"))
+    trainer.record(trainer.plan_step())
+    plan = trainer.plan_step()
+    short = [{name: value[:, :8] for name, value in batch.items()} for batch in plan.micro_batches]
+    assert trainer.recorded.fits(trainer.inputs(plan))
+    assert not trainer.recorded.fits(trainer.inputs(replace(plan, micro_batches=short)))
+    assert trainer.fit() == ""

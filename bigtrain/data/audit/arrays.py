@@ -8,7 +8,7 @@ pixel by pixel. Mirrored, turned, shifted and cut images are not found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -25,15 +25,17 @@ _READ = 4096  # samples gathered at once
 _TILE = (1024, 8192)  # distances held at once: 32 MB
 
 
-def digest_samples(data: DataModule) -> Table:
-    """Digests of what each dataset gathers, by split."""
-    table = {}
+def digest_samples(data: DataModule, report: Callable[[float], None] = lambda fraction: None) -> Table:
+    """Digests of what each dataset gathers, by split. `report` is told how much of it is done."""
+    table, done, total = {}, 0, sum(data.spec.sizes.values())
     for split, size in data.spec.sizes.items():
         dataset, exact, labels = data.dataset(split), np.empty(size, dtype=np.uint64), []
         for start, samples in _blocks(dataset):
             contents, label = _contents(samples)
             exact[start : start + len(contents)] = [digest_of(content.tobytes()) for content in contents]
             labels += [label] if label is not None else []
+            report((done + start + len(contents)) / total)
+        done += size
         table[split] = Digests(exact, exact, np.concatenate(labels) if labels else None)
     return table
 

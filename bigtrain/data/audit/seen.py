@@ -1,26 +1,32 @@
-"""What a model may know already: samples of val and test that stand in the training data of a stage before.
+"""What a model may know already: samples that it is measured on, and that stand in what it was trained on.
 
-The audit of one data set can't see it: pretraining on texts that a later stage is measured on, labelled or not, makes
-that measure too good.
+The audit of one data set can't see it where they are of two: texts of an earlier stage, labelled or not, or a file that
+`bigtrain eval` is given. Such a measure is too good.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bigtrain.config.kinds import Audit, DataConfig
 from bigtrain.data.audit.arrays import digest_samples
-from bigtrain.data.audit.duplicates import Table
-from bigtrain.data.audit.short import is_too_large
-from bigtrain.data.audit.texts import digest_texts
-from bigtrain.data.base import DataModule
+from bigtrain.data.audit.duplicates import digest_of
+from bigtrain.data.audit.short import is_larger
+from bigtrain.data.audit.stretches import known_stretches, stretch_length
+from bigtrain.data.audit.texts import Pass, digest_texts, gist_of
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
-from bigtrain.data.originals import Originals
+from bigtrain.data.originals import Original, Originals
+from bigtrain.data.progress import status_line
 
-_VERSION = 1  # of what is compared; part of the cache key
+_VERSION = 2  # of what is compared; part of the cache key
+_MOST_SAMPLES = 1_000_000
+_MOST_BYTES = 512 << 20  # of texts: 20 s, once
+_REPORT_EVERY = 1024  # texts
 
 
 class Seen(NamedTuple):
@@ -32,47 +38,106 @@ class Seen(NamedTuple):
     unit: str
 
 
-def seen_before(data: DataModule, config: DataConfig, earlier: DataModule) -> list[Seen]:
-    """Of val and test: which samples stand as a whole, but for case, space and punctuation, in `earlier`'s train split.
+def seen_before(
+    data: DataModule, config: DataConfig, earlier: DataModule, splits: Sequence[str] = ("val", "test")
+) -> list[Seen]:
+    """Of these splits: which samples stand as a whole, but for case, space and punctuation, in `earlier`'s train split.
 
-    Empty where the two can't be compared, the audit is off, or the best possible result is known.
+    Empty where the two can't be compared, or have nothing that is long enough for it.
     """
-    if config.audit is Audit.off or not _comparable(data, earlier) or is_too_large(data) or is_too_large(earlier):
+    known = None if why_not_compared(data, config, earlier) else gists_of(earlier, config).get("train")
+    if known is None:
         return []
-    names = [f"{_originals_key(one)} {one.spec.fingerprint}" for one in (data, earlier)]
+    table = gists_of(data, config)
+    return [
+        Seen(split, int(np.isin(table[split], known).sum()), len(table[split]), unit_of(data))
+        for split in splits
+        if split in table
+    ]
+
+
+def stretches_seen(data: DataModule, config: DataConfig, earlier: DataModule, split: str) -> Seen:
+    """Of two corpora that one tokenizer has read: which stretches of a split stand in `earlier`'s train split."""
+    length = stretch_length(data, split)
+    key = fingerprint_of(_VERSION, data.spec.fingerprint, earlier.spec.fingerprint, split, length)
+    build = lambda: known_stretches(data.dataset(split), earlier.dataset("train"), length)  # noqa: E731
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
-        root, key = cache_root(getattr(config, "cache_dir", None)), fingerprint_of(_VERSION, *names)
-        kept = load_or_build(root, "seen", key, lambda: Prepared(_count(_digests(data), _digests(earlier)), {}))
-    originals: Originals | None = getattr(data, "originals", None)
-    unit = originals.unit if originals else data.spec.kind
-    return [Seen(split, int(count), int(total), unit) for split, (count, total) in kept.meta.items()]
+        root = cache_root(getattr(config, "cache_dir", None))
+        found, total = load_or_build(root, "stretches", key, lambda: Prepared({"found": build()}, {})).meta["found"]
+    return Seen(split, found, total, f"stretches of {length} tokens")
 
 
-def _comparable(data: DataModule, earlier: DataModule) -> bool:
+def why_not_compared(data: DataModule, config: DataConfig, earlier: DataModule) -> str:
+    """A sentence where two data sets can't be compared, or are not to be; else ""."""
     specs = (data.spec, earlier.spec)
+    if config.audit is Audit.off:
+        return "data.audit=off"
     if any(spec.optimal_loss is not None or spec.optimal_accuracy is not None for spec in specs):
-        return False
-    texts = [_originals_key(one) != "" for one in (data, earlier)]
+        return "its samples are drawn, and the best possible result is known"
+    texts = [_originals(one) is not None for one in (data, earlier)]
     same = specs[0].kind == specs[1].kind and specs[0].input_shape == specs[1].input_shape
-    return all(texts) or (not any(texts) and specs[0].input_shape is not None and same)
+    if not all(texts) and (any(texts) or specs[0].input_shape is None or not same):
+        return "its samples are of another kind"
+    return next((reason for reason in map(why_too_large, specs) if reason), "")
 
 
-def _originals_key(data: DataModule) -> str:
-    originals: Originals | None = getattr(data, "originals", None)
-    return originals.key if originals else ""
+def why_too_large(spec: DataSpec) -> str:
+    """A sentence where data is so large that comparing it would be waited for; else ""."""
+    if is_larger(spec, _MOST_SAMPLES, _MOST_BYTES):
+        return f"{sum(spec.sizes.values()):,} samples are too many"
+    return ""
 
 
-def _digests(data: DataModule) -> Table:
-    originals: Originals | None = getattr(data, "originals", None)
-    return digest_texts(originals.open()) if originals else digest_samples(data)
+def gists_of(data: DataModule, config: DataConfig) -> dict[str, np.ndarray]:
+    """By split, a digest (N,) uint64 of each sample; of texts, without case, space and punctuation. Kept in the cache.
+
+    A split of which there is nothing to compare is left out, such as one of short lines.
+    """
+    originals = _originals(data)
+    key = fingerprint_of(_VERSION, originals.key if originals else "", data.spec.fingerprint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
+        root = cache_root(getattr(config, "cache_dir", None))
+        return load_or_build(root, "gists", key, lambda: Prepared({}, _gists(data, originals))).arrays
 
 
-def _count(table: Table, earlier: Table) -> dict[str, list[int]]:
-    """Split → count, total."""
-    known = earlier["train"].gist if "train" in earlier else np.empty(0, dtype=np.uint64)
-    return {
-        split: [int(np.isin(table[split].gist, known).sum()), len(table[split])]
-        for split in ("val", "test")
-        if split in table
-    }
+def gist_digest(text: str) -> int:
+    """What stands for a text in `gists_of`."""
+    return digest_of((gist_of(text) or text).encode())
+
+
+def unit_of(data: DataModule) -> str:
+    """What its samples are called: texts, sources, paragraphs, images."""
+    originals = _originals(data)
+    return originals.unit if originals else data.spec.kind
+
+
+def _originals(data: DataModule) -> Originals | None:
+    return getattr(data, "originals", None)
+
+
+def _gists(data: DataModule, originals: Originals | None) -> dict[str, np.ndarray]:
+    with status_line("Looking for samples of the training data") as report:
+        if originals is None:
+            table = digest_samples(data, report)
+        else:
+            table = digest_texts(_reported(originals.open(), data.spec, report))
+    return {split: digests.gist for split, digests in table.items()}
+
+
+def _reported(read: Pass, spec: DataSpec, report: Callable[[float], None]) -> Pass:
+    """A pass that reports how far it is."""
+    total = sum(spec.sizes.values())
+    if spec.kind == "text":  # windows, and what is read is paragraphs
+        total *= spec.sequence_length or 1
+
+    def watched() -> Iterator[Original]:
+        done = 0
+        for number, one in enumerate(read()):
+            done += len(one.text) if spec.kind == "text" else 1
+            if number % _REPORT_EVERY == 0:
+                report(min(1.0, done / total))
+            yield one
+
+    return watched

@@ -25,7 +25,7 @@ def short_audit(data: DataModule, config: DataConfig) -> Report | None:
     spec = data.spec
     if config.audit is Audit.off or spec.optimal_loss is not None or spec.optimal_accuracy is not None:
         return None
-    if is_too_large(data):
+    if is_larger(spec, _MOST_SAMPLES, _MOST_BYTES):
         size = sum(spec.sizes.values())
         skipped = f"{size:,} samples are too many to be audited before a training: bigtrain check-data does it"
         return Report(spec.kind, dict(spec.sizes), config.audit_limit, (), skipped=(skipped,))
@@ -38,10 +38,10 @@ def short_audit(data: DataModule, config: DataConfig) -> Report | None:
     return Report.from_json(kept.meta)
 
 
-def is_too_large(data: DataModule) -> bool:
-    """Whether looking at every sample would be waited for."""
-    size = sum(data.spec.sizes.values())
-    return size > _MOST_SAMPLES or size * _sample_bytes(data.spec) > _MOST_BYTES
+def is_larger(spec: DataSpec, samples: int, size_bytes: int) -> bool:
+    """Whether data has more samples than that, or more bytes, a token being one: looking at each would take long."""
+    size = sum(spec.sizes.values())
+    return size > samples or size * _sample_bytes(spec) > size_bytes
 
 
 def _sample_bytes(spec: DataSpec) -> int:

@@ -18,7 +18,7 @@ from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.cifar_files import broken, read_files
 from bigtrain.data.images.config import CIFAR10Config, CIFAR100Config
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of
+from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -89,12 +89,13 @@ class CIFAR:
         files = read_files(path, layout.folder, file_sizes, [labels.names_file])
         train, test = (_images_and_labels(path, files, names, layout, labels) for names in (layout.train, layout.test))
         names = _class_names(path, files.get(labels.names_file), labels)
-        self._samples = hold_out(*train, config.val_fraction)
+        self._samples, swapped = hold_out(*train, config.val_fraction)
         self._samples["test"] = ImageSamples(*test)
+        warn_of_missing(names, self._samples, config.val_fraction)
         sizes = {split: len(samples) for split, samples in self._samples.items()}
         self.spec = DataSpec(
             kind="images",
-            fingerprint=fingerprint_of(*train, *test, sizes["train"], names),
+            fingerprint=fingerprint_of(*train, *test, sizes["train"], names, *swapped),
             sizes=sizes,
             input_shape=_SHAPE,
             num_classes=labels.num_classes,

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bigtrain.data.images.unchanged import unchanged
+from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
 
 _NAMES_LIMIT_BYTES = 64 << 10  # of a file of class names
@@ -64,8 +66,10 @@ def _from_folder(path: Path, folder: str, limits: Mapping[str, int]) -> tuple[di
     names = {entry.name for entry in inside.iterdir()} if inside.is_dir() else set()
     found = {}
     for name in limits:
+        if name in names and (inside / name).is_symlink() and not (inside / name).exists():
+            raise dangling_link(inside / name)
         if name in names and (inside / name).is_file():
-            with (inside / name).open("rb") as file:
+            with unchanged(inside / name), (inside / name).open("rb") as file:
                 found[name] = _read(inside, name, file, limits[name])
     return found, names
 
@@ -74,7 +78,7 @@ def _from_archive(path: Path, limits: Mapping[str, int]) -> tuple[dict[str, byte
     found: dict[str, bytes] = {}
     names = set()
     try:
-        with gzip.open(path) as unpacked:
+        with unchanged(path), gzip.open(path) as unpacked:
             stream: Any = _Capped(unpacked)
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:

@@ -66,7 +66,9 @@ class HoldOutConfig(DataConfig):
 class IDXConfig(HoldOutConfig):
     """Images in MNIST's IDX format: four files, plain or .gz, under `path` or where Debian puts them."""
 
-    path: str | None = setting(None, "Directory with the four IDX files; default: the usual places.", path=True)
+    path: str | None = setting(
+        None, "Directory with the four IDX files, or above them, as MNIST/raw; default: the usual places.", path=True
+    )
     prefix: str = setting(
         "",
         "What the names of the four files begin with, for instance emnist-letters-; empty: nothing, or the only set.",
@@ -107,9 +109,10 @@ class CIFAR100Config(HoldOutConfig):
 
 @dataclass
 class ImageFolderConfig(HoldOutConfig):
-    """PNG and JPEG files, in a folder per class; decoded once, then cached.
+    """PNG, JPEG, WebP, BMP, GIF, TIFF, PPM and PGM files, in a folder per class; decoded once, then cached.
 
     Under `path` either the class folders, which are split here, or train, perhaps val, and test with class folders.
+    Links are followed. Of an animation the first frame is read.
     """
 
     path: str | None = setting(None, "Directory with a folder per class, or with train, val and test.", path=True)
@@ -123,6 +126,16 @@ class ImageFolderConfig(HoldOutConfig):
     channels: int = setting(3, "3 for colour, 1 for grey.")
     test_fraction: float = setting(
         1 / 7, "Part of all images to test on, where there is no test folder.", at_least=0, below=1
+    )
+    stratify: bool = setting(
+        True,
+        "Draw the same part of each class, and one image at least; otherwise each image by chance, whatever its class.",
+        before=False,
+    )
+    skip_broken: bool = setting(
+        False,
+        "Leave out files that can't be read as images, and say how many; otherwise the first is an error.",
+        before=False,
     )
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 

@@ -15,10 +15,11 @@ from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import GlyphsConfig
-from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of, warn_of_missing
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 _VERSION = 2  # of the drawing; part of the cache key
+_NAMES = tuple("0123456789")
 _SEED = 28  # fixed: the run's seed leaves the data alone
 
 
@@ -33,16 +34,17 @@ class Glyphs:
         key = fingerprint_of("glyphs", _VERSION, _SEED, counts, makers)
         prepared = load_or_build(cache_root(config.cache_dir), "glyphs", key, lambda: _draw(counts))
         arrays = prepared.arrays
-        self._samples = hold_out(arrays["train_images"], arrays["train_labels"], config.val_fraction)
+        self._samples, swapped = hold_out(arrays["train_images"], arrays["train_labels"], config.val_fraction)
         self._samples["test"] = ImageSamples(arrays["test_images"], arrays["test_labels"])
+        warn_of_missing(_NAMES, self._samples, config.val_fraction)
         sizes = {split: len(samples) for split, samples in self._samples.items()}
         self.spec = DataSpec(
             kind="images",
-            fingerprint=fingerprint_of(prepared.meta["fingerprint"], sizes),
+            fingerprint=fingerprint_of(prepared.meta["fingerprint"], sizes, *swapped),
             sizes=sizes,
             input_shape=tuple(arrays["train_images"].shape[1:]),
             num_classes=10,
-            labels=tuple("0123456789"),
+            labels=_NAMES,
             normalization=normalization(self._samples["train"]),
         )
         self.augment = augmentation_for(config.augment, self.spec)

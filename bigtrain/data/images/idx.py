@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx_file import read_idx
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of
+from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.data.walk import is_hidden
 from bigtrain.errors import DataError
 
 _PARTS = ("train-images", "train-labels", "test-images", "test-labels")
@@ -46,12 +49,13 @@ class IDXImages:
                 f"its images are {test_images.shape[1:]}, those of train {train_images.shape[1:]}",
             )
         names = _class_names(config, files, {"train": train_labels, "test": test_labels})
-        self._samples = hold_out(train_images, train_labels, config.val_fraction)
+        self._samples, swapped = hold_out(train_images, train_labels, config.val_fraction)
         held_out = len(train_images) - len(self._samples["train"])
         self._samples["test"] = ImageSamples(test_images, test_labels)
+        warn_of_missing(names, self._samples, config.val_fraction)
         self.spec = DataSpec(
             kind="images",
-            fingerprint=fingerprint_of(train_images, train_labels, test_images, test_labels, held_out, names),
+            fingerprint=fingerprint_of(train_images, train_labels, test_images, test_labels, held_out, names, *swapped),
             sizes={split: len(samples) for split, samples in self._samples.items()},
             input_shape=tuple(map(int, train_images.shape[1:])),
             num_classes=len(names),
@@ -66,29 +70,25 @@ class IDXImages:
 
 
 def find_idx_files(config: IDXConfig) -> dict[str, Path]:
-    """The path of each part. Files may share a prefix (emnist-letters-train-…); a plain file wins over its
-    .gz.
+    """The path of each part. Files may share a prefix (emnist-letters-train-…); a plain file wins over its .gz.
 
-    Raises DataError that names the four files where none, not all, or more than one set of them is there.
+    They lie in the directory itself; each in a folder of its own name, as archives unpack; or in a folder below, or
+    raw in it, as torchvision keeps them (MNIST/raw). Raises DataError that names the four files where none, not all,
+    or more than one set of them is there.
     """
     folders = [as_path(config.path)] if config.path else [Path(place) for place in config.usual_places]
     missing = "no directory to look in was given"
     for folder in folders:
-        there = _sets_in(folder)
-        sets = {config.prefix: there.get(config.prefix, {})} if config.prefix else there
-        complete = {prefix: found for prefix, found in sets.items() if len(found) == len(_PARTS)}
-        if len(complete) == 1 or "" in complete:
-            return complete.get("") or next(iter(complete.values()))
-        if complete:
-            raise DataError.of(
-                "DATA-AMBIGUOUS",
-                f"{folder} holds more than one data set",
-                cause=f"their names begin with {', '.join(sorted(complete))}",
-                fix=f"choose one, for instance data.prefix={min(complete)}",
-            )
-        missing = "; ".join(_absent(folder, prefix, found) for prefix, found in (sets or {"": {}}).items())
-        if others := sorted(set(there) - set(sets)):
-            missing += f"; what is there begins with {', '.join(other or 'train and t10k' for other in others)}"
+        for places in _places(folder):
+            sets = {(place, prefix): found for place in places for prefix, found in _sets_in(place).items()}
+            complete = [key for key, found in sets.items() if len(found) == len(_PARTS)]
+            # Without a prefix in their names, or with the one asked for; else, unless one was, whichever there is.
+            complete = [key for key in complete if key[1] == config.prefix] or ([] if config.prefix else complete)
+            if len(complete) == 1:
+                return sets[complete[0]]
+            if complete:
+                raise _ambiguous(folder, complete)
+        missing = _missing(folder, config.prefix)
     raise DataError.of(
         "DATA-MISSING",
         "the image files are not there",
@@ -98,18 +98,54 @@ def find_idx_files(config: IDXConfig) -> dict[str, Path]:
     )
 
 
+def _places(folder: Path) -> Iterator[list[Path]]:
+    """The folders that may hold the files: itself, then those below it, then raw in each of them."""
+    yield [folder]
+    below = [entry for entry in _entries(folder) if entry.is_dir() and not is_hidden(entry.name)]
+    yield below
+    yield [place / "raw" for place in below]
+
+
 def _sets_in(folder: Path) -> dict[str, dict[str, Path]]:
-    """Prefix → part → path."""
+    """Prefix → part → path. The plain file is kept, not its .gz; a file, not the folder of its name."""
     sets: dict[str, dict[str, Path]] = {}
-    try:
-        entries = sorted(folder.iterdir(), reverse=True)  # x after x.gz, so that the plain file is kept
-    except (OSError, ValueError):
-        return sets
-    for path in entries:
-        if match := _PATTERN.fullmatch(path.name):
+    entries = _entries(folder)
+    inner = [path for entry in entries if _PATTERN.fullmatch(entry.name) and entry.is_dir() for path in _entries(entry)]
+    for path in [*reversed(inner), *reversed(entries)]:  # what comes later wins
+        if (match := _PATTERN.fullmatch(path.name)) and not path.is_dir():
             prefix, split, what = match[1], match[2], match[3] or match[4]
             sets.setdefault(prefix, {})[f"{'train' if split == 'train' else 'test'}-{what}"] = path
     return sets
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where there is none."""
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError as error:
+        raise unreadable_file(folder, error) from error
+    except (OSError, ValueError):
+        return []
+
+
+def _ambiguous(folder: Path, sets: list[tuple[Path, str]]) -> DataError:
+    places = sorted({str(place) for place, _ in sets})
+    if len(places) > 1:
+        cause, fix = f"there is one in each of {', '.join(places)}", f"choose one, for instance data.path={places[0]}"
+    else:
+        prefixes = sorted(prefix for _, prefix in sets)
+        cause = f"their names begin with {', '.join(prefixes)}"
+        fix = f"choose one, for instance data.prefix={prefixes[0]}"
+    return DataError.of("DATA-AMBIGUOUS", f"{folder} holds more than one data set", cause=cause, fix=fix)
+
+
+def _missing(folder: Path, wanted: str) -> str:
+    there = _sets_in(folder)
+    sets = {wanted: there.get(wanted, {})} if wanted else there
+    missing = "; ".join(_absent(folder, prefix, found) for prefix, found in (sets or {"": {}}).items())
+    if others := sorted(set(there) - set(sets)):
+        missing += f"; what is there begins with {', '.join(other or 'train and t10k' for other in others)}"
+    return missing
 
 
 def _absent(folder: Path, prefix: str, found: dict[str, Path]) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bigtrain.data.images.unchanged import unchanged
+from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
 
 MAX_BYTES = 64 << 30
@@ -32,14 +34,18 @@ def read_idx(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
     the values must follow, then the end. Raises DataError, naming the file, for everything else.
     """
     try:
+        if path.is_symlink() and not path.exists():
+            raise dangling_link(path)
         if not path.is_file():
             raise _broken(path, "it is not an ordinary file")
         size = path.stat().st_size
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return _read(file, path, dimensions, lambda header, values: header + values <= size * MAX_GZIP_RATIO)
-        with path.open("rb") as file:
-            return _read(file, path, dimensions, lambda header, values: header + values == size)
+        with unchanged(path):
+            if path.suffix == ".gz":
+                most = size * MAX_GZIP_RATIO
+                with gzip.open(path) as file:
+                    return _read(file, path, dimensions, lambda header, values: header + values <= most)
+            with path.open("rb") as file:
+                return _read(file, path, dimensions, lambda header, values: header + values == size)
     except OSError as error:  # gzip.BadGzipFile is one
         raise _broken(path, error.strerror or str(error)) from error
     except (EOFError, zlib.error) as error:

@@ -1,5 +1,5 @@
-"""Reads one PNG or JPEG file to an array, by Pillow, trusting nothing in it. Which files make a data set is
-`data/images/image_folder.py`'s business.
+"""Reads one image file to an array, by Pillow, trusting nothing in it. Which files make a data set is
+`data/images/class_folders.py`'s business.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from bigtrain.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 MAX_PIXELS = 1 << 26  # 8192 x 8192; a small file can claim far more than memory holds
 _MAX_BYTES = 1 << 28
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # whatever the file's name says
 
 
 def read_image(path: Path, size: int | None, channels: int) -> tuple[np.ndarray, int]:
-    """(channels, H, W) uint8, and a 64-bit hash of the file's bytes.
+    """(channels, H, W) uint8, and a 64-bit hash of the file's bytes. Of several images or pages, the first.
 
     Turned upright as its EXIF data say; what is transparent is laid on white; 16 bits become 8. With a `size`, scaled
     until the shorter side has it, and cut from the middle. Raises DataError, naming the file, for what is no image.
@@ -33,16 +37,22 @@ def read_image(path: Path, size: int | None, channels: int) -> tuple[np.ndarray,
         if path.stat().st_size > _MAX_BYTES:
             raise broken(path, f"it has more than {_MAX_BYTES:,} bytes")
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise broken(path, f"it has {image.width:,} x {image.height:,} pixels; {MAX_PIXELS:,} are allowed")
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise broken(path, "its pixels are measurements, of 32 bits, whose black and white are not known")
             upright = _plain(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
         if size is not None:
             upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     except DataError:
         raise
     except OSError as error:  # Pillow's own names a BytesIO where it does not know the format
-        cause = "it is neither PNG nor JPEG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        cause = (
+            f"it is in none of the formats {', '.join(_FORMATS)}"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else error.strerror or str(error)
+        )
         raise broken(path, cause) from error
     except Exception as error:  # whatever a decoder says of damage: SyntaxError, struct.error, a bomb …
         raise broken(path, f"{type(error).__name__}: {error}") from error

@@ -4,6 +4,7 @@ business of `data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/ra
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bigtrain.data.order import permute
+from bigtrain.data.splits import swap_in_missing, warn_of_missing_classes
 from bigtrain.errors import DataError
 
 _SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the same images
@@ -42,26 +44,36 @@ def as_path(path: str) -> Path:
         return Path(path)
 
 
-def hold_out(images: np.ndarray, labels: np.ndarray, val_fraction: float) -> dict[str, ImageSamples]:
-    """Samples of train and, where the fraction comes to any, of val. Raises DataError where train would be empty."""
+def hold_out(
+    images: np.ndarray, labels: np.ndarray, val_fraction: float
+) -> tuple[dict[str, ImageSamples], list[np.ndarray]]:
+    """Samples of train and, where the fraction is not 0, of val: each class is in both, if it has two samples.
+
+    Also what a fingerprint must have beside their numbers: the ids of val, where classes were missing at first.
+    """
     shuffled = permute(_SPLIT_SEED, 0, np.arange(len(images)), len(images))
     held_out = round(val_fraction * len(images))
-    if held_out == len(images):
-        raise DataError.of(
-            "DATA-SPLIT",
-            f"data.val_fraction={val_fraction} of {len(images):,} images leaves nothing to train on",
-            fix="lower data.val_fraction",
-        )
-    samples = {"train": ImageSamples(images, labels, np.sort(shuffled[held_out:]))}
-    if held_out:
-        samples["val"] = ImageSamples(images, labels, np.sort(shuffled[:held_out]))
-    return samples
+    train, val = shuffled[held_out:], shuffled[:held_out]
+    if val_fraction:
+        train, val = swap_in_missing(labels, train, val)
+    chosen = {split: np.sort(ids) for split, ids in (("train", train), ("val", val)) if len(ids)}
+    samples = {split: ImageSamples(images, labels, ids) for split, ids in chosen.items()}
+    return samples, [] if np.array_equal(val, shuffled[:held_out]) else [np.sort(val)]
+
+
+def warn_of_missing(names: Sequence[str], samples: Mapping[str, ImageSamples], val_fraction: float) -> None:
+    """Says which classes are missing in a split, where val was held out of train."""
+    asked = ["train", *(["val"] if val_fraction else []), "test"]
+    labels = {split: samples[split].labels if split in samples else np.empty(0, np.int64) for split in asked}
+    warn_of_missing_classes(names, labels, {"val": "add images, or go without: data.val_fraction=0"})
 
 
 def split_of(samples: dict[str, ImageSamples], split: str) -> ImageSamples:
     """The samples of a split. Raises DataError where there is none."""
     if split not in samples:
-        raise DataError.of("DATA-SPLIT", f"there is no {split} split", fix="raise data.val_fraction")
+        raise DataError.of(
+            "DATA-SPLIT", f"there is no {split} split", fix=f"raise data.{split}_fraction, or add images"
+        )
     return samples[split]
 
 

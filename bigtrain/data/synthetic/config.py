@@ -10,6 +10,9 @@ from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
 from bigtrain.registry import DATA
 
+MORE_SAMPLES = {"train": "raise data.train_samples", **dict.fromkeys(("val", "test"), "raise data.eval_samples")}
+"""Split → what mends it where a class has no sample there."""
+
 
 @dataclass
 class MarkovConfig(DataConfig):

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import fingerprint_of
-from bigtrain.data.synthetic.config import GaussianMixtureConfig
+from bigtrain.data.splits import warn_of_missing_classes
+from bigtrain.data.synthetic.config import MORE_SAMPLES, GaussianMixtureConfig
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 _MIXTURE, _OPTIMUM = 0, 1  # seed domains beside the splits', which follow
@@ -45,13 +46,17 @@ class GaussianMixture:
         train = self._samples["train"].vectors
         std = train.std(axis=0, dtype=np.float64)
         optimum = two_class_optimum(mixture.distance()) if mixture.is_symmetric else mixture.estimated_optimum(config)
+        names = tuple(map(str, range(config.classes)))
+        warn_of_missing_classes(
+            names, {split: samples.labels for split, samples in self._samples.items()}, MORE_SAMPLES
+        )
         self.spec = DataSpec(
             kind="vectors",
             fingerprint=fingerprint_of("gaussian_mixture", mixture.means, mixture.factors, *arrays),
             sizes=sizes,
             input_shape=(config.features,),
             num_classes=config.classes,
-            labels=tuple(map(str, range(config.classes))),
+            labels=names,
             normalization={
                 "mean": train.mean(axis=0, dtype=np.float64).tolist(),
                 "std": np.where(std > 0, std, 1.0).tolist(),

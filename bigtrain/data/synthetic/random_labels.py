@@ -14,7 +14,8 @@ import numpy as np
 from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.samples import ImageSamples, normalization
-from bigtrain.data.synthetic.config import RandomLabelsConfig
+from bigtrain.data.splits import warn_of_missing_classes
+from bigtrain.data.synthetic.config import MORE_SAMPLES, RandomLabelsConfig
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 
@@ -34,13 +35,17 @@ class RandomLabels:
             labels = generator.integers(config.classes, size=size, dtype=np.uint8)
             self._samples[split] = ImageSamples(images, labels)
             arrays += [images, labels]
+        names = tuple(map(str, range(config.classes)))
+        warn_of_missing_classes(
+            names, {split: samples.labels for split, samples in self._samples.items()}, MORE_SAMPLES
+        )
         self.spec = DataSpec(
             kind="images",
             fingerprint=fingerprint_of("random_labels", config.classes, *arrays),
             sizes=sizes,
             input_shape=shape,
             num_classes=config.classes,
-            labels=tuple(map(str, range(config.classes))),
+            labels=names,
             normalization=normalization(self._samples["train"]),
             optimal_loss=math.log(config.classes),
             optimal_accuracy=1 / config.classes,

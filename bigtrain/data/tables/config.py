@@ -15,7 +15,7 @@ class EncodedConfig(DataConfig):
     """Settings of data that comes as text files of the user's."""
 
     encoding: str | None = setting(
-        None, "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8."
+        None, "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8.", before=None
     )
 
     def problems(self) -> list[str]:
@@ -52,11 +52,13 @@ class TableConfig(EncodedConfig):
         None,
         "What ends a field of a table that is neither JSON nor Parquet: tab, comma, semicolon, bar; space: the first "
         "one of a line, as in TREC's .label files. Default: found in the file.",
+        before=None,
     )
     quotes: Quotes | None = setting(
         None,
         "double: a field in double quotes may hold anything, and the quotes are no part of it; none: a quote is a "
         "character like the others. Default: double where commas or semicolons separate; else found in the file.",
+        before=None,
     )
 
     def problems(self) -> list[str]:

@@ -19,10 +19,15 @@ class Tokenizer(Enum):
     char = "char"
     bpe = "bpe"
     wordpiece = "wordpiece"
+    word = "word"
     file = "file"
 
 
-LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece)  # from the training split, as many tokens as are asked for
+LEARNT = (
+    Tokenizer.bpe,
+    Tokenizer.wordpiece,
+    Tokenizer.word,
+)  # from the training split, as many tokens as are asked for
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
 COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
 VAL_FRACTION = 0.1  # where val_fraction is not given
@@ -36,6 +41,7 @@ def val_fraction_setting() -> Any:
         f"default: {VAL_FRACTION}.",
         above=0,
         below=1,
+        before=None,
     )
 
 
@@ -53,13 +59,14 @@ class TokenizedConfig(DataConfig):
     tokenizer: Tokenizer = setting(
         Tokenizer.byte,
         "byte: UTF-8 bytes; char: the characters of the training split; bpe: pieces of words, learnt from the "
-        "training split; wordpiece: likewise, in lower case, as BERT has them; file: the one at tokenizer_path.",
+        "training split; wordpiece: likewise, in lower case, as BERT has them; word: the commonest words, as they "
+        "stand between spaces; file: the one at tokenizer_path.",
     )
     vocab_size: int | None = setting(
         None,
-        "Ids that tokenizer=bpe or wordpiece learns, all 256 bytes or the special tokens among them; "
+        "Ids that tokenizer=bpe, wordpiece or word learns, all 256 bytes or the special tokens among them; "
         f"default: {LEARNT_VOCAB_SIZE}.",
-        at_least=257,
+        at_least=2,
         at_most=1 << 18,
     )
     tokenizer_path: str | None = setting(
@@ -75,8 +82,10 @@ class TokenizedConfig(DataConfig):
         if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
                 f"vocab_size is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
-                "leave it out, or set tokenizer=bpe or wordpiece"
+                "leave it out, or set tokenizer=bpe, wordpiece or word"
             )
+        elif self.vocab_size is not None and self.vocab_size <= 256 and self.tokenizer is not Tokenizer.word:
+            found.append(f"vocab_size is {self.vocab_size}; tokenizer={self.tokenizer.value} needs at least 257")
         if self.tokenizer is Tokenizer.file and not self.tokenizer_path:
             found.append("tokenizer_path is missing; with tokenizer=file, give the path of a tokenizer.json")
         if self.tokenizer_path is not None and self.tokenizer is not Tokenizer.file:
@@ -300,8 +309,8 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
     target_language: str = setting("target", "Ending of the target's files, or a table's column.")
     tokenizer: Tokenizer = setting(
         Tokenizer.bpe,
-        "One for both sides: bpe: pieces of words, learnt from the training split; byte: UTF-8 bytes; "
-        "char: the characters of the training split; file: the tokenizer.json at tokenizer_path.",
+        "One for both sides: bpe: pieces of words, learnt from the training split; byte: UTF-8 bytes; char: the "
+        "characters of the training split; word: its commonest words; file: the tokenizer.json at tokenizer_path.",
     )
     sequence_length: int = setting(
         256, "Longest source or target, in tokens, with the marks of its beginning and end.", at_least=3

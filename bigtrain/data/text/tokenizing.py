@@ -17,6 +17,7 @@ from bigtrain.data.text.config import Tokenizer as TokenizerKind
 from bigtrain.data.tokenizers.bpe import train_bpe
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, characters_of
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer
+from bigtrain.data.tokenizers.wordlevel import train_wordlevel
 from bigtrain.data.tokenizers.wordpiece import train_wordpiece
 
 Documents = list[str]
@@ -66,8 +67,8 @@ def fitted_to(config: TokenizedConfig, fits: bool) -> str:
 
 
 def fit_tokenizer(config: TokenizedConfig, splits: dict[str, Documents]) -> Tokenizer:
-    """To the training split. Bytes, characters and bpe have an end_of_text only where something has to be kept apart;
-    characters an `unknown` only where val or test need it.
+    """To the training split. Bytes, characters, bpe and words have an end_of_text only where something has to be kept
+    apart; characters an `unknown` only where val or test need it.
     """
     several = any(len(documents) > 1 for documents in splits.values())
     is_char = config.tokenizer is TokenizerKind.char
@@ -83,6 +84,8 @@ def fit_to_texts(config: TokenizedConfig, texts: Documents, *, end_of_text: bool
         return train_bpe(texts, _learnt_size(config), end_of_text)
     if config.tokenizer is TokenizerKind.wordpiece:
         return train_wordpiece(texts, _learnt_size(config))
+    if config.tokenizer is TokenizerKind.word:
+        return train_wordlevel(texts, _learnt_size(config), end_of_text)
     return CharTokenizer(characters_of(texts), end_of_text, unknown)
 
 
@@ -119,9 +122,10 @@ def warn_of_unknown(unknown: dict[str, dict[str, Any]], tokenizer: Tokenizer) ->
 def warn_of_small_vocabulary(config: TokenizedConfig, tokenizer: Tokenizer) -> None:
     """Where the text holds too few patterns for the vocabulary that was asked for."""
     if config.tokenizer in LEARNT and tokenizer.vocab_size < _learnt_size(config):
+        what = "words" if config.tokenizer is TokenizerKind.word else "pairs of tokens"
         warnings.warn(
             f"the training text gives a vocabulary of {tokenizer.vocab_size:,} tokens, not {_learnt_size(config):,}: "
-            f"no more pairs of tokens repeat in it. data.vocab_size={tokenizer.vocab_size} says the same.",
+            f"no more {what} repeat in it. data.vocab_size={tokenizer.vocab_size} says the same.",
             stacklevel=3,
         )
 

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigtrain.data.progress import status_line
-from bigtrain.data.tokenizers.subword_definition import checked_definition, components, unusable, vocab_size
+from bigtrain.data.tokenizers.subword_definition import (
+    checked_definition,
+    components,
+    model_vocabulary,
+    unusable,
+    vocabulary,
+)
 from bigtrain.data.tokenizers.tokenizer import DOCUMENT_BREAK, encoded, split_at
 from bigtrain.errors import DataError
 
@@ -33,6 +39,8 @@ _BORDER = re.compile(r"(?<=[\w!-~])(?= [\w!-~])|(?<=[\w!-~]\n)(?=\w)")
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 # How byte-level BPE writes the 256 bytes: a printable one as itself, another as the next character from U+0100 on.
 BYTE_CHARACTERS = [*map(chr, _PRINTABLE), *(chr(0x100 + number) for number in range(256 - len(_PRINTABLE)))]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTES_IN_ORDER = [character for _, character in sorted(zip([*_PRINTABLE, *_OTHERS], BYTE_CHARACTERS, strict=True))]
 _BEFORE_WORDS = ("Ġ", "Ċ", "č", "ĉ", "▁")  # space, line ends and tab of byte-level BPE; SentencePiece's space
 _FALLBACK_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
@@ -63,7 +71,7 @@ class SubwordTokenizer:
         special = {token["content"]: token["id"] for token in self._definition["added_tokens"] if token["special"]}
         if end_of_text is not None and end_of_text not in special:
             raise unusable(source, "its end_of_text is not among its special tokens")
-        self.vocab_size = vocab_size(self._definition)
+        self.vocab_size = len(vocabulary(self._definition))
         self.end_of_text: int | None = None if end_of_text is None else special[end_of_text]
         self.unknown: int | None = _unknown_id(self._definition, source)
         ids = {"end_of_text": self.end_of_text, "unknown": self.unknown}
@@ -100,10 +108,26 @@ class SubwordTokenizer:
         try:
             with all_cores(), _panics_said():
                 return self._rust.encode_batch_fast(texts, add_special_tokens=False)  # type: ignore[no-any-return]
-        except (TypeError, UnicodeEncodeError):
+        except Exception:
             for text in texts:
                 encoded(text, "utf-8")  # says where the lone surrogate is
+                self._refuse_unknown_words(text)
             raise
+
+    def _refuse_unknown_words(self, text: str) -> None:
+        """Of a WordLevel that has no token for what is unknown, and then stops without saying at which word."""
+        if self._definition["model"]["type"] != "WordLevel" or self.unknown is not None:
+            return
+        normal = self._rust.normalizer.normalize_str(text) if self._rust.normalizer else text
+        pieces = self._rust.pre_tokenizer.pre_tokenize_str(normal) if self._rust.pre_tokenizer else [(normal, (0, 0))]
+        for word, _ in pieces:
+            if self._rust.token_to_id(word) is None:
+                raise DataError.of(
+                    "DATA-CHARACTER",
+                    f"the tokenizer has no token for {word[:40]!r}",
+                    cause="it knows the words, or characters, of the text that it was made from, and no others",
+                    fix="leave it out, or use data.tokenizer=byte or bpe, which can represent any text",
+                )
 
     def decode(self, ids: np.ndarray) -> str:
         """See `Tokenizer`."""
@@ -124,9 +148,12 @@ class SubwordTokenizer:
         return min(covered, len(encoding.tokens[0])) if _is_byte_level(self._definition) else covered
 
     def begins_word(self) -> np.ndarray | None:
-        """See `Tokenizer`. Where a word begins, WordPiece writes no "##"; the others a space, or a line end."""
-        model = self._definition["model"]
-        vocab = model["vocab"] | {token["content"]: token["id"] for token in self._definition["added_tokens"]}
+        """See `Tokenizer`. Where a word begins, WordPiece writes no "##"; the others a space, or a line end. WordLevel
+        knows whole words only.
+        """
+        model, vocab = self._definition["model"], vocabulary(self._definition)
+        if model["type"] == "WordLevel":
+            return np.ones(len(vocab), dtype=bool)
         tokens = sorted(vocab, key=vocab.__getitem__)
         prefix = model.get("continuing_subword_prefix")
         if prefix:
@@ -218,16 +245,20 @@ def _is_byte_level(definition: dict[str, Any]) -> bool:
 
 
 def _unknown_id(definition: dict[str, Any], source: str) -> int | None:
-    model = definition["model"]
-    vocab, unknown = model["vocab"], model.get("unk_token")
-    if model["type"] == "BPE":
+    model, vocab = definition["model"], model_vocabulary(definition)
+    unknown = model.get("unk_token")
+    if model["type"] == "Unigram":
+        unknown = next((token for token, number in vocab.items() if number == model.get("unk_id")), None)
+    if model["type"] in ("BPE", "Unigram"):
         alphabet = BYTE_CHARACTERS if _is_byte_level(definition) else _FALLBACK_BYTES
         has_every_byte = vocab.keys() >= set(alphabet)
         if has_every_byte and (_is_byte_level(definition) or model.get("byte_fallback")):
             return None
     if unknown not in vocab:
+        if model["type"] == "WordLevel":
+            return None  # it then refuses texts with other words
         raise unusable(source, "it would drop, without a trace, what its vocabulary can't represent")
-    return vocab[unknown]  # type: ignore[no-any-return]
+    return vocab[unknown]
 
 
 def _has_borders(definition: dict[str, Any]) -> bool:
@@ -238,9 +269,14 @@ def _has_borders(definition: dict[str, Any]) -> bool:
     beginning of a text.
     """
     splitters = [one for one in components(definition, "pre_tokenizer") if one["type"] != "Digits"]
+    marks_the_beginning = any(one.get("prepend_scheme") == "first" for one in splitters)
     # Special tokens are not looked for in a text; others are, before anything else is done to it.
     sought = [token for token in definition["added_tokens"] if not token["special"]]
-    if not splitters or any(one["lstrip"] or one["rstrip"] or re.search(r"\s", one["content"]) for one in sought):
+    if (
+        not splitters
+        or marks_the_beginning
+        or any(one["lstrip"] or one["rstrip"] or re.search(r"\s", one["content"]) for one in sought)
+    ):
         return False
     first = splitters[0]
     drops_spaces = first["type"] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")

@@ -8,14 +8,19 @@ neither. How a definition is used is `data/tokenizers/subword.py`'s business.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from bigtrain.errors import DataError
 
 MAX_VOCABULARY = 1 << 18  # Llama 3 has half as many tokens
 MAX_ADDED_TOKENS = 10_000
 MAX_TOKEN_CHARACTERS = 1_000
+_MAX_PIECE_CHARACTERS = 200  # of a Unigram's, which are all looked for at every character
+_MAX_REPLACEMENT_BYTES = 64  # NFKC's longest has 33
 _MAX_DEPTH = 3
 _MAX_SEQUENCE = 16
 
@@ -28,6 +33,7 @@ PATTERNS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     # as Llama 3 writes it
     "gpt4": rf"{_CONTRACTIONS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}{{1,3}}|{_MARKS}[\r\n]*|{_SPACES}",
+    "character": r"[\s\S]",
     "qwen2": rf"{_CONTRACTIONS}|{_BEFORE_WORD}\p{{L}}+|\p{{N}}|{_MARKS}[\r\n]*|{_SPACES}",
     "gpt4o": rf"{_BEFORE_WORD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_BEFORE_WORD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|"
     rf"\p{{N}}{{1,3}}|{_MARKS}[\r\n/]*|{_SPACES}",
@@ -44,10 +50,39 @@ def _short_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 8
 
 
+def _sound_rules(value: Any) -> bool:
+    """Whether SentencePiece's rules for characters stay within themselves, and put no more than a short text for one.
+
+    They are a double-array trie (darts-clone) of 4-byte units, its length in bytes before it, and then the texts that
+    its leaves point to, each up to a NUL. The library follows it without looking.
+    """
+    try:
+        rules = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError):
+        return False
+    size = int.from_bytes(rules[:4], "little")
+    trie, texts = rules[4 : 4 + size], rules[4 + size :]
+    if len(trie) < size or not size or size % 4 or not texts.endswith(b"\0"):
+        return False
+    units = np.frombuffer(trie, "<u4").astype(np.int64)
+    offsets = np.where(units & 0x200, (units >> 10) << 8, units >> 10)
+    is_leaf, nexts = units >= 1 << 31, np.arange(len(units)) ^ offsets
+    begins = units[is_leaf] & 0x7FFFFFFF
+    if (nexts[~is_leaf] | 0xFF >= len(units)).any() or (begins >= len(texts)).any():  # whatever byte comes next
+        return False
+    if not is_leaf[nexts[~is_leaf & (units & 0x100 != 0)]].all():
+        return False
+    inside = np.frombuffer(texts, np.uint8)[begins] & 0xC0 == 0x80  # of a character
+    return not inside.any() and max(map(len, texts.split(b"\0"))) <= _MAX_REPLACEMENT_BYTES
+
+
 _BOOLEAN = _one_of(True, False)
+_REPLACED = ({"String": " "}, {"Regex": " {2,}"}, {"String": "``"}, {"String": "''"})
 _BEHAVIORS = _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 _METASPACE: dict[str, Check] = {
     "replacement": _one_of("▁"),
+    "str_rep": _one_of("▁"),
+    "add_prefix_space": _BOOLEAN,  # as it was written before there was a prepend_scheme
     "prepend_scheme": _one_of("first", "never", "always"),
     "split": _BOOLEAN,
 }
@@ -68,9 +103,12 @@ COMPONENTS: dict[str, dict[str, dict[str, Check]]] = {
             "strip_accents": _one_of(True, False, None),
             "lowercase": _BOOLEAN,
         },
+        "Nmt": {},
+        "Strip": {"strip_left": _BOOLEAN, "strip_right": _BOOLEAN},
         # Any other replacement could make a text a million times as long.
         "Prepend": {"prepend": _one_of("▁")},
-        "Replace": {"pattern": _one_of({"String": " "}), "content": _one_of("▁")},
+        "Replace": {"pattern": _one_of(*_REPLACED), "content": _one_of("▁", " ", '"')},
+        "Precompiled": {"precompiled_charsmap": _sound_rules},
     },
     "pre_tokenizer": {
         "ByteLevel": _BYTE_LEVEL,
@@ -110,6 +148,8 @@ COMPONENTS: dict[str, dict[str, dict[str, Check]]] = {
             "continuing_subword_prefix": _short_text,
             "max_input_chars_per_word": lambda value: type(value) is int and 0 < value <= 200,  # costs its square
         },
+        "WordLevel": {"unk_token": lambda value: isinstance(value, str)},
+        "Unigram": {"unk_id": lambda value: value is None or type(value) is int, "byte_fallback": _BOOLEAN},
     },
 }
 _SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
@@ -141,10 +181,30 @@ def components(definition: dict[str, Any], part: str) -> list[dict[str, Any]]:
     return list(_opened(definition[part], _SEQUENCES[part]))
 
 
-def vocab_size(definition: dict[str, Any]) -> int:
-    """Ids of a checked definition, added tokens included."""
+def model_vocabulary(definition: dict[str, Any]) -> dict[str, int]:
+    """Token → id of a checked definition's model. A Unigram's ids are places in a list."""
     vocab = definition["model"]["vocab"]
-    return len(vocab) + sum(token["content"] not in vocab for token in definition["added_tokens"])
+    return vocab if isinstance(vocab, dict) else {token: number for number, (token, _) in enumerate(vocab)}
+
+
+def vocabulary(definition: dict[str, Any]) -> dict[str, int]:
+    """Token → id of a checked definition, added tokens included."""
+    return model_vocabulary(definition) | {token["content"]: token["id"] for token in definition["added_tokens"]}
+
+
+def is_extension(definition: dict[str, Any] | None, of: dict[str, Any] | None) -> bool:
+    """Whether a definition has every token of the other, with the same id, and differs in nothing but further ones."""
+    if definition is None or of is None:
+        return False
+    mine, theirs = (checked_definition(one, "a tokenizer") for one in (definition, of))
+    tokens = vocabulary(mine).items() >= vocabulary(theirs).items()
+    flags = all(token in mine["added_tokens"] for token in theirs["added_tokens"])
+    models = [mine.pop("model"), theirs.pop("model")]
+    merges = [model.get("merges", []) for model in models]
+    settings = [{key: model[key] for key in model.keys() - {"vocab", "merges"}} for model in models]
+    del mine["added_tokens"], theirs["added_tokens"]
+    alike = mine == theirs and settings[0] == settings[1]
+    return tokens and flags and alike and merges[0][: len(merges[1])] == merges[1]
 
 
 def unusable(source: str, reason: str, fix: str = "") -> DataError:
@@ -152,7 +212,8 @@ def unusable(source: str, reason: str, fix: str = "") -> DataError:
     return DataError.of(
         "DATA-TOKENIZER",
         f"{source} is no tokenizer that bigtrain can use: {reason}",
-        fix=fix or "use the file as it was written, or train one of your own: data.tokenizer=bpe",
+        fix=fix
+        or "data.tokenizer=bpe learns one from your own text; if the file was changed, use it as it was written",
     )
 
 
@@ -193,17 +254,35 @@ def _model(model: dict[str, Any], source: str) -> dict[str, Any]:
         settings["type"] = "BPE" if "merges" in model else None
     checked = _component("model", settings, source, 0)
     vocab = model.get("vocab")
-    if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_VOCABULARY:
+    if checked["type"] == "Unigram":
+        _check_pieces(vocab, source)
+    elif not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_VOCABULARY:
         raise unusable(source, f"its vocabulary is not an object of 1 to {MAX_VOCABULARY:,} tokens")
-    for token, number in vocab.items():
-        if not 0 < len(token) <= MAX_TOKEN_CHARACTERS or type(number) is not int:
-            raise unusable(source, f"its vocabulary says {_shown(token)}: {_shown(number)}")
+    else:
+        for token, number in vocab.items():
+            if not 0 < len(token) <= MAX_TOKEN_CHARACTERS or type(number) is not int:
+                raise unusable(source, f"its vocabulary says {_shown(token)}: {_shown(number)}")
     checked["vocab"] = vocab
     if checked["type"] == "BPE":
+        assert isinstance(vocab, dict)
         checked["merges"] = _merges(model.get("merges"), vocab, source)
     elif "merges" in model:
         raise unusable(source, "its model has merges, but is not BPE")
     return checked
+
+
+def _check_pieces(pieces: Any, source: str) -> None:
+    """A Unigram's vocabulary: [piece, logarithm of its probability], each piece once."""
+    if not isinstance(pieces, list) or not 0 < len(pieces) <= MAX_VOCABULARY:
+        raise unusable(source, f"its vocabulary is not a list of 1 to {MAX_VOCABULARY:,} pieces")
+    for piece in pieces:
+        fits = isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)
+        if not fits or type(piece[1]) not in (float, int) or not abs(piece[1]) < 1e30:
+            raise unusable(source, f"its vocabulary has {_shown(piece)}, which is no piece with a score")
+        if not 0 < len(piece[0]) <= _MAX_PIECE_CHARACTERS:
+            raise unusable(source, f"its vocabulary has {_shown(piece[0])}, which is too long or too short a piece")
+    if len({piece for piece, _ in pieces}) < len(pieces):
+        raise unusable(source, "its vocabulary has a piece twice")
 
 
 def _merges(merges: Any, vocab: dict[str, int], source: str) -> list[list[str]]:
@@ -241,7 +320,7 @@ def _added_tokens(tokens: Any, source: str) -> list[dict[str, Any]]:
 
 def _require_dense_ids(definition: dict[str, Any], source: str) -> None:
     """Every id from 0 on exactly once: one that is missing would be a row of weights that nothing trains."""
-    ids = dict(definition["model"]["vocab"])
+    ids = dict(model_vocabulary(definition))
     for token in definition["added_tokens"]:
         if type(token["id"]) is not int or ids.setdefault(token["content"], token["id"]) != token["id"]:
             raise unusable(source, f"its added token {_shown(token['content'])} has two ids, or none")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from bigtrain.data.tokenizers.bpe import END_OF_TEXT
 from bigtrain.data.tokenizers.subword import SubwordTokenizer
-from bigtrain.data.tokenizers.subword_definition import checked_definition, unusable, vocab_size
+from bigtrain.data.tokenizers.subword_definition import checked_definition, model_vocabulary, unusable, vocabulary
 from bigtrain.data.tokenizers.tokenizer import MAX_CHARACTERS, ByteTokenizer, CharTokenizer, Tokenizer
 from bigtrain.data.tokenizers.wordpiece import is_lowercase, vocabulary_of, wordpiece_definition
 from bigtrain.errors import DataError
@@ -121,7 +121,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _add_special(definition: dict[str, Any], content: str) -> None:
     """In place; a token that stands in the vocabulary already keeps its id."""
     definition["added_tokens"] = [token for token in definition["added_tokens"] if token["content"] != content]
-    number = definition["model"]["vocab"].get(content, vocab_size(definition))
+    number = model_vocabulary(definition).get(content, len(vocabulary(definition)))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     definition["added_tokens"].append({"id": number, "content": content, **flags})
 

@@ -63,6 +63,15 @@ def refusal(version, path):
     return str(caught.value)
 
 
+def test_a_link_to_nothing_is_named(folder, version):
+    path = folder / next(iter(LAYOUTS[version.upper()].test))
+    path.unlink()
+    path.symlink_to("gone.bin")
+    assert (
+        f"can't read {path}" in (said := refusal(version, folder)) and "link to gone.bin, which leads nowhere" in said
+    )
+
+
 def test_images_labels_and_splits(folder, version):
     data = build(version, folder, val_fraction=0)
     files = records(version)

@@ -1,6 +1,7 @@
 """IDX files are read exactly or refused with a sentence; the module finds, splits and describes them."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bigtrain.data.images.idx_file as idx_file
+from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx import IDXImages
 from bigtrain.data.images.idx_file import read_idx
+from bigtrain.data.order import permute
 from bigtrain.errors import DataError
 from tests.config.composing import composed
 
@@ -89,9 +93,91 @@ def test_files_with_a_prefix_are_found_if_there_is_one_set(tmp_path, prefix, wri
     with pytest.raises(DataError, match=r"(?s)more than one data set.*data\.prefix=another-"):
         IDXImages(config)
     assert IDXImages(IDXConfig(path=str(tmp_path), prefix=prefix)).spec.sizes["train"] == 50
-    assert IDXImages(IDXConfig(path=str(tmp_path), prefix="another-")).spec.sizes["train"] == 25
-    write_idx_set(tmp_path, train=36)  # without a prefix: no doubt
-    assert IDXImages(config).spec.sizes["train"] == 30
+    assert IDXImages(IDXConfig(path=str(tmp_path), prefix="another-")).spec.sizes["test"] == 20
+    write_idx_set(tmp_path, train=66)  # without a prefix: no doubt
+    assert IDXImages(config).spec.sizes["train"] == 55
+
+
+def move(folder, place_of):
+    for name in NAMES:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        place = folder / place_of(name)
+        place.mkdir(parents=True)
+        (place / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("below", [".", "archive"])
+def test_files_in_folders_of_their_own_names_as_archives_unpack(tmp_path, below, write_idx_set):
+    write_idx_set(tmp_path)
+    expected = IDXImages(IDXConfig(path=str(tmp_path))).spec
+    move(tmp_path, lambda name: f"{below}/{name}")
+    assert IDXImages(IDXConfig(path=str(tmp_path))).spec == expected
+
+
+def test_folders_as_torchvision_keeps_them(tmp_path, write_idx_set):
+    for name, seed in (("MNIST", 0), ("FashionMNIST", 1)):
+        (tmp_path / name / "raw").mkdir(parents=True)
+        write_idx_set(tmp_path / name / "raw", seed=seed)
+        write_idx_set(tmp_path / name / "raw", seed=seed, packed=True)  # both lie there
+    expected = IDXImages(IDXConfig(path=str(tmp_path / "MNIST" / "raw"))).spec
+    assert IDXImages(IDXConfig(path=str(tmp_path / "MNIST"))).spec == expected
+    with pytest.raises(DataError, match=r"(?s)FashionMNIST/raw, .*/MNIST/raw.*data.path=.*FashionMNIST/raw"):
+        IDXImages(IDXConfig(path=str(tmp_path)))
+    (tmp_path / "FashionMNIST").rename(tmp_path / ".elsewhere")
+    assert IDXImages(IDXConfig(path=str(tmp_path))).spec == expected
+
+
+def test_what_is_found_at_the_top_wins(tmp_path, write_idx_set):
+    write_idx_set(tmp_path, train=66)
+    (tmp_path / "other").mkdir()
+    write_idx_set(tmp_path / "other")
+    assert IDXImages(IDXConfig(path=str(tmp_path))).spec.sizes["train"] == 55
+
+
+def test_validation_has_each_class_that_has_two_images(tmp_path, write_idx_set, idx_bytes):
+    write_idx_set(tmp_path, train=12)
+    (tmp_path / NAMES[1]).write_bytes(idx_bytes(np.array([0] * 6 + [1] * 3 + [2] * 2 + [3])))
+    (tmp_path / NAMES[3]).write_bytes(idx_bytes(np.arange(20) % 4))
+    with pytest.warns(UserWarning) as said:
+        data = IDXImages(IDXConfig(path=str(tmp_path)))
+    labels = {split: data.dataset(split).labels.tolist() for split in ("train", "val")}
+    assert sorted(labels["train"] + labels["val"]) == [0] * 6 + [1] * 3 + [2] * 2 + [3]
+    assert {0, 1, 2} <= set(labels["train"]) and {0, 1, 2} <= set(labels["val"])
+    lacking = "train" if 3 in labels["val"] else "val"
+    assert f"{lacking} has no sample of 1 of the 4 classes (3)" in str(said[0].message)
+
+
+@pytest.mark.parametrize("train", [240, 60])
+def test_only_where_a_class_was_missing_the_draw_and_the_fingerprint_are_others(tmp_path, train, write_idx_set):
+    arrays = write_idx_set(tmp_path, train=train)
+    data = IDXImages(IDXConfig(path=str(tmp_path)))
+    drawn = np.sort(permute(20240229, 0, np.arange(train), train)[: train // 6])
+    stays = train == 240
+    assert np.array_equal(data.dataset("val").chosen, drawn) is stays
+    parts = [part if part.ndim == 1 else part[:, None] for part in (arrays[name].astype(np.uint8) for name in NAMES)]
+    before = fingerprint_of(*parts, len(drawn), list("0123456789"))
+    assert (data.spec.fingerprint == before) is stays
+
+
+def test_a_link_to_nothing_and_a_file_that_changes_are_named(tmp_path, write_idx_set, monkeypatch):
+    write_idx_set(tmp_path)
+    path = tmp_path / NAMES[0]
+    read = idx_file._read
+
+    def disturbed(*arguments):
+        values = read(*arguments)
+        os.utime(path, ns=(0, 0))
+        return values
+
+    monkeypatch.setattr(idx_file, "_read", disturbed)
+    with pytest.raises(DataError, match=rf"DATA-CHANGED.*{NAMES[0]} changed while it was being read"):
+        IDXImages(IDXConfig(path=str(tmp_path)))
+    monkeypatch.undo()
+    path.unlink()
+    path.symlink_to("gone")
+    with pytest.raises(DataError, match=rf"(?s){NAMES[0]}.*link to gone, which leads nowhere"):
+        IDXImages(IDXConfig(path=str(tmp_path)))
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Small definitions in the shapes of well-known tokenizer.json files."""
 
+import base64
+import struct
+
 from bigtrain.data.tokenizers.bpe import train_bpe
 from bigtrain.data.tokenizers.subword_definition import PATTERNS
 
@@ -104,3 +107,53 @@ def metaspace(**changes):
     """As newer SentencePiece conversions: a Metaspace instead of normalizers."""
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     return sentencepiece(normalizer=None, pre_tokenizer=space, decoder=space, **changes)
+
+
+def unigram(normalizers=(), **changes):
+    """As T5's: pieces with scores, SentencePiece's rules for characters (here: x becomes ks), a mark before a word."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *"theacsonkmd", "▁the", "▁c", "at", "▁sat", "▁on"]
+    scores = [0.0, 0.0, 0.0, -2.0, *(-4.0 - number / 8 for number in range(len(pieces) - 4))]
+    space = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
+    vocab = [list(pair) for pair in zip(pieces, scores, strict=True)]
+    chain = [rules(charsmap(b"ks")), {"type": "Strip", "strip_left": False, "strip_right": True}, *normalizers]
+    return {
+        "version": "1.0",
+        "added_tokens": [special(token, number) for number, token in enumerate(pieces[:3])],
+        "normalizer": {"type": "Sequence", "normalizers": chain},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
+        "post_processor": None,
+        "decoder": space,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab} | changes,
+    }
+
+
+def rules(content):
+    """SentencePiece's normalization rules, as a tokenizer.json has them."""
+    text = content if isinstance(content, str) else base64.b64encode(content).decode()
+    return {"type": "Precompiled", "precompiled_charsmap": text}
+
+
+def charsmap(replacement, step=1, text=0):
+    """The rules that put this in place of x: a double array of 256 units, and the text that its one leaf points to."""
+    units = [0] * 256
+    units[ord("x")] = step << 10 | 1 << 8 | ord("x")  # the leaf is at the next place
+    units[ord("x") + 1] = 1 << 31 | text  # where the text begins
+    trie = struct.pack("<256I", *units)
+    return struct.pack("<I", len(trie)) + trie + replacement + b"\0"
+
+
+def wordlevel(**changes):
+    """As of a word-level language model: no special token, no decoder, <unk> an ordinary word of the text too."""
+    words = ["[UNK]", "<unk>", "</s>", "the", "cat", "sat", "on", "mat;", "dog's", "1234", "N"]
+    vocab = {token: number for number, token in enumerate(words)}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"} | changes,
+    }

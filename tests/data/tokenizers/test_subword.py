@@ -16,7 +16,17 @@ from bigtrain.data.tokenizers.subword_definition import PATTERNS
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, characters_of
 from bigtrain.errors import DataError
 
-from .subword_definitions import TEXT, bert, by_pattern, byte_level, metaspace, sentencepiece, special
+from .subword_definitions import (
+    TEXT,
+    bert,
+    by_pattern,
+    byte_level,
+    metaspace,
+    sentencepiece,
+    special,
+    unigram,
+    wordlevel,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 fragments = [
@@ -40,6 +50,13 @@ fragments = [
 spaces = [" ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "<|endoftext|>"]
 mixed = st.lists(st.sampled_from(fragments + spaces) | texts, max_size=30).map("".join)
 
+MARKED_FIRST = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "WhitespaceSplit"},
+        {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True},
+    ],
+}
 NFKC = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "StripAccents"}]}
 SHAPES = {
     "gpt2": byte_level(),
@@ -50,6 +67,9 @@ SHAPES = {
     "bert": bert(),
     "sentencepiece": sentencepiece(),
     "metaspace": metaspace(),
+    "unigram": unigram(),
+    "wordlevel": wordlevel(),
+    "words marked at the beginning only": wordlevel() | {"pre_tokenizer": MARKED_FIRST},
     **{name: by_pattern(name) for name in PATTERNS},
 }
 added = byte_level()
@@ -80,7 +100,7 @@ def test_texts_that_can_be_cut_are_cut():
     assert "".join(pieces) == TEXT * 1000
     assert max(map(len, pieces)) < 20_100 and len(pieces) > 5
     cut = {name for name, shape in SHAPES.items() if SubwordTokenizer(shape, None)._has_borders}
-    assert cut == {"gpt2", "normalized", "bert", *PATTERNS}
+    assert cut == {"gpt2", "normalized", "bert", "unigram", "wordlevel", *PATTERNS}
 
 
 def test_many_texts_come_one_by_one_whatever_their_lengths():

@@ -18,10 +18,22 @@ from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
 from bigtrain.errors import DataError
 
-from .subword_definitions import TEXT, bert, by_pattern, byte_level, metaspace, sentencepiece, special
+from .subword_definitions import (
+    TEXT,
+    bert,
+    by_pattern,
+    byte_level,
+    charsmap,
+    metaspace,
+    rules,
+    sentencepiece,
+    special,
+    unigram,
+    wordlevel,
+)
 
 SHAPES = {"gpt2": byte_level, "gpt4": lambda: by_pattern("gpt4"), "bert": bert, "sentencepiece": sentencepiece}
-SHAPES["metaspace"] = metaspace
+SHAPES |= {"metaspace": metaspace, "unigram": unigram, "wordlevel": wordlevel}
 
 
 def written(tmp_path, document):
@@ -45,6 +57,33 @@ def test_a_file_without_an_end_of_text_is_given_one(tmp_path):
     assert (tokenizer.end_of_text, tokenizer.vocab_size) == (size, size + 1)
     tokenizer = read_tokenizer(written(tmp_path, byte_level(added_tokens=[])))  # it stands among the ordinary tokens
     assert (tokenizer.end_of_text, tokenizer.vocab_size) == (300, 301)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoding_and_decoding_are_the_library_s_own(tmp_path, shape):
+    library = pytest.importorskip("tokenizers")
+    path = written(tmp_path, SHAPES[shape]())
+    ours, theirs = read_tokenizer(path), library.Tokenizer.from_file(path)
+    theirs.no_truncation()
+    theirs.no_padding()
+    theirs.encode_special_tokens = True
+    for text in (TEXT, "the  cat saxt on\tthe N <unk> xyzzy mat; ", "", " ", "日本 ﬁne"):
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text).tolist() == expected
+        assert ours.decode(np.array(expected, dtype=np.int64)) == theirs.decode(expected, skip_special_tokens=False)
+
+
+def test_whole_words_and_pieces_with_scores_by_hand(tmp_path):
+    words = read_tokenizer(written(tmp_path, wordlevel()))
+    assert words.encode("the dog's <unk> [UNK] ran N").tolist() == [3, 8, 1, 0, 1, 10]
+    assert (words.unknown, words.end_of_text, words.vocab_size) == (1, 11, 12)
+    assert words.decode(np.array([3, 4, 11, 5])) == "the cat\n\nsat" and words.begins_word().all()
+    pieces = read_tokenizer(written(tmp_path, unigram()))
+    tokens = ["▁the", "▁", "s", "a", "k", "s", "<unk>"]
+    assert pieces.encode("the saxü").tolist() == [
+        [piece for piece, _ in unigram()["model"]["vocab"]].index(token) for token in tokens
+    ]
+    assert pieces.special_ids == {"end_of_text": 1, "unknown": 2, "separator": 1, "padding": 0}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -73,6 +112,10 @@ def changed_model(**changes):
     return make
 
 
+def changed_pieces(vocab):
+    return lambda: unigram(vocab=vocab)
+
+
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 EVIL = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 GROWTH = {"type": "Replace", "pattern": {"String": " "}, "content": "x" * 1000}
@@ -81,12 +124,33 @@ for _ in range(9):
     DEEP = {"type": "Sequence", "pretokenizers": [DEEP]}
 
 REFUSED = {
-    "another model": (lambda: {"model": {"type": "Unigram", "vocab": []}}, "(?s)Unigram.*BPE, WordPiece"),
+    "another model": (
+        lambda: {"model": {"type": "Other", "vocab": []}},
+        "(?s)Other.*BPE, WordPiece, WordLevel, Unigram",
+    ),
+    "no pieces": (changed_pieces([]), "not a list of 1 to"),
+    "a piece without a score": (changed_pieces([["a"]]), "no piece with a score"),
+    "a score that is text": (changed_pieces([["a", "0"]]), "no piece with a score"),
+    "an endless score": (changed_pieces([["a", 10**400]]), "no piece with a score"),
+    "a long piece": (changed_pieces([["a" * 201, 0.0]]), "too long or too short a piece"),
+    "a piece twice": (changed_pieces([["a", 0.0], ["a", 1.0]]), "a piece twice"),
+    "pieces without an unknown one": (lambda: unigram(unk_id=None), "without a trace"),
+    "an unknown piece that is none": (lambda: unigram(unk_id=999), "does not fit together"),
     "an own pattern": (changed(pre_tokenizer=EVIL), "Split has pattern=.*not supported"),
     "a text that grows": (changed(normalizer=GROWTH), "Replace has content="),
     "a compiled normalizer": (
         changed(normalizer={"type": "Precompiled", "precompiled_charsmap": "AA=="}),
         "Precompiled",
+    ),
+    "rules that are no base64": (changed(normalizer=rules("@")), "Precompiled has precompiled_charsmap"),
+    "rules whose texts are long": (changed(normalizer=rules(charsmap(b"x" * 65))), "Precompiled has precompiled_cha"),
+    "rules that lead out of themselves": (changed(normalizer=rules(charsmap(b"x", step=300))), "Precompiled has preco"),
+    "rules that lead to no text": (changed(normalizer=rules(charsmap(b"x", text=9))), "Precompiled has precompiled_c"),
+    "rules that lead into a character": (changed(normalizer=rules(charsmap("é".encode(), text=1))), "Precompiled has"),
+    "rules that end in a text": (changed(normalizer=rules(charsmap(b"x")[:-1])), "Precompiled has precompiled_cha"),
+    "another pattern to replace": (
+        changed(normalizer={**GROWTH, "pattern": {"Regex": "(a+)+$"}}),
+        "Replace has pattern",
     ),
     "a deep sequence": (changed(pre_tokenizer=DEEP), "too long or too deep"),
     "a long sequence": (changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [LEVEL] * 99}), "too long"),
@@ -150,7 +214,24 @@ def places(node):
             yield from places(node[key])
 
 
-VALUES = [None, True, -1, 0, 2**70, 1.5, "", "x" * 3000, "Sequence", "BPE", "\x00", [], {}, [[]], {"Regex": "(.*)*x"}]
+VALUES = [
+    [["a", 0.0], ["<unk>", 1]],
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1.5,
+    "",
+    "x" * 3000,
+    "Sequence",
+    "BPE",
+    "\x00",
+    [],
+    {},
+    [[]],
+    {"Regex": "(.*)*x"},
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,138 @@
+"""The head of a model that counts: n-gram probabilities of the next token, by Kneser-Ney smoothing.
+
+It keeps the windows of text that it has counted, as they are, and makes its tables from them (`nn/kneser_ney.py`):
+tables differ in size from text to text, windows don't, and take less room. What is trained is the discounts, by the
+loss of leaving one out: in training, what is said of a token is what all the others say. Without that no discount at
+all would be best.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bigtrain.data.base import Dataset
+from bigtrain.data.loader import is_contiguous
+from bigtrain.data.progress import status_line
+from bigtrain.nn.cross_entropy import DEFAULT, UNSCORED
+from bigtrain.nn.features import Features
+from bigtrain.nn.kneser_ney import KneserNey, joined
+
+_READ = 4096  # windows gathered at once
+_LARGEST = (1.0, 2.0, 3.0)  # of D_1, D_2 and D_3: an n-gram never loses more than it has
+_INSIDE = 1e-3  # of that range at either end, where a gradient would vanish
+
+
+@runtime_checkable
+class CountsTrainingSplit(Protocol):
+    """A head that reads the whole training split before the first step."""
+
+    def count(self, dataset: Dataset) -> None:
+        """Reads it, in place of what it has read before."""
+        ...
+
+
+class NgramPredictions(NamedTuple):
+    """What an `NgramHead` says after contexts (B, T, order - 1), not worked out for tokens that nobody asks for."""
+
+    contexts_BTK: Tensor
+    head: NgramHead
+
+    def logits(self) -> Tensor:
+        """Log-probabilities (B, T, V)."""
+        return self._log_probabilities(self.contexts_BTK.flatten(0, 1)).unflatten(0, self.contexts_BTK.shape[:2])
+
+    def last_logits(self) -> Tensor:
+        """Log-probabilities (B, V) at the last position."""
+        return self._log_probabilities(self.contexts_BTK[:, -1])
+
+    def likeliest(self) -> Tensor:
+        """(B, T) int64: at each position the likeliest token. In chunks, as the loss of other heads."""
+        contexts_NK = self.contexts_BTK.flatten(0, 1)
+        chunks = contexts_NK.split(DEFAULT.rows(len(contexts_NK), self.head.vocab_size))
+        found = torch.cat([self._log_probabilities(chunk_NK).argmax(dim=-1) for chunk_NK in chunks])
+        return found.view(self.contexts_BTK.shape[:2])
+
+    def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sum over scored targets, in nats. In training as if each had not been counted, but for smoothed shares."""
+        scored = targets_BT != UNSCORED
+        contexts_NK, targets_N = self.contexts_BTK[scored], targets_BT[scored]
+        nats_N = -self.head.probabilities(contexts_NK, targets_N).log()
+        if label_smoothing:
+            over_all_N = -self._log_probabilities(contexts_NK).double().mean(dim=-1)
+            nats_N = (1 - label_smoothing) * nats_N + label_smoothing * over_all_N
+        return nats_N.sum().to(self.head.discounts.dtype)
+
+    def _log_probabilities(self, contexts_NK: Tensor) -> Tensor:
+        probability_NV = self.head.model().distribution(contexts_NK, self.head.discounts_of_orders())
+        return probability_NV.log().to(self.head.discounts.dtype)
+
+
+class NgramHead(nn.Module):
+    """`windows`: how many of `sequence_length` + 1 tokens the training split has, at most `max_tokens` tokens of them.
+
+    `discounts` (order · 3,): D_1, D_2 and D_3 of each order as logits of their shares of 1, 2 and 3. Counting sets them
+    to their estimates.
+    """
+
+    reads_pooled = False
+
+    def __init__(self, order: int, vocab_size: int, windows: int, sequence_length: int, max_tokens: int):
+        super().__init__()
+        self.order = order
+        self.vocab_size = vocab_size
+        rows = min(windows, -(-max_tokens // sequence_length))
+        dtype = torch.uint8 if vocab_size <= 256 else torch.int32
+        self.windows: Tensor
+        self.scored: Tensor
+        self.follow: Tensor
+        self.register_buffer("windows", torch.zeros(rows, sequence_length + 1, dtype=dtype))
+        self.register_buffer("scored", torch.zeros(rows, sequence_length, dtype=torch.uint8))
+        self.register_buffer("follow", torch.zeros((), dtype=torch.uint8))  # whether each goes on where one ended
+        self.discounts = nn.Parameter(torch.zeros(order * 3))
+        self._model: KneserNey | None = None
+
+    def forward(self, features: Features) -> NgramPredictions:
+        """Needs `features.hidden`: the tokens before each position."""
+        assert features.hidden is not None, "an n-gram head needs the tokens before each position"
+        return NgramPredictions(features.hidden, self)
+
+    def count(self, dataset: Dataset) -> None:
+        """See `CountsTrainingSplit`. The same on every rank."""
+        if len(self.windows) < len(dataset):
+            warnings.warn(
+                f"the first {self.scored.numel():,} tokens of the training split are counted (model.max_tokens)",
+                stacklevel=2,
+            )
+        for first in range(0, len(self.windows), _READ):
+            ids = np.arange(first, min(first + _READ, len(self.windows)))
+            samples = dataset.gather(ids)
+            self.windows[first : ids[-1] + 1] = samples["tokens"].to(self.windows)
+            self.scored[first : ids[-1] + 1] = samples["scored"].to(self.scored) if "scored" in samples else 1
+        self.follow.fill_(is_contiguous(dataset))
+        self._model = None
+        share = self.model().discounts / torch.tensor(_LARGEST, dtype=torch.float64, device=self.discounts.device)
+        with torch.no_grad():
+            self.discounts.copy_(share.clamp(_INSIDE, 1 - _INSIDE).logit().flatten())
+
+    def model(self) -> KneserNey:
+        """The counts: made when they are first asked for, from what was read or loaded."""
+        if self._model is None:
+            with torch.inference_mode(mode=False), status_line("Counting n-grams") as report:
+                texts = joined(self.windows.long(), self.scored.bool(), bool(self.follow))
+                self._model = KneserNey(self.order, self.vocab_size, *texts, report)
+        return self._model
+
+    def discounts_of_orders(self) -> Tensor:
+        """(order, 3) fp64."""
+        largest = torch.tensor(_LARGEST, dtype=torch.float64, device=self.discounts.device)
+        return self.discounts.double().sigmoid().view(self.order, 3) * largest
+
+    def probabilities(self, contexts_NK: Tensor, token_N: Tensor) -> Tensor:
+        """(N,) fp64; in training mode with each token left out of the counts."""
+        discounts = self.discounts_of_orders()
+        return self.model().probabilities(contexts_NK, token_N, discounts, leave_one_out=self.training)

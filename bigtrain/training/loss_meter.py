@@ -1,0 +1,48 @@
+"""The training loss since the last logged row: sums and counts per term, on the device, read at log steps only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bigtrain.distributed.world import World
+from bigtrain.tasks.base import LossTerm
+
+
+class LossMeter:
+    """Adds up `weight · sum` and `count` of each loss term, float64, in place: a recorded step goes on adding."""
+
+    def __init__(self, sums: dict[str, float], world: World):
+        """`sums`: those of all ranks together in a checkpoint, which rank 0 goes on from."""
+        self._world = world
+        self._sums: dict[str, Tensor] = {}
+        self.set(sums)
+
+    def add(self, terms: dict[str, LossTerm]) -> None:
+        """A micro-batch; nothing is read back here."""
+        for name, term in terms.items():
+            self._sum(f"{name}.sum").add_(term.weight * term.sum.detach())
+            self._sum(f"{name}.count").add_(term.count)
+
+    def pooled(self) -> dict[str, float]:
+        """The sums over all ranks. Waits for the device."""
+        sums = self._world.gather([float(value) for value in self._sums.values()]).sum(axis=0)
+        return dict(zip(self._sums, sums.tolist(), strict=True))
+
+    def means(self) -> dict[str, float]:
+        """The mean of each term over all ranks, per target; the next ones start from zero."""
+        sums = self.pooled()
+        for value in self._sums.values():
+            value.zero_()
+        names = [key.removesuffix(".sum") for key in sums if key.endswith(".sum")]
+        return {name: sums[f"{name}.sum"] / max(sums[f"{name}.count"], 1.0) for name in names}
+
+    def set(self, sums: dict[str, float]) -> None:
+        """The sums of all ranks, as a resumed run has them: all on rank 0."""
+        for name in self._sums.keys() | sums.keys():
+            self._sum(name).fill_(sums.get(name, 0.0) if self._world.is_main else 0.0)
+
+    def _sum(self, name: str) -> Tensor:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        return self._sums[name]

@@ -1,0 +1,79 @@
+"""A recorded step: nothing in it waits for the device, and it trains as the eager one does.
+
+On a CPU a recorded step runs, each time anew, what a GPU would have recorded, with tensors in place of the host's
+numbers.
+"""
+
+import pytest
+import torch
+from tiny_runs import make_trainer as make_tiny_run
+from tiny_runs import runs
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bigtrain.config.schema import register_parts
+from bigtrain.distributed.world import World
+from bigtrain.optim.config import AdamWConfig
+from bigtrain.registry import OPTIMIZERS
+
+from .conftest import tiny_config
+
+register_parts()
+RUNS = {name: run for name, run in runs().items() if not name.startswith("ngram")}  # which counts on the host
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+class ReadsBack(TorchDispatchMode):
+    """Notes where a number is read from a tensor: on a GPU the host would wait there, and a recording would fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def reads_back(trainer):
+    """How often a step's part on the device reads a number back."""
+    inputs = trainer.inputs(trainer.plan_step())
+    assert trainer.recorded.fits(inputs)
+    with ReadsBack() as mode:
+        trainer.recorded(inputs)
+    return mode.count
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_pair_records_a_step_that_reads_nothing_back(name, tmp_path):
+    trainer = make_tiny_run(RUNS[name], tmp_path, ALONE, AdamWConfig(learning_rate=2**-6))
+    before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
+    trainer.module.train()
+    trainer.record(trainer.plan_step())
+    changed = [key for key, value in trainer.module.state_dict().items() if not torch.equal(value, before[key])]
+    assert not changed, "recording changes nothing"
+    assert reads_back(trainer) == 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_every_optimizer_updates_without_reading_back(name, make_trainer):
+    trainer = make_trainer(tiny_config(optimizer=OPTIMIZERS[name].config_class(), trainer={"ema_decay": 0.9}))
+    trainer.module.train()
+    trainer.record(trainer.plan_step())
+    assert reads_back(trainer) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("lstm")])
+def test_every_pair_trains_recorded_as_it_does_eagerly(name, tmp_path):
+    """A rate that fp32 holds exactly, and no dropout, which is seeded otherwise: the same bytes."""
+    weights = []
+    for folder in ("eager", "recorded"):
+        trainer = make_tiny_run(RUNS[name], tmp_path / folder, ALONE, AdamWConfig(learning_rate=2**-6))
+        trainer.schedule = lambda step: 1.0
+        trainer.module.train()
+        if folder == "recorded":
+            trainer.record(trainer.plan_step())
+        for _ in range(3):
+            trainer.train_step(trainer.plan_step())
+        weights.append(trainer.module.state_dict())
+    different = [key for key, value in weights[0].items() if not torch.equal(value, weights[1][key])]
+    assert not different
