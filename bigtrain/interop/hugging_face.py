@@ -28,7 +28,7 @@ from bigtrain.config.pretrained import (
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import CheckpointError
-from bigtrain.interop.config import Family, family_of, to_document
+from bigtrain.interop.config import GPT2, Family, family_of, to_document
 from bigtrain.interop.tokenizer_files import tokenizer_files
 from bigtrain.interop.weights import views
 from bigtrain.models.network import Network
@@ -119,7 +119,9 @@ def folder_files(
     }
     left_out = [f"left out: {name}" for name in sorted(tensors.keys() - _names_of(found, tensors))]
     if tokenizer is not None:
-        longest = min(settings["max_length"], spec.sequence_length or settings["max_length"])
+        positions = settings["max_length"]
+        # A text that fills every position leaves a GPT-2 none to go on with.
+        longest = min(spec.sequence_length or positions, positions - (positions // 4 if family is GPT2 else 0))
         mask_id = spec.mask_id if "masked_language_model" in network.heads else None
         described = tokenizer_files(tokenizer, family, longest, mask_id)
         files |= described

@@ -46,7 +46,8 @@ def tokenizer_files(
             roles |= {"cls_token": cls, "sep_token": sep}
     else:
         begin, end = special.get("begin", special.get("end_of_text", -1)), special.get("end_of_text", -1)
-        roles |= {"bos_token": names.get(begin), "eos_token": names.get(end)}
+        # Of a long text the end is read, as `bigtrain generate` does.
+        roles |= {"bos_token": names.get(begin), "eos_token": names.get(end), "truncation_side": "left"}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,

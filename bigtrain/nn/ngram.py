@@ -59,13 +59,13 @@ class NgramPredictions(NamedTuple):
 
     def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over scored targets, in nats. In training as if each had not been counted, but for smoothed shares."""
-        scored = targets_BT != UNSCORED
-        contexts_NK, targets_N = self.contexts_BTK[scored], targets_BT[scored]
-        nats_N = -self.head.probabilities(contexts_NK, targets_N).log()
+        contexts_NK, targets_N = self.contexts_BTK.flatten(0, 1), targets_BT.flatten()
+        nats_N = -self.head.probabilities(contexts_NK, targets_N.clamp(min=0)).log()
         if label_smoothing:
             over_all_N = -self._log_probabilities(contexts_NK).double().mean(dim=-1)
             nats_N = (1 - label_smoothing) * nats_N + label_smoothing * over_all_N
-        return nats_N.sum().to(self.head.discounts.dtype)
+        # Chosen by multiplying, not by their places: a step on a GPU waits for nothing.
+        return (nats_N * (targets_N != UNSCORED)).sum().to(self.head.discounts.dtype)
 
     def _log_probabilities(self, contexts_NK: Tensor) -> Tensor:
         probability_NV = self.head.model().distribution(contexts_NK, self.head.discounts_of_orders())
@@ -93,6 +93,8 @@ class NgramHead(nn.Module):
         self.register_buffer("windows", torch.zeros(rows, sequence_length + 1, dtype=dtype))
         self.register_buffer("scored", torch.zeros(rows, sequence_length, dtype=torch.uint8))
         self.register_buffer("follow", torch.zeros((), dtype=torch.uint8))  # whether each goes on where one ended
+        self.largest: Tensor
+        self.register_buffer("largest", torch.tensor(_LARGEST, dtype=torch.float64), persistent=False)
         self.discounts = nn.Parameter(torch.zeros(order * 3))
         self._model: KneserNey | None = None
 
@@ -115,7 +117,7 @@ class NgramHead(nn.Module):
             self.scored[first : ids[-1] + 1] = samples["scored"].to(self.scored) if "scored" in samples else 1
         self.follow.fill_(is_contiguous(dataset))
         self._model = None
-        share = self.model().discounts / torch.tensor(_LARGEST, dtype=torch.float64, device=self.discounts.device)
+        share = self.model().discounts / self.largest
         with torch.no_grad():
             self.discounts.copy_(share.clamp(_INSIDE, 1 - _INSIDE).logit().flatten())
 
@@ -129,8 +131,7 @@ class NgramHead(nn.Module):
 
     def discounts_of_orders(self) -> Tensor:
         """(order, 3) fp64."""
-        largest = torch.tensor(_LARGEST, dtype=torch.float64, device=self.discounts.device)
-        return self.discounts.double().sigmoid().view(self.order, 3) * largest
+        return self.discounts.double().sigmoid().view(self.order, 3) * self.largest
 
     def probabilities(self, contexts_NK: Tensor, token_N: Tensor) -> Tensor:
         """(N,) fp64; in training mode with each token left out of the counts."""

@@ -157,9 +157,7 @@ def choose_recording(
         " (several ranks agree between their kernels)": world.size > 1,
         " (the samples differ in length)": lengths_of(loader.dataset) is not None,
         " (fp16 reads its loss scale back)": precision.name == "fp16",
-        " (the model counts on the host)": any(
-            isinstance(h, CountsTrainingSplit) for h in module.network.heads.values()
-        ),
+        " (the model counts on the host)": counts,
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
         " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"

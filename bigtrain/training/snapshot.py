@@ -220,12 +220,20 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
             "CHECKPOINT-SHAPE",
             f"{checkpoint.path} is of another model: {strangers[0]} is missing there or has another shape",
             cause=f"{len(strangers)} tensors of the backbone differ",
-            fix="use the model settings that the checkpoint was made with",
+            fix=_rows_fix(strangers, given) or "use the model settings that the checkpoint was made with",
         )
     with torch.no_grad():
         for name in loaded:
             targets[name].copy_(given[name])
     return loading_report(checkpoint.path, len(loaded), fresh, set(given) - set(loaded))
+
+
+def _rows_fix(strangers: Collection[str], given: Mapping[str, Tensor]) -> str:
+    """Where nothing differs but how many embeddings there are: the setting that says so, or ""."""
+    name = "backbone.token_embedding.weight"
+    if set(strangers) != {name} or name not in given:
+        return ""
+    return f"model.num_embeddings={len(given[name])}, as the checkpoint has"
 
 
 def loading_report(source: Path, loaded: int, fresh: Collection[str], unused: Collection[str]) -> list[str]:

@@ -150,6 +150,8 @@ def test_tokens_added_to_the_folders_own_get_rows_where_they_are_asked_for(hub):
     hub.run("export", f"checkpoint={run}", "path=more")
     assert json.loads((hub.folder / "more/config.json").read_text())["vocab_size"] == 288
     assert "init_from: 7 embeddings are of no token" in hub.run(*FINETUNE, "init_from=more", ONE_STEP).stdout
+    refused = hub.run(*RUN, *SHAPE, f"init_from={run}", ONE_STEP, code=4).stderr
+    assert "fix:   model.num_embeddings=288, as the checkpoint has" in refused
 
 
 def test_a_folder_without_a_tokenizer_needs_as_many_tokens(hub):

@@ -17,6 +17,7 @@ from bigtrain.errors import DataError
 from bigtrain.interop.hugging_face import folder_files
 from bigtrain.models.config import Activation, BertConfig, Norm, Positional, TransformerConfig
 from bigtrain.tasks.config import ClassificationConfig, LanguageModelingConfig, MaskedLanguageModelingConfig
+from bigtrain.tasks.generation import Sampling, generate
 from tests.tiny_networks import SENTENCES, TEXT, tiny_network
 
 transformers = pytest.importorskip("transformers")
@@ -48,8 +49,9 @@ GPT2 = TransformerConfig(
 BERT = BertConfig(hidden_size=16, num_layers=1, num_heads=2, max_length=64, dropout=0.0)
 
 
-def exported(folder, config, task, spec, tokenizer):
-    spec = replace(spec, vocab_size=tokenizer.vocab_size, special_tokens=tokenizer.special_ids, sequence_length=32)
+def exported(folder, config, task, spec, tokenizer, sequence_length=32):
+    facts = {"vocab_size": tokenizer.vocab_size, "special_tokens": tokenizer.special_ids}
+    spec = replace(spec, **facts, sequence_length=sequence_length)
     _, network = tiny_network(config, 0, task, spec)
     files, left_out = folder_files(network.eval(), config, spec, tokenizer)
     assert left_out == []
@@ -101,14 +103,17 @@ def test_a_classifier_reads_texts_longer_than_it_can(tmp_path, kind):
         )
 
 
+@pytest.mark.parametrize(("sequence_length", "read"), [(32, 32), (64, 48)])
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe", "bpe of one text", "word"])
-def test_a_generator_goes_on_from_texts_longer_than_it_can(tmp_path, kind):
-    exported(tmp_path, GPT2, LanguageModelingConfig(), TEXT, TOKENIZERS[kind])
-    generate = transformers.pipeline("text-generation", model=str(tmp_path))
-    assert generate.tokenizer.model_max_length == 32
+def test_a_generator_goes_on_from_the_end_of_texts_longer_than_it_can(tmp_path, kind, sequence_length, read):
+    tokenizer = TOKENIZERS[kind]
+    network = exported(tmp_path, GPT2, LanguageModelingConfig(), TEXT, tokenizer, sequence_length)
+    continued = transformers.pipeline("text-generation", model=str(tmp_path))
     for text in ("the cat sat", LONG):
-        (found,) = generate(text, truncation=True, max_new_tokens=5, do_sample=False)
-        assert found["generated_text"].startswith(text[:3] if text == "the cat sat" else "")
+        (found,) = continued(text, truncation=True, max_new_tokens=5, do_sample=False, return_tensors=True)
+        prompt = tokenizer.encode(text)[-read:]
+        ours = generate(network, prompt[None], 5, Sampling(temperature=0), stop_id=tokenizer.end_of_text, max_length=64)
+        assert found["generated_token_ids"] == [*prompt.tolist(), *ours[0].tolist()]
 
 
 @pytest.mark.parametrize("kind", ["bpe of one text", "wordpiece"])

@@ -115,6 +115,8 @@ COMPONENTS: dict[str, dict[str, dict[str, Check]]] = {
         "BertPreTokenizer": {},
         "Whitespace": {},
         "WhitespaceSplit": {},
+        "CharDelimiterSplit": {"delimiter": lambda value: isinstance(value, str) and len(value) == 1},
+        "UnicodeScripts": {},
         "Punctuation": {"behavior": _BEHAVIORS},
         "Digits": {"individual_digits": _BOOLEAN},
         "Metaspace": _METASPACE,

@@ -73,6 +73,18 @@ def test_encoding_and_decoding_are_the_library_s_own(tmp_path, shape):
         assert ours.decode(np.array(expected, dtype=np.int64)) == theirs.decode(expected, skip_special_tokens=False)
 
 
+TAB = {"type": "CharDelimiterSplit", "delimiter": "\t"}
+
+
+@pytest.mark.parametrize("splitter", [TAB, {"type": "UnicodeScripts"}, {"type": "Punctuation", "behavior": "Isolated"}])
+def test_words_may_be_split_otherwise(tmp_path, splitter):
+    library = pytest.importorskip("tokenizers")
+    path = written(tmp_path, wordlevel() | {"pre_tokenizer": splitter, "normalizer": {"type": "Lowercase"}})
+    text = "the\tcat\tsat 日本on\tmat;"
+    expected = library.Tokenizer.from_file(path).encode(text).ids
+    assert read_tokenizer(path).encode(text).tolist() == expected
+
+
 def test_whole_words_and_pieces_with_scores_by_hand(tmp_path):
     words = read_tokenizer(written(tmp_path, wordlevel()))
     assert words.encode("the dog's <unk> [UNK] ran N").tolist() == [3, 8, 1, 0, 1, 10]
