@@ -88,7 +88,7 @@ ROWS = reviews(40)
         ({"train.csv": [("one line", 1)]}, [], "train.csv has one class only", "tell apart"),
         ({"train.csv": [("a", 1), ("b", 1)]}, [], "train.csv has one class only", "tell apart"),
         ({"test.csv": [("a", "praise"), ("b", "so-so")]}, [], "test.csv:3", "'so-so', which is not one"),
-        ({"test.csv": "text\na\n"}, [], "test.csv:1", "no column 'label'"),
+        ({"dev.csv": "text\na\n"}, [], "dev.csv:1", "no column 'label'"),
         ({"dev.csv": "text,label\na,praise\nb\n"}, [], "dev.csv:3", "it has 1 field(s), line 1 has 2"),
         ({"train.csv": b"text,label\nf\xfcr,praise\n"}, [], "train.csv:2", "(byte 13 of the file)"),
         ({"dev.csv": [("", "praise")]}, ["data.empty_text=refuse"], "dev.csv:2", "text is empty"),

@@ -150,7 +150,7 @@ def test_no_setting_of_ours_is_taken_for_a_secret():
     assert redact_text("s3://bucket/x:y@z") == "s3://bucket/x:y@z"
 
 
-def test_a_setting_that_was_added_since_may_be_missing_where_null_is_its_default():
+def test_a_config_that_was_saved_before_a_table_had_settings_is_read():
     run = composed("data=text_classification", "data.path=a.csv", "task=classification", "data.text_column=[a,b]")
     document = copy.deepcopy(run.document)
     for name in ("separator", "quotes", "encoding", "val_fraction"):
