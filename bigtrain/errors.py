@@ -30,12 +30,16 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `code` is stable and greppable, the rest are sentences."""
+    """One thing that is wrong: `code` is stable and greppable, the rest are sentences.
+
+    `word`: the word of the command line that it is about, where it is about one.
+    """
 
     code: str
     message: str
     cause: str = ""
     fix: str = ""
+    word: str = ""
 
     def __str__(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
@@ -43,7 +47,7 @@ class Problem:
             lines.append(f"  cause: {self.cause}")
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class BigtrainError(Exception):
@@ -93,6 +97,17 @@ class NumericsError(BigtrainError):
     exit_code = ExitCode.NUMERICS
 
 
-def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
-    """Up to `limit` of `choices` that `word` may have been meant as, best first."""
-    return difflib.get_close_matches(word, list(choices), n=limit, cutoff=0.6)
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """A text with its control characters spelt out (\\x1b), line ends and tabs apart: a terminal would obey them.
+
+    They come from file names, from data, and from models that learnt them there.
+    """
+    return text.translate(_CONTROL)
+
+
+def nearest(word: str, choices: Iterable[str], limit: int = 3, alike: float = 0.6) -> list[str]:
+    """Up to `limit` of `choices` that `word` may have been meant as, best first; `alike`: how much, from 0 to 1."""
+    return difflib.get_close_matches(word, list(choices), n=limit, cutoff=alike)

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.override_parser.types import Glob, Override
 
 from bigtrain.config.axes import MAX_JOBS, picked, values_of
-from bigtrain.config.compose import compose, validate
+from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
 from bigtrain.config.launcher import Launcher, read_launcher
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
@@ -152,13 +152,15 @@ def validated(sweep: Sweep) -> Sweep:
     configs: list[Any] = []
     for job in sweep.jobs:
         try:
-            configs.append(validate(compose(sweep.request_of(job))).config)
+            configs.append(validate_with_guesses(compose_with_guesses(sweep.request_of(job))).config)
         except ConfigError as error:
             for problem in error.problems:
                 found.setdefault(problem, []).append(job)
     if found:
         notes = (Problem("CONFIG-SWEEP", note) for note in sweep.notes)  # perhaps that is what went wrong
-        raise ConfigError(*(_naming_jobs(problem, jobs, sweep) for problem, jobs in found.items()), *notes)
+        settled = (settle([problem], sweep.request_of(jobs[0]))[0] for problem, jobs in found.items())
+        named = (_naming_jobs(*pair, sweep) for pair in zip(settled, found.values(), strict=True))
+        raise ConfigError(*named, *notes)
     return _placed(sweep, configs)
 
 
@@ -188,7 +190,8 @@ def _validated_search(sweep: Sweep, search: Search) -> Sweep:
                 for problem in tried[combinations[0]].problems:
                     found.setdefault(problem.message, problem)
     if found:
-        raise ConfigError(*found.values(), *(Problem("CONFIG-SWEEP", note) for note in sweep.notes))
+        problems = settle(list(found.values()), sweep.request_of(sweep.jobs[0]))
+        raise ConfigError(*problems, *(Problem("CONFIG-SWEEP", note) for note in sweep.notes))
     configs = [config for config in tried.values() if not isinstance(config, ConfigError)]
     return _with_metric(_placed(sweep, configs), search, configs)
 
@@ -208,7 +211,7 @@ def _tried(sweep: Sweep, choices: list[tuple[str, tuple[str, ...]]], combination
     """The config of these values, or the ConfigError that they end in, which names them."""
     job = sweep.job(1, {key: option for (key, _), option in zip(choices, combination, strict=True)})
     try:
-        return validate(compose(sweep.request_of(job))).config
+        return validate_with_guesses(compose_with_guesses(sweep.request_of(job))).config
     except ConfigError as error:
         causes = (f"tried with {job}: {problem.cause}".rstrip(": ") for problem in error.problems)
         pairs = zip(error.problems, causes, strict=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
-from bigtrain.config.hints import did_you_mean
+from bigtrain.config.hints import Guess, did_you_mean, rounds_for_value
 from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
@@ -57,7 +57,7 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
                 override = _text_override(override.key_or_group, word.partition("=")[2], word)
         problem = _unusable(override, word, multirun)
         if problem:
-            problems.append(problem)
+            problems.append(replace(problem, word=word))
         else:
             overrides.append(override)
     return overrides, problems
@@ -172,14 +172,15 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"
-        return Problem("CONFIG-WORD", f"{word!r} is neither a verb nor key=value", f'command line, "{word}"', fix)
+        message = f"{word!r} is neither a verb nor key=value"
+        return Problem("CONFIG-WORD", message, f'command line, "{word}"', fix, word)
     if value.count("'") % 2 or value.count('"') % 2:
         reason = "a quote is not closed"
         fix = f"close it; inside a shell: '{key}=\"…\"'"
     else:
         reason = "the value can't be read"
         fix = f"quote it if it is text: '{key}=\"{value}\"'; lists are [a,b]"
-    return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix)
+    return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix, word)
 
 
 def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
@@ -200,7 +201,8 @@ def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
     if override.is_sweep_override() and not multirun:
         value = word.partition("=")[2]
         fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'; -m tries each"
-        return Problem("CONFIG-WORD", f"{key} is given several values", cause, fix)
+        rounds = rounds_for_value(key, value, None)
+        return Guess("CONFIG-WORD", f"{key} is given several values", cause, rounds=rounds, otherwise=fix)
     return None
 
 

@@ -111,6 +111,13 @@ def fraction_problems(split: str) -> list[str]:
     return []
 
 
+def _one_path(path: str | None) -> str:
+    """What is wrong where path and train_path are both given, or neither of them."""
+    if path:
+        return "path and train_path are both given; give path, which is split, or train_path and val_path"
+    return "path is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…"
+
+
 @dataclass
 class PythonDocsConfig(TextConfig):
     """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
@@ -141,7 +148,7 @@ class TextCorpusConfig(TextConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.train_path and not self.val_path:
             found.append("val_path is missing; with train_path, give val_path too")
         if self.path and (self.val_path or self.test_path):
@@ -215,7 +222,7 @@ class TextClassificationConfig(SentencesConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.train_path and not self.val_path:
             found.append("val_path is missing; with train_path, give val_path too")
         if self.path and (self.val_path or self.test_path):
@@ -275,7 +282,7 @@ class SentencePairsConfig(TokenizedConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.train_path and not self.val_path:
             found.append("val_path is missing; with train_path, give val_path too")
         if self.path and (self.val_path or self.test_path):

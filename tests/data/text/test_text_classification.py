@@ -206,7 +206,7 @@ def test_augmentation_belongs_to_the_data(tmp_path, folder):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({}, "give exactly one of the two"),
+        ({}, "path is missing"),
         ({"train_path": "a.tsv"}, "val_path is missing"),
         ({"path": "a.tsv", "test_path": "b.tsv"}, "path has all splits"),
         ({"path": "a.tsv", "label_column": "text"}, "are both 'text'"),
