@@ -8,6 +8,7 @@ its mend. `cli.main` prints them as one block on stderr and exits with the code.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -97,15 +98,15 @@ class NumericsError(BigtrainError):
     exit_code = ExitCode.NUMERICS
 
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_UNSEEN = re.compile(r"(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """A text with its control characters spelt out (\\x1b), line ends and tabs apart: a terminal would obey them.
-
-    They come from file names, from data, and from models that learnt them there.
+    """A text with what a terminal would obey spelt out (\\x1b): control characters but for tabs and line ends, and what
+    turns the direction of writing; and the bytes of a file name that are no text. They come from file names, from data,
+    and from models that learnt them there.
     """
-    return text.translate(_CONTROL)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def nearest(word: str, choices: Iterable[str], limit: int = 3, alike: float = 0.6) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from hydra.core.override_parser.types import Glob, Override
 
 from bigtrain.config.axes import MAX_JOBS, picked, values_of
 from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
+from bigtrain.config.files import found
 from bigtrain.config.launcher import Launcher, read_launcher
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
@@ -25,6 +27,7 @@ from bigtrain.config.watched import watched_metric
 from bigtrain.config.words import is_hydra, is_launcher, is_search, parse_words
 from bigtrain.errors import ConfigError, Problem
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,0\d+")  # 0,001
 _MOST_TRIED = 8  # combinations, before a value is refused
 
 
@@ -229,13 +232,17 @@ def _with_metric(sweep: Sweep, search: Search, configs: list[Any]) -> Sweep:
 
 
 def _refuse_unfit(overrides: Iterable[Override], searching: bool) -> None:
-    """Raises ConfigError for an interval without a search, and for a swept key that is given again."""
+    """Raises ConfigError for an interval without a search, a decimal comma, and a swept key that is given again."""
     seen: dict[str, Override] = {}
     for override in overrides:
         key, cause = override.key_or_group, f'command line, "{override.input_line}"'
         if override.is_interval_sweep() and not searching:
             fix = f"list the values ({key}=a,b), give a range ({key}=range(1,4)), or add sweep=optuna"
             message = f"{key} is given an interval, which has no list of values"
+            raise ConfigError.of("CONFIG-WORD", message, cause=cause, fix=fix)
+        if override.is_choice_sweep() and _DECIMAL_COMMA.fullmatch(value := str(override.input_line).partition("=")[2]):
+            message = f"{key} is given the values {value.replace(',', ' and ')}, which look like one number"
+            fix = f"{key}={value.replace(',', '.')}: decimals have a point; several values: {key}=choice({value})"
             raise ConfigError.of("CONFIG-WORD", message, cause=cause, fix=fix)
         before = seen.setdefault(key, override)
         if before is not override and (override.is_sweep_override() or before.is_sweep_override()):
@@ -254,6 +261,6 @@ def _notes(overrides: Iterable[Override]) -> Iterable[str]:
     """Commas that were taken as text."""
     for override in overrides:
         key, value = override.key_or_group, str(override.input_line).partition("=")[2]
-        if isinstance(override.value(), str) and "," in value and value[0] not in "'\"":
+        if isinstance(override.value(), str) and "," in value and value[0] not in "'\"" and not found(value):
             (shown,) = redact_words([f"{key}={value}"])
             yield f"{shown} is one text; to try several: {key}=choice({shown.partition('=')[2]})"

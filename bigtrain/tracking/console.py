@@ -9,13 +9,16 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import IO, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bigtrain.errors import printable
 from bigtrain.tracking.live_view import LiveView, note_room
 from bigtrain.tracking.progress import Progress, row_line, start_lines
 from bigtrain.tracking.tracker import Row, RunFacts, Sink
@@ -24,7 +27,14 @@ _SECONDS_BETWEEN_DRAWINGS = 0.5  # a drawing costs about 3 ms: 0.6 % of the thre
 
 
 class SteadyConsole(Console):
-    """rich's console, but a reader that has gone is an OSError like any other: rich would end the process."""
+    """rich's console, but a reader that has gone is an OSError like any other, where rich would end the process; and no
+    control character of a text reaches the terminal.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Called by rich for everything that it prints."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Called by rich while the BrokenPipeError is handled."""
@@ -139,6 +149,13 @@ class LiveConsole(Sink):
 
 
 def encodable(text: str, stream: IO[str]) -> str:
-    """`text` with "?" for what the stream's encoding lacks: a generated sample must not end the output."""
+    """`text` with its control characters spelt out, and "?" for what the stream's encoding lacks: a generated sample
+    must neither change the terminal nor end the output.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    return printable(text).encode(encoding, "replace").decode(encoding)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints a text of others (generated, of data, a path) at once, as `encodable` leaves it."""
+    print(encodable(text, sys.stdout), end=end, flush=True)

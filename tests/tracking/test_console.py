@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
-from bigtrain.tracking.console import LiveConsole, PlainConsole, console_for
+from bigtrain.errors import Problem, printable
+from bigtrain.tracking.console import LiveConsole, PlainConsole, SteadyConsole, console_for, say
 from bigtrain.tracking.curve import braille_plot, resample, sparkline
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
 from bigtrain.tracking.live_view import LiveView
@@ -314,3 +316,26 @@ def test_numbers_as_people_read_them(shown, expected):
 def test_a_path_is_shown_relative_only_where_that_is_shorter():
     assert short_path("/home/me/project/outputs/run", "/home/me/project") == "outputs/run"
     assert short_path("/data/run", "/home/me/project/deep/down") == "/data/run"
+
+
+HOSTILE = "a\x1b[31mb\x07\x9b2J\r\x7f\u202ec\td\r\ne"
+SHOWN = "a\\x1b[31mb\\x07\\x9b2J\\r\\x7f\\u202ec\td\r\ne"
+
+
+def test_control_characters_are_spelt_out_wherever_a_text_is_printed(terminal, capsys):
+    assert printable(HOSTILE) == SHOWN
+    say(HOSTILE, end="")
+    assert capsys.readouterr().out == SHOWN
+    stream = io.StringIO()
+    PlainConsole(stream).note(HOSTILE)
+    assert stream.getvalue() == f"{SHOWN}\n"
+    console = SteadyConsole(file=Terminal(), force_terminal=True, width=100)
+    console.print(Text(HOSTILE, style="red"))
+    assert "\x1b[31mb" not in console.file.getvalue().replace("\x1b[31ma", "")
+    assert "a\\x1b[31mb" in console.file.getvalue()
+    assert str(Problem("X", HOSTILE, HOSTILE, HOSTILE)).count("\x1b") == 0
+
+
+@given(st.text())
+def test_what_is_printable_stays_so(text):
+    assert printable(printable(text)) == printable(text)
