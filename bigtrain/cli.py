@@ -194,9 +194,16 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
     if flags.multirun:
-        return int(importlib.import_module("bigtrain.commands.sweep").run(sweep, debug))
-    command = importlib.import_module(f"bigtrain.commands.{verb.replace('-', '_')}")
-    return int(command.run(composed))
+        return int(_command("sweep").run(sweep, debug))
+    return int(_command(verb.replace("-", "_")).run(composed))
+
+
+def _command(name: str) -> Any:
+    """The module of a command. From here on PyTorch is needed, which a busy machine takes seconds to load."""
+    from bigtrain.data.progress import status_line
+
+    with status_line("Loading PyTorch", ""):
+        return importlib.import_module(f"bigtrain.commands.{name}")
 
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
@@ -219,7 +226,7 @@ def _pipeline(request: Any, flags: argparse.Namespace) -> int:
         return ExitCode.OK
     plan = make_plan(pipeline)
     gc.enable()
-    return int(importlib.import_module("bigtrain.commands.pipeline").run(plan, flags.dry_run))
+    return int(_command("pipeline").run(plan, flags.dry_run))
 
 
 def _find_run(where: str, output_dir: Path) -> Path:

@@ -14,6 +14,7 @@ from bigtrain.commands.loading import Loaded, load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig, RunConfig
 from bigtrain.data.base import DataModule
+from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import TextClassificationConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import DataError, ExitCode
@@ -56,7 +57,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     evaluation = evaluator.evaluate(config.split, final=True)
     assert evaluation is not None
     if data.spec.fingerprint == loaded.spec.fingerprint:  # else the training split is not what the model has seen
-        evaluation.metrics.update(baselines_of(task, data, [config.split]).metrics.get(config.split, {}))
+        with status_line("Measuring baselines", ""):
+            evaluation.metrics.update(baselines_of(task, data, [config.split]).metrics.get(config.split, {}))
     return {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,

@@ -101,7 +101,8 @@ def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, numb
         stop_id=tokenizer.end_of_text,
     )
     new_ids = takewhile(lambda new: new != tokenizer.end_of_text, (int(ids_B[0]) for ids_B in steps))
-    waiting = prompt  # a \r at its end may be half of a line end
+    say(prompt.removesuffix("\r"), end="")
+    waiting = "\r" if prompt.endswith("\r") else ""  # half of a line end, perhaps
     for text in chain(text_pieces(tokenizer, ids.tolist(), new_ids), "\n"):
         text = waiting + text
         waiting = "\r" if text.endswith("\r") else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bigtrain.build import Parts, build_data, build_parts, build_trainer
+from bigtrain.build import Parts, build_data, build_parts, build_trainer, count_parameters
 from bigtrain.commands.audit import audit_before_training, tell
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.outcome import conclude
@@ -26,6 +26,7 @@ from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
+from bigtrain.data.base import DataModule
 from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
 from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
@@ -34,7 +35,7 @@ from bigtrain.tracking.jsonl import JsonlSink, cut_back
 from bigtrain.tracking.log_file import LogFileSink
 from bigtrain.tracking.results import Results, override, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
-from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
+from bigtrain.tracking.tracker import Opening, RunFacts, Sink, Tracker
 from bigtrain.training import durable
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
 from bigtrain.training.machine import device_name, prepare_device
@@ -125,33 +126,35 @@ def _rank_errors(world: World, launched: bool) -> Iterator[None]:
 
 def _train_here(composed: Composed, world: World) -> int:
     config: RunConfig = composed.config
+    tracker = Tracker([console_for()] if world.is_main else [])
     if composed.resumed is not None:
         run_dir = composed.resumed.run_dir
         with lock(run_dir) if world.is_main else contextlib.nullcontext():
-            return _resume(composed, run_dir, world)
-    parts = _build(config, world)
+            return _resume(composed, run_dir, world, tracker)
+    planned = new_run_path(Path(config.output_dir), config.name)
+    parts = _build(composed, world, tracker, planned)
     notes = initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing leaves no directory behind.
-    made = create_run_directory(Path(config.output_dir), config.name) if world.is_main else Path()
+    made = create_run_directory(Path(config.output_dir), config.name, planned) if world.is_main else Path()
     run_dir = Path(world.share(str(made)))
     _require_shared_folder(run_dir, world)
     if not world.is_main:
-        return _recorded(composed, run_dir, parts, None, notes)
+        return _recorded(composed, run_dir, parts, None, notes, tracker)
     with lock(run_dir):
         with durable.disk_errors(run_dir):
             durable.replace(run_dir / "config.yaml", document_text(composed.document))
             durable.replace(run_dir / "overrides.txt", "\n".join(composed.overrides) + "\n")
-        return _recorded(composed, run_dir, parts, None, notes)
+        return _recorded(composed, run_dir, parts, None, notes, tracker)
 
 
-def _resume(composed: Composed, run_dir: Path, world: World) -> int:
+def _resume(composed: Composed, run_dir: Path, world: World, tracker: Tracker) -> int:
     if world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished":
         if world.is_main:
             print(f"{run_dir} is finished already; nothing to do")
         return ExitCode.OK
     assert composed.resumed is not None
     checkpoint = _newest(CheckpointStore(run_dir / "checkpoints"), world)
-    parts = _build(composed.config, world, checkpoint)
+    parts = _build(composed, world, tracker, run_dir, checkpoint)
     evaluated = checkpoint is not None and "evaluate" in read_state(checkpoint).cadences_done
     redone = ("test/",) if evaluated else ("test/", "val/")
     if checkpoint is None:
@@ -164,7 +167,7 @@ def _resume(composed: Composed, run_dir: Path, world: World) -> int:
         with durable.disk_errors(run_dir):
             cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, redone)
     notes += [f"changed on resume: {difference}" for difference in composed.resumed.differences]
-    return _recorded(composed, run_dir, parts, checkpoint, notes)
+    return _recorded(composed, run_dir, parts, checkpoint, notes, tracker)
 
 
 def _require_shared_folder(run_dir: Path, world: World) -> None:
@@ -189,7 +192,10 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     return newest if world.is_main or not where else verify(Path(where))
 
 
-def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -> Parts:
+def _build(
+    composed: Composed, world: World, tracker: Tracker, run_dir: Path, resumed: Checkpoint | None = None
+) -> Parts:
+    config: RunConfig = composed.config
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))
@@ -201,9 +207,21 @@ def _build(config: RunConfig, world: World, resumed: Checkpoint | None = None) -
             cause="the files behind the data settings differ between the ranks",
             fix="give every rank the same files",
         )
+    if world.is_main:
+        tracker.open(Opening(_title(composed), run_dir, count_parameters(config, data), _details(data)))
     parts = build_parts(config, data, world)
     parts.audit = report
     return parts
+
+
+def _title(composed: Composed) -> str:
+    return f"{composed.choices['model']} on {composed.choices['data']}"
+
+
+def _details(data: DataModule) -> dict[str, str]:
+    sizes = ", ".join(f"{split} {size:,}" for split, size in data.spec.sizes.items())
+    unit = f"windows of {data.spec.sequence_length} tokens" if data.spec.kind == "text" else data.spec.kind
+    return {"data": f"{sizes} {unit}"}
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -217,17 +235,24 @@ def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
         )
 
 
-def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]) -> int:
+def _recorded(
+    composed: Composed,
+    run_dir: Path,
+    parts: Parts,
+    checkpoint: Checkpoint | None,
+    notes: list[str],
+    tracker: Tracker,
+) -> int:
     """Trains with the outcome, whatever it is, in status.json."""
     if not parts.world.is_main:
-        return _train(composed, run_dir, parts, checkpoint, notes)[0]
+        return _train(composed, run_dir, parts, checkpoint, notes, tracker)[0]
     status = Status(run_dir)
     facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
     facts["ranks"] = parts.world.size
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=facts)
     try:
         with lost_ranks():
-            code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes)
+            code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes, tracker)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
@@ -246,15 +271,19 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
 
 
 def _train(
-    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
+    composed: Composed,
+    run_dir: Path,
+    parts: Parts,
+    checkpoint: Checkpoint | None,
+    notes: list[str],
+    tracker: Tracker,
 ) -> tuple[ExitCode, dict[str, Any], Results | None]:
     config: RunConfig = composed.config
     world = parts.world
-    tracker = Tracker([])
     if world.is_main:
         CheckpointStore(run_dir / "checkpoints").prepare()
         first_step = checkpoint.step if checkpoint else 0
-        tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
+        tracker.add(_sinks(config, run_dir, None if composed.resumed is None else first_step + 1))
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         with StopRequest(limit) as stop:
@@ -274,17 +303,13 @@ def _train(
         tracker.close()
 
 
-def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracker:
-    """Every sink, the console first: it shows what the others warn of. A resumed run purges from `purge_step` on."""
+def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sink]:
+    """Those that write; the console before them shows what they warn of. A resumed run purges from `purge_step` on."""
     with durable.disk_errors(run_dir):
-        sinks: list[Sink] = [
-            console_for(),
-            LogFileSink(run_dir / "train.log"),
-            JsonlSink(run_dir / "metrics.jsonl"),
-        ]
+        sinks: list[Sink] = [LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
     if config.tracking.tensorboard:
         sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))
-    return Tracker(sinks)
+    return sinks
 
 
 def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str) -> dict[str, Any]:
@@ -296,11 +321,9 @@ def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str)
 
 def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
     spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
-    sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
-    unit = f"windows of {spec.sequence_length} tokens" if spec.kind == "text" else spec.kind
     ranks = f"{world.size} ranks, each " if world.size > 1 else ""
     return RunFacts(
-        title=f"{composed.choices['model']} on {composed.choices['data']}",
+        title=_title(composed),
         run_dir=run_dir,
         config_text=document_text(composed.document),
         resolved={
@@ -319,5 +342,5 @@ def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) ->
         higher_is_better=trainer.selection.higher_is_better,
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=spec.optimal_accuracy,
-        details={"data": f"{sizes} {unit}"},
+        details=_details(parts.data),
     )
