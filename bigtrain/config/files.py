@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, Quote, QuotedString, ValueType
@@ -71,5 +72,5 @@ def found(path: str) -> list[str]:
 
 
 def _choice(key: str, values: Iterable[str], word: str) -> Override:
-    texts = [QuotedString(text=value, quote=Quote.single) for value in values]
+    texts: list[Any] = [QuotedString(text=value, quote=Quote.single) for value in values]
     return Override(OverrideType.CHANGE, key, ValueType.CHOICE_SWEEP, ChoiceSweep(list=texts), input_line=word)

@@ -112,7 +112,7 @@ def rounds_for(key: str, known: Iterable[str], value: str | None = None) -> tupl
 def _assigned(names: Iterable[str], value: str | None) -> tuple[Words, ...]:
     if value is None:
         return tuple((name,) for name in dict.fromkeys(names))
-    words = [(f"{name}={value}",) for name in dict.fromkeys(names)]
+    words: list[Words] = [(f"{name}={value}",) for name in dict.fromkeys(names)]
     for group in [name for name in names if name in REGISTRIES]:  # other ways to write a choice, and other names of it
         words += [(f"{group}={value.lower()}",)]
         words += [tuple(other.split(" ")) for other in [CHOICES.get(group, {}).get(plain(value))] if other]

@@ -197,7 +197,7 @@ def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Wor
     options = library.choices(group)
     same = [name for name in options if plain(name) == plain(choice)]
     same = same or [name for name in options if plain(name.split("/")[-1]) == plain(choice.split("/")[-1])]
-    rounds = [[(f"{group}={name}",) for name in same]]
+    rounds: list[list[Words]] = [[(f"{group}={name}",) for name in same]]
     if other := CHOICES.get(group, {}).get(plain(choice)):
         rounds.append([tuple(other.split(" "))])
     rounds.append([] if same else [(f"{group}={name}",) for name in nearest(choice, options)])
@@ -214,8 +214,9 @@ def _with_partners(each: list[Words], library: Library) -> list[Words]:
     found = []
     for words in each:
         part = parts.get(words[0].partition("=")[2], "")
-        if part in DATA and DATA[part].config_class.provides in PARTNERS:
-            found.append((*words, PARTNERS[DATA[part].config_class.provides]))
+        provides = getattr(DATA[part].config_class, "provides", "") if part in DATA else ""
+        if provides in PARTNERS:
+            found.append((*words, PARTNERS[provides]))
     return found
 
 
