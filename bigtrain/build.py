@@ -22,6 +22,7 @@ from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
 from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
+from bigtrain.data.progress import status_line
 from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.train_sample import TrainSample, train_sample_size
@@ -109,17 +110,29 @@ def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpe
     """Task and network for the data; `spec`: a checkpoint's own."""
     spec = spec or data.spec
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, data.tokenizer)
-    network = build_network(config, task, spec, world.device)
+    with status_line("Drawing the initial weights", ""):
+        network = build_network(config, task, spec, world.device)
     return Parts(config, data, task, network, TrainingModule(network, task), world)
 
 
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
     """Backbone and heads, tied; initialised from the seed, on the CPU: any device starts from the same weights."""
     torch.manual_seed(mix(config.seed, _INITIALISATION))
+    return _assembled(config, task, spec).to(device)
+
+
+def count_parameters(config: RunConfig, data: DataModule) -> int:
+    """Of the network for the data, without making it."""
+    task: Task = TASKS.entry_of(config.task).load()(config.task, data.spec, data.tokenizer)
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in _assembled(config, task, data.spec).parameters())
+
+
+def _assembled(config: RunConfig, task: Task, spec: DataSpec) -> Network:
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
     tie_weights(network, config.model)
-    return network.to(device)
+    return network
 
 
 def build_trainer(
@@ -148,7 +161,8 @@ def build_trainer(
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     step_flops = flops * loader.order.samples_per_step
     choose_recording(parts.module, settings, optimizer, loader, precision, step_flops, state, world)
-    compile_network(parts.module, settings.compile, loader, precision, state, tracker, world)
+    with status_line("Compiling the model", ""):
+        compile_network(parts.module, settings.compile, loader, precision, state, tracker, world)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)
     documents = {"config.json": document, "data_spec.json": parts.data.spec.to_json()}

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest
+from bigtrain.config.habits import VERBS as OTHER_VERBS
+from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest, printable
 
 VERBS = ("train", "eval", "generate", "export", "check-data", "compare")
 LATER_VERBS = ("plan", "explain", "verify")
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     # A warning is a sentence for the user, without the line of code that raised it.
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}\n")
     words = [word for word in words if word != "--debug"]
     try:
         code = _dispatch(words, debug)
@@ -76,7 +77,7 @@ def _report(error: BigtrainError | Problem, code: int, debug: bool) -> int:
 
 def _dispatch(words: list[str], debug: bool) -> int:
     verb = _take_verb(words)
-    flags = _parse_flags(words)
+    flags = _parse_flags(verb, words)
     if flags.version:
         from bigtrain import __version__
 
@@ -102,29 +103,40 @@ def _take_verb(words: list[str]) -> str:
     if first in LATER_VERBS:
         message = f"bigtrain {first} is not built yet"
         raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"the verbs are {', '.join(VERBS)}")
-    near = nearest(first, VERBS)
-    fix = f"did you mean bigtrain {near[0]} ?" if near else f"the verbs are {', '.join(VERBS)}"
-    raise ConfigError.of("CONFIG-VERB", f"{first!r} is not a verb", cause=cause, fix=f"{fix} Settings are key=value")
+    message = f"{first!r} is not a verb"
+    if known := OTHER_VERBS.get(first.lower().lstrip("-")):
+        path = next((word for word in words[1:] if "=" not in word and word[0] not in "-+~"), "<run directory>")
+        raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=known.format(path=path))
+    near = nearest(first.lower(), VERBS)
+    fix = f"did you mean bigtrain {near[0]} ?" if near else f"the verbs are {', '.join(VERBS)}."
+    raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"{fix} Settings are key=value")
 
 
 class _Parser(argparse.ArgumentParser):
     """Hydra's flags; a wrong one is a ConfigError instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        known = [option for action in self._actions for option in action.option_strings]
-        unknown, near = message.removeprefix("unrecognized arguments: ").split()[0], []
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         if unknown.startswith("-"):
-            message, near = f"{unknown} is not a flag", nearest(unknown, known)
-        fix = f"did you mean {near[0]} ?" if near else "bigtrain --help lists the flags"
-        raise ConfigError.of("CONFIG-FLAG", message, cause="command line", fix=fix)
+            message = f"{unknown} is not a flag"
+        raise ConfigError.of("CONFIG-FLAG", message, cause="command line", fix="bigtrain --help lists the flags")
+
+    @property
+    def options(self) -> list[str]:
+        """The flags that there are."""
+        return [option for action in self._actions for option in action.option_strings]
 
 
-def _parse_flags(words: list[str]) -> argparse.Namespace:
+def _parse_flags(verb: str, words: list[str]) -> argparse.Namespace:
     from hydra._internal.utils import get_args_parser
 
     parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()])
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
+    if any(word[:1] == "-" and word.partition("=")[0] not in parser.options for word in words):
+        from bigtrain.config.flags import refuse_dashes
+
+        refuse_dashes(verb, words, parser.options)
     flags = parser.parse_intermixed_args(_without_ambiguity(words))
     if flags.resolve and not flags.cfg:
         raise ConfigError.of("CONFIG-FLAG", "--resolve goes with --cfg", fix="bigtrain --cfg job --resolve")
@@ -182,9 +194,16 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
     if flags.multirun:
-        return int(importlib.import_module("bigtrain.commands.sweep").run(sweep, debug))
-    command = importlib.import_module(f"bigtrain.commands.{verb.replace('-', '_')}")
-    return int(command.run(composed))
+        return int(_command("sweep").run(sweep, debug))
+    return int(_command(verb.replace("-", "_")).run(composed))
+
+
+def _command(name: str) -> Any:
+    """The module of a command. From here on PyTorch is needed, which a busy machine takes seconds to load."""
+    from bigtrain.data.progress import status_line
+
+    with status_line("Loading PyTorch", ""):
+        return importlib.import_module(f"bigtrain.commands.{name}")
 
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
@@ -207,7 +226,7 @@ def _pipeline(request: Any, flags: argparse.Namespace) -> int:
         return ExitCode.OK
     plan = make_plan(pipeline)
     gc.enable()
-    return int(importlib.import_module("bigtrain.commands.pipeline").run(plan, flags.dry_run))
+    return int(_command("pipeline").run(plan, flags.dry_run))
 
 
 def _find_run(where: str, output_dir: Path) -> Path:
@@ -234,3 +253,7 @@ def _shell_completion(flags: argparse.Namespace) -> int:
 
     sys.stdout.write(completion_script(action, shell))
     return ExitCode.OK
+
+
+if __name__ == "__main__":  # python -m bigtrain.cli is bigtrain, too
+    raise SystemExit(main())

@@ -8,6 +8,7 @@ its mend. `cli.main` prints them as one block on stderr and exits with the code.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -30,12 +31,16 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `code` is stable and greppable, the rest are sentences."""
+    """One thing that is wrong: `code` is stable and greppable, the rest are sentences.
+
+    `word`: the word of the command line that it is about, where it is about one.
+    """
 
     code: str
     message: str
     cause: str = ""
     fix: str = ""
+    word: str = ""
 
     def __str__(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
@@ -43,7 +48,7 @@ class Problem:
             lines.append(f"  cause: {self.cause}")
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class BigtrainError(Exception):
@@ -93,6 +98,17 @@ class NumericsError(BigtrainError):
     exit_code = ExitCode.NUMERICS
 
 
-def nearest(word: str, choices: Iterable[str], limit: int = 3) -> list[str]:
-    """Up to `limit` of `choices` that `word` may have been meant as, best first."""
-    return difflib.get_close_matches(word, list(choices), n=limit, cutoff=0.6)
+_UNSEEN = re.compile(r"(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would obey spelt out (\\x1b): control characters but for tabs and line ends, and what
+    turns the direction of writing; and the bytes of a file name that are no text. They come from file names, from data,
+    and from models that learnt them there.
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def nearest(word: str, choices: Iterable[str], limit: int = 3, alike: float = 0.6) -> list[str]:
+    """Up to `limit` of `choices` that `word` may have been meant as, best first; `alike`: how much, from 0 to 1."""
+    return difflib.get_close_matches(word, list(choices), n=limit, cutoff=alike)

@@ -122,6 +122,47 @@ def test_wrong_verbs_and_flags_are_told_apart(capsys):
     assert "did you mean model ?" in error_of(capsys, "--cfg", "job", "-p", "modle")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    {
+        "--lr 0.1": "settings have no dashes; did you mean optimizer.learning_rate=0.1 ?",
+        "-lr 0.1": "did you mean optimizer.learning_rate=0.1 ?",
+        "--epochs 3 model=cnn": "did you mean trainer.max_duration=3epoch ?",
+        "model=cnn --batch-size=8": "did you mean trainer.batch_size=8 ?",
+        "--trainer.gpus=1": "settings have no dashes; did you mean trainer.gpus=1 ?",
+        "--fp16": "did you mean trainer.precision=fp16 ?",
+        "--num_workers 4": "leave it out",
+        "--config x.yaml": "-cd FOLDER experiment=NAME",
+        "--hlep": "did you mean --help ?",
+        "--foo 3": "--help lists the flags and the settings",
+        "help": "bigtrain --help",
+        "resume outputs/a/b": "bigtrain resume=outputs/a/b",
+        "finetune": "bigtrain init_from=<run directory>",
+        "test": "bigtrain eval checkpoint=<run directory> split=test",
+        "validate run": "bigtrain eval checkpoint=run split=val",
+        "sweep seed=1,2": "bigtrain -m",
+        "fit": "bigtrain train",
+        "predict": "bigtrain generate checkpoint=<run directory>",
+        "wibble": "the verbs are train, eval, generate, export, check-data, compare. Settings are key=value",
+    }.items(),
+)
+def test_flags_and_verbs_of_other_programs_are_answered(capsys, words, expected):
+    text = error_of(capsys, *words.split())
+    assert expected in text
+    assert "did you mean -" not in text.replace("did you mean --help", "")
+
+
+def test_every_dashed_setting_is_answered(capsys):
+    assert error_of(capsys, "--lr=0.1", "--epochs", "3", "--seed", "1").count("error[CONFIG-FLAG]") == 3
+
+
+def test_the_module_of_the_command_is_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "bigtrain.cli", "trainer.gpu=1"], capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, "did you mean trainer.gpus=1 ?" in result.stderr) == (2, True)
+
+
 def test_exit_codes(command, capsys):
     def fail(error):
         def action(composed):

@@ -16,6 +16,7 @@ from bigtrain.config.run import RunConfig
 from bigtrain.data.audit.findings import Report
 from bigtrain.data.audit.short import short_audit
 from bigtrain.data.base import DataModule
+from bigtrain.data.progress import status_line
 from bigtrain.errors import DataError
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training import durable
@@ -32,7 +33,8 @@ def audit_before_training(config: RunConfig, data: DataModule) -> Report | None:
     """
     if config.trainer.limit_samples is not None or config.trainer.overfit:
         return None
-    report = short_audit(data, config.data)
+    with status_line("Auditing the data"):
+        report = short_audit(data, config.data)
     if report is not None and config.data.audit is Audit.fail and report.verdict == "fail":
         worst = [check for check in report.worries() if check.verdict == "fail"]
         raise DataError.of(

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from bigtrain.commands.audit import AUDIT_FILE, document_of, example_lines, table_of
 from bigtrain.commands.init_from import brought_tokenizer
 from bigtrain.config.compose import Composed
@@ -19,6 +17,7 @@ from bigtrain.data.audit.audit import audit, rows_of
 from bigtrain.data.base import DataModule
 from bigtrain.errors import ConfigError, ExitCode
 from bigtrain.registry import DATA
+from bigtrain.tracking.console import SteadyConsole
 from bigtrain.training import durable
 from bigtrain.training.run_directory import new_run_path
 
@@ -35,7 +34,7 @@ def run(composed: Composed) -> int:
         )
     data: DataModule = DATA.entry_of(config.data).load()(config.data, brought_tokenizer(config, None))
     report = audit(data, config.data, near=True)
-    console = Console(highlight=False, soft_wrap=True)
+    console = SteadyConsole(highlight=False, soft_wrap=True)
     console.print(table_of(report))
     for line in (*report.skipped, *example_lines(report)):
         console.print(line, markup=False)

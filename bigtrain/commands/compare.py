@@ -18,13 +18,13 @@ from bigtrain.config.compose import Composed
 from bigtrain.config.run import CompareConfig
 from bigtrain.config.strict import show
 from bigtrain.config.watched import smaller_is_better
-from bigtrain.errors import ConfigError, ExitCode
+from bigtrain.errors import ConfigError, ExitCode, printable
 from bigtrain.report.comparing import Comparability, comparability, differing_settings
 from bigtrain.report.curves import Panel, curves_png, series_of
 from bigtrain.report.runs import Point, RunRecord, find_runs, readable
 from bigtrain.tracking.console import SteadyConsole, encodable
 from bigtrain.tracking.curve import bounds, sparkline
-from bigtrain.tracking.formatting import clock, number, printable, scaled, short_path
+from bigtrain.tracking.formatting import clock, number, scaled, short_path
 from bigtrain.training import durable
 
 PNG, CSV = "compare.png", "compare.csv"
@@ -205,4 +205,4 @@ def _csv(runs: Sequence[RunRecord], facts: dict[str, list[str]], differences: di
 
 
 def _print(console: SteadyConsole, line: str) -> None:
-    console.print(Text(encodable(printable(line), console.file)), soft_wrap=True)
+    console.print(Text(encodable(line, console.file)), soft_wrap=True)

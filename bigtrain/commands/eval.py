@@ -15,6 +15,7 @@ from bigtrain.commands.evaluated_data import evaluated_data
 from bigtrain.commands.loading import load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig
+from bigtrain.data.progress import status_line
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import ExitCode
 from bigtrain.registry import TASKS
@@ -55,7 +56,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     evaluation = evaluator.evaluate(split, final=True)
     assert evaluation is not None
     if data.spec.fingerprint == loaded.spec.fingerprint:  # else the training split is not what the model has seen
-        evaluation.metrics.update(baselines_of(task, data, [split]).metrics.get(split, {}))
+        with status_line("Measuring baselines", ""):
+            evaluation.metrics.update(baselines_of(task, data, [split]).metrics.get(split, {}))
     return {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,

@@ -12,6 +12,7 @@ from bigtrain.config.run import ExportConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import ExitCode, MachineError
 from bigtrain.interop.hugging_face import folder_files
+from bigtrain.tracking.console import say
 from bigtrain.training import durable
 
 
@@ -23,9 +24,9 @@ def run(composed: Composed) -> int:
     folder = Path(config.path).expanduser().absolute()
     write_folder(folder, files)
     for name, content in files.items():
-        print(f"{folder / name}  {len(content):,} bytes")
+        say(f"{folder / name}  {len(content):,} bytes")
     for sentence in left_out:
-        print(sentence)
+        say(sentence)
     return ExitCode.OK
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from itertools import takewhile
+from itertools import chain, takewhile
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from bigtrain.data.audit.seen import gist_digest, gists_of, why_not_compared
 from bigtrain.data.randomness import mix
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.world import World, lone_world
-from bigtrain.errors import ConfigError, DataError, ExitCode
+from bigtrain.errors import ConfigError, DataError, ExitCode, printable
 from bigtrain.tasks.generation import Sampling, stream, text_pieces
 from bigtrain.tasks.seq2seq import Seq2Seq
+from bigtrain.tracking.console import say
 
 Answer = Callable[[str, int], None]  # prints what the checkpoint makes of a prompt; the number seeds the sampling
 
@@ -81,7 +82,7 @@ def interact(answer: Answer, loaded: Loaded) -> int:
     """Reads prompts line by line until the input ends."""
     interactive = sys.stdin.isatty()
     if interactive:
-        print(f"{loaded.checkpoint.path}: type a prompt and Enter; Ctrl-D ends", file=sys.stderr)
+        print(printable(f"{loaded.checkpoint.path}: type a prompt and Enter; Ctrl-D ends"), file=sys.stderr)
     number = 0
     while True:
         if interactive:
@@ -117,10 +118,12 @@ def print_continuation(loaded: Loaded, config: GenerateConfig, prompt: str, numb
         stop_id=tokenizer.end_of_text,
     )
     new_ids = takewhile(lambda new: new != tokenizer.end_of_text, (int(ids_B[0]) for ids_B in steps))
-    print(prompt, end="", flush=True)
-    for text in text_pieces(tokenizer, ids.tolist(), new_ids):
-        print(text, end="", flush=True)
-    print()
+    say(prompt.removesuffix("\r"), end="")
+    waiting = "\r" if prompt.endswith("\r") else ""  # half of a line end, perhaps
+    for text in chain(text_pieces(tokenizer, ids.tolist(), new_ids), "\n"):
+        text = waiting + text
+        waiting = "\r" if text.endswith("\r") else ""
+        say(text.removesuffix("\r"), end="")
 
 
 def first_ids(tokenizer: Tokenizer) -> np.ndarray:

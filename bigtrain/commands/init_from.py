@@ -17,7 +17,7 @@ from bigtrain.config.words import escape
 from bigtrain.data.tokenizers.subword_definition import is_extension
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
-from bigtrain.errors import DataError
+from bigtrain.errors import CheckpointError, DataError
 from bigtrain.interop.hugging_face import load_folder
 from bigtrain.interop.tokenizer_files import definition_of
 from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
@@ -34,6 +34,15 @@ def settled(composed: Composed) -> Composed:
         return composed
     if is_hugging_face(config.init_from):
         source = Path(config.init_from).expanduser().absolute()
+    elif config.init_from not in ("latest", "best") and not Path(config.init_from).expanduser().exists():
+        name = Path(config.init_from).name
+        raise CheckpointError.of(
+            "CHECKPOINT-MISSING",
+            f"init_from={config.init_from}: there is no such folder",
+            cause="it takes a run, a checkpoint or a Hugging Face model that lies on this machine; nothing is fetched",
+            fix=f"a Hugging Face model of this name: hf download {config.init_from} --local-dir {name} (the command "
+            f"is of huggingface_hub), then init_from={name}; a run: init_from=outputs/<name>/<run>, or latest",
+        )
     else:
         source = find_checkpoint(config.init_from, find_latest_run(Path(config.output_dir))).path.absolute()
     document = composed.document | {"init_from": escape(str(source))}

@@ -9,6 +9,7 @@ from bigtrain.build import build_network
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
+from bigtrain.data.progress import status_line
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.distributed.world import World
@@ -56,6 +57,7 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
         ) from error
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, tokenizer)
     prepare_device(config.trainer, world.device)
-    network = build_network(config, task, spec, world.device)
-    load_evaluated_weights(network, checkpoint)
+    with status_line(f"Loading {checkpoint.path}", ""):
+        network = build_network(config, task, spec, world.device)
+        load_evaluated_weights(network, checkpoint)
     return Loaded(checkpoint, config, spec, tokenizer, task, network)

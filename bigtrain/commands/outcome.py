@@ -13,6 +13,7 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
+from bigtrain.data.progress import status_line
 from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.report.baselines import baselines_of
@@ -106,7 +107,8 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
     ]
     run = ReportedRun(composed.config, composed.document, facts, results, flops)
     try:
-        return replace(results, report=str(write_run_report(run_dir, run)))
+        with status_line("Writing the report", ""):
+            return replace(results, report=str(write_run_report(run_dir, run)))
     except Exception as error:  # a report must never end a run that has finished
         trainer.tracker.note(f"there is no report: {type(error).__name__}: {error}", True)
         return results
@@ -134,7 +136,8 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
 
 def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) -> dict[str, float]:
     """What little effort reaches, as further metrics of the columns; returned by tag, too."""
-    found = baselines_of(parts.task, parts.data, [column.split for column in columns])
+    with status_line("Measuring baselines", ""):
+        found = baselines_of(parts.task, parts.data, [column.split for column in columns])
     for sentence in found.notes:
         tracker.note(sentence)
     for column in columns:

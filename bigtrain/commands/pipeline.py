@@ -24,7 +24,7 @@ from bigtrain.config.redact import redact_words
 from bigtrain.config.words import escape
 from bigtrain.data.audit.seen import seen_before
 from bigtrain.data.base import DataModule
-from bigtrain.errors import DataError, ExitCode
+from bigtrain.errors import DataError, ExitCode, printable
 from bigtrain.pipeline.display import show_outcome, show_plan
 from bigtrain.pipeline.plan import Plan, Step, request_of
 from bigtrain.pipeline.report import write_report
@@ -38,7 +38,7 @@ from bigtrain.pipeline.store import (
     state_of,
 )
 from bigtrain.pipeline.verdict import progress_of, sentences
-from bigtrain.tracking.console import SteadyConsole
+from bigtrain.tracking.console import SteadyConsole, say
 from bigtrain.tracking.formatting import short_path
 from bigtrain.training import durable
 from bigtrain.training.run_directory import (
@@ -139,9 +139,9 @@ class _Runner:
         console.rule(f"{of}stage {count}: {step.label} ({how})", align="left")
         seen = self._seen_before(step)
         for sentence in seen:
-            print(f"warning: {sentence}", file=sys.stderr)
+            print(printable(f"warning: {sentence}"), file=sys.stderr)
         if how == "reused":
-            print(f"finished already: {short_path(place)}")
+            say(f"finished already: {short_path(place)}")
         else:
             code = self._train(step, place) if step.trains else self._evaluate(step, place)
             if code:

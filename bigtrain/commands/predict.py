@@ -9,6 +9,7 @@ import torch
 from bigtrain.commands.loading import Loaded
 from bigtrain.data.text.ragged import Ragged
 from bigtrain.distributed.world import World
+from bigtrain.tracking.console import say
 from bigtrain.training.samples import predictions_for
 
 _SHOWN = 5  # likeliest classes
@@ -23,7 +24,7 @@ def print_prediction(loaded: Loaded, text: str, world: World) -> None:
     """Prints one line, the likeliest class first: "positive 0.982, negative 0.018"."""
     names = loaded.spec.labels
     answers = sorted(zip(class_probabilities(loaded, text, world), names, strict=True), key=lambda answer: -answer[0])
-    print(", ".join(f"{name} {probability:.3f}" for probability, name in answers[:_SHOWN]))
+    say(", ".join(f"{name} {probability:.3f}" for probability, name in answers[:_SHOWN]))
 
 
 def class_probabilities(loaded: Loaded, text: str, world: World) -> list[float]:

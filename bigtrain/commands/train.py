@@ -23,9 +23,10 @@ from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.audit import audit_before_training, tell
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
+from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
 from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
-from bigtrain.config.contradictions import find_contradictions, refused, told_of
+from bigtrain.config.contradictions import find_contradictions, refused
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
@@ -38,12 +39,10 @@ from bigtrain.tracking.jsonl import JsonlSink, cut_back
 from bigtrain.tracking.log_file import LogFileSink
 from bigtrain.tracking.results import Results, override, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
-from bigtrain.tracking.tracker import RunFacts, Sink, Tracker
+from bigtrain.tracking.tracker import Sink, Tracker
 from bigtrain.training import durable
 from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
-from bigtrain.training.extension import rate_ahead
 from bigtrain.training.machine import device_name, prepare_device
-from bigtrain.training.precision import emulated_on_cpu
 from bigtrain.training.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
@@ -132,34 +131,36 @@ def _rank_errors(world: World, launched: bool) -> Iterator[None]:
 
 def _train_here(composed: Composed, world: World) -> int:
     config: RunConfig = composed.config
+    tracker = Tracker([console_for()] if world.is_main else [])
     if composed.resumed is not None:
         run_dir = composed.resumed.run_dir
         with lock(run_dir) if world.is_main else contextlib.nullcontext():
-            return _resume(composed, run_dir, world)
-    parts = _build(composed, world)
+            return _resume(composed, run_dir, world, tracker)
+    planned = new_run_path(Path(config.output_dir), config.name)
+    parts = _build(composed, world, tracker, planned)
     notes = initialise(config, parts)
     # Made only now: a run whose data or starting weights are missing needs no directory.
     named = RUN_DIR_VARIABLE in os.environ  # by a sweep, which reads there how it ended, or by the launcher of ranks
-    made = create_run_directory(Path(config.output_dir), config.name) if world.is_main else Path()
+    made = create_run_directory(Path(config.output_dir), config.name, planned) if world.is_main else Path()
     run_dir = Path(world.share(str(made)))
     _require_shared_folder(run_dir, world)
     if not world.is_main:
-        return _recorded(composed, run_dir, parts, None, notes)
+        return _recorded(composed, run_dir, parts, None, notes, tracker)
     with lock(run_dir), contextlib.nullcontext() if named else removed_unless_begun(run_dir):
         with durable.disk_errors(run_dir):
             durable.replace(run_dir / "config.yaml", document_text(composed.document))
             durable.replace(run_dir / "overrides.txt", "\n".join(composed.overrides) + "\n")
-        return _recorded(composed, run_dir, parts, None, notes)
+        return _recorded(composed, run_dir, parts, None, notes, tracker)
 
 
-def _resume(composed: Composed, run_dir: Path, world: World) -> int:
+def _resume(composed: Composed, run_dir: Path, world: World, tracker: Tracker) -> int:
     resumed, store = composed.resumed, CheckpointStore(run_dir / "checkpoints")
     assert resumed is not None
     finished = world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
     if finished and not resumed.other_length:
         return _nothing_to_do(run_dir, "", world)
     checkpoint = _newest(store, world)
-    parts = _build(composed, world, checkpoint)
+    parts = _build(composed, world, tracker, run_dir, checkpoint)
     if finished and checkpoint is not None and (why := nothing_left(composed.config, checkpoint, parts)):
         return _nothing_to_do(run_dir, why, world)
     newest = checkpoint
@@ -181,7 +182,7 @@ def _resume(composed: Composed, run_dir: Path, world: World) -> int:
         with durable.disk_errors(run_dir):
             cut_back(run_dir / "metrics.jsonl", checkpoint.step if checkpoint else 0, redone)
     notes += [f"changed on resume: {difference}" for difference in resumed.differences]
-    return _recorded(composed, run_dir, parts, checkpoint, notes)
+    return _recorded(composed, run_dir, parts, checkpoint, notes, tracker)
 
 
 def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
@@ -212,7 +213,9 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     return newest if world.is_main or not where else verify(Path(where))
 
 
-def _build(composed: Composed, world: World, resumed: Checkpoint | None = None) -> Parts:
+def _build(
+    composed: Composed, world: World, tracker: Tracker, run_dir: Path, resumed: Checkpoint | None = None
+) -> Parts:
     config: RunConfig = composed.config
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
@@ -225,26 +228,13 @@ def _build(composed: Composed, world: World, resumed: Checkpoint | None = None) 
             cause="the files behind the data settings differ between the ranks",
             fix="give every rank the same files",
         )
+    if world.is_main:
+        tracker.open(opening(composed, run_dir, data))
     parts = build_parts(config, data, world)
     parts.audit = report
     if problems := refused(find_contradictions(config, parts.units.length), composed.asked):
         raise ConfigError(*(replace(problem, cause="the command line, with data of this size") for problem in problems))
     return parts
-
-
-def _advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> Iterator[str]:
-    """Warnings about settings that work, but hardly as they were meant."""
-    config, units = composed.config, parts.units
-    yield from told_of(find_contradictions(config, units.length), composed.asked)
-    if units.batch_size > units.epoch_samples:
-        yield (
-            f"a batch is {units.batch_size:g} samples, but the training split has only {units.epoch_samples:,}: a step "
-            f"takes the same ones more than once; trainer.batch_size={units.epoch_samples} takes each once"
-        )
-    precision = config.trainer.precision.value
-    if checkpoint is None and parts.world.device.type == "cpu" and emulated_on_cpu(precision):
-        better = "trainer.precision=fp32" + ("" if emulated_on_cpu("bf16") else " or bf16")
-        yield f"{precision} is many times slower than fp32 on this CPU, which has no arithmetic for it: take {better}"
 
 
 def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
@@ -258,17 +248,24 @@ def _require_same_data(checkpoint: Checkpoint, parts: Parts) -> None:
         )
 
 
-def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]) -> int:
+def _recorded(
+    composed: Composed,
+    run_dir: Path,
+    parts: Parts,
+    checkpoint: Checkpoint | None,
+    notes: list[str],
+    tracker: Tracker,
+) -> int:
     """Trains with the outcome, whatever it is, in status.json."""
     if not parts.world.is_main:
-        return _train(composed, run_dir, parts, checkpoint, notes)[0]
+        return _train(composed, run_dir, parts, checkpoint, notes, tracker)[0]
     status = Status(run_dir)
-    facts = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
-    facts["ranks"] = parts.world.size
-    status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=facts)
+    machine = environment(torch.__version__, device_name(parts.world.device), torch.get_num_threads())
+    machine["ranks"] = parts.world.size
+    status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=machine)
     try:
         with lost_ranks():
-            code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes)
+            code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes, tracker)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         code = error.exit_code if isinstance(error, BigtrainError) else ExitCode.BUG
@@ -287,32 +284,36 @@ def _recorded(composed: Composed, run_dir: Path, parts: Parts, checkpoint: Check
 
 
 def _train(
-    composed: Composed, run_dir: Path, parts: Parts, checkpoint: Checkpoint | None, notes: list[str]
+    composed: Composed,
+    run_dir: Path,
+    parts: Parts,
+    checkpoint: Checkpoint | None,
+    notes: list[str],
+    tracker: Tracker,
 ) -> tuple[ExitCode, dict[str, Any], Results | None]:
     config: RunConfig = composed.config
     world = parts.world
-    tracker = Tracker([])
     if world.is_main:
         CheckpointStore(run_dir / "checkpoints").prepare()
         first_step = checkpoint.step if checkpoint else 0
-        tracker = _tracker(config, run_dir, None if composed.resumed is None else first_step + 1)
+        tracker.add(_sinks(config, run_dir, None if composed.resumed is None else first_step + 1))
     limit = None if config.trainer.time_limit is None else parse_duration(config.trainer.time_limit).seconds
     try:
         for sentence in notes:
             tracker.note(sentence)
-        for sentence in _advice(composed, parts, checkpoint):  # before anything slow
+        for sentence in advice(composed, parts, checkpoint):  # before anything slow
             tracker.note(sentence, True)
         with StopRequest(limit) as stop:
             trainer = build_trainer(parts, run_dir, tracker, stop, composed.document, checkpoint)
             if world.is_main:  # before hours of training, not after: there must be room for a first checkpoint
                 durable.require_space(run_dir, int(1.2 * trainer.snapshot.size_bytes()))
-            for sentence in _rate_of_extension(composed, trainer):
+            for sentence in rate_of_extension(composed, trainer):
                 tracker.note(sentence)
             if not (trainer.evaluator.has("val") or trainer.evaluator.has("test")):
-                tracker.note(_unmeasured(config), warning=True)
+                tracker.note(unmeasured(config), warning=True)
             if parts.audit is not None and world.is_main:
                 tell(parts.audit, run_dir, tracker)
-            tracker.start(_facts(composed, run_dir, parts, trainer))
+            tracker.start(facts(composed, run_dir, parts, trainer))
             reason = trainer.fit()
             if reason:
                 return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer, reason), None
@@ -321,30 +322,13 @@ def _train(
         tracker.close()
 
 
-def _unmeasured(config: RunConfig) -> str:
-    makers = [f"data.{name}" for name in ("val_fraction", "val_path") if hasattr(config.data, name)]
-    mend = f"; {' or '.join(makers)} gives one" if makers else ""
-    return f"there is neither a val nor a test split: only the loss of training is measured{mend}"
-
-
-def _rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
-    """What the learning rate does from here on, where the run has just been made longer and that depends on it."""
-    state, total, settings = trainer.state, trainer.limits.total_steps, composed.config.scheduler
-    if total is not None and settings.needs_total_steps and state.lengths and state.lengths[-1][0] == state.step:
-        yield rate_ahead(trainer.schedule, composed.config.optimizer.learning_rate, state.step, total)
-
-
-def _tracker(config: RunConfig, run_dir: Path, purge_step: int | None) -> Tracker:
-    """Every sink, the console first: it shows what the others warn of. A resumed run purges from `purge_step` on."""
+def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sink]:
+    """Those that write; the console before them shows what they warn of. A resumed run purges from `purge_step` on."""
     with durable.disk_errors(run_dir):
-        sinks: list[Sink] = [
-            console_for(),
-            LogFileSink(run_dir / "train.log"),
-            JsonlSink(run_dir / "metrics.jsonl"),
-        ]
+        sinks: list[Sink] = [LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
     if config.tracking.tensorboard:
         sinks.append(TensorBoardSink(run_dir / "tensorboard", purge_step))
-    return Tracker(sinks)
+    return sinks
 
 
 def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str) -> dict[str, Any]:
@@ -352,33 +336,3 @@ def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str)
     again = " ".join([*composed.request.plugin_words, override("resume", str(run_dir))])
     trainer.tracker.note(f"stopped by {reason} after step {step}; state saved. Go on with: bigtrain {again}")
     return {"state": "preempted", "reason": reason, "step": step}
-
-
-def _facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
-    spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
-    sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
-    unit = f"windows of {spec.sequence_length} tokens" if spec.kind == "text" else spec.kind
-    ranks = f"{world.size} ranks, each " if world.size > 1 else ""
-    return RunFacts(
-        title=f"{composed.choices['model']} on {composed.choices['data']}",
-        run_dir=run_dir,
-        config_text=document_text(composed.document),
-        resolved={
-            "device": ranks + device_name(world.device),
-            "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
-            "compile": state.resolved["compile"],
-            **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
-        },
-        parameters=sum(parameter.numel() for parameter in parts.network.parameters()),
-        total_steps=limits.total_steps,
-        first_step=state.step,
-        samples_per_step=limits.samples_per_step,
-        tokens_per_step=limits.tokens_per_step,
-        flops_per_sample=limits.flops_per_sample,
-        peak_flops=limits.peak_flops,
-        primary_metric=f"val/{trainer.selection.metric}",
-        higher_is_better=trainer.selection.higher_is_better,
-        optimal_loss=parts.optimal_loss,
-        optimal_accuracy=spec.optimal_accuracy,
-        details={"data": f"{sizes} {unit}"},
-    )

@@ -13,6 +13,7 @@ from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.tasks.beam_search import Search
 from bigtrain.tasks.seq2seq import Seq2Seq
+from bigtrain.tracking.console import say
 
 
 def refuse_sampling(config: GenerateConfig) -> None:
@@ -40,7 +41,7 @@ def refuse_beams(config: GenerateConfig) -> None:
 def print_targets(loaded: Loaded, config: GenerateConfig, source: str, world: World) -> None:
     """Prints the `num_samples` best targets, one a line."""
     for text in best_targets(loaded, source, search_of(loaded, config), config.max_tokens, world)[: config.num_samples]:
-        print(text, flush=True)
+        say(text)
 
 
 def search_of(loaded: Loaded, config: GenerateConfig) -> Search:

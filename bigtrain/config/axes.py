@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from bigtrain.config.library import Library
+from bigtrain.config.words import fields_named
 from bigtrain.errors import ConfigError
 
 MAX_JOBS = 1000
 
+_READ_OTHERWISE = re.compile(r"^['\"]|^null$|\$\{|^(choice|glob)\(")  # as a path in a word
 _PLAIN_LIST = re.compile(r"(?:choice\()?([^\[\]{}()'\"\\]*)\)?")
 
 
@@ -39,6 +41,8 @@ def values_of(override: Override) -> list[str]:
     except (HydraException, ValueError) as error:  # range(1,2,0)
         fix = "for instance range(1,4), range(0,1,0.25)"
         raise ConfigError.of("CONFIG-SWEEP", f"{override.key_or_group}: {error}", cause=cause, fix=fix) from error
+    if texts := _as_they_stand(override):
+        values = texts
     typed = _PLAIN_LIST.fullmatch(str(override.input_line).partition("=")[2])
     if typed and len(typed[1].split(",")) == len(values) and override.is_choice_sweep():
         values = [value.strip() for value in typed[1].split(",")]
@@ -47,3 +51,23 @@ def values_of(override: Override) -> list[str]:
         message = f"{override.key_or_group} has {f'{repeated[0]} twice' if repeated else 'no value'}"
         raise ConfigError.of("CONFIG-SWEEP", message, cause=cause, fix="give each value once")
     return values
+
+
+def _as_they_stand(override: Override) -> list[str]:
+    """The values of a text that a word takes as it stands, without the quotes that parted them; [] for other settings.
+
+    A path that would be read in another way keeps its quotes.
+    """
+    swept = override.value()
+    fields = [field.metadata for field, _ in fields_named("train", override.key_or_group)]
+    verbatim, path = (any(limits.get(kind) for limits in fields) for kind in ("verbatim", "path"))
+    if not isinstance(swept, ChoiceSweep) or not (verbatim or path):
+        return []
+    texts = [value if isinstance(value, str) else getattr(value, "text", None) for value in swept.list]
+    if None in texts:  # numbers, which are written as they were typed
+        return []
+    return [
+        QuotedString(text, Quote.single).with_quotes() if path and _READ_OTHERWISE.search(text) else text
+        for text in texts
+        if text is not None
+    ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bigtrain.config.durations import Duration, parse_duration
+from bigtrain.config.hints import Guess
 from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
 from bigtrain.errors import Problem
 from bigtrain.registry import DATA, MODELS, TASKS, Registry
@@ -43,17 +44,26 @@ def _kinds(config: RunConfig, parts: Parts) -> Iterator[Problem]:
     if _fit(**chosen):
         return
     every = {kind: _choices(kind, registry, parts) for kind, registry in _KINDS.items()}
+    tasks = every["task"].values()
     advice = {kind: [name for name in every[kind] if _fit(**chosen | {kind: every[kind][name]})] for kind in every}
     start = ""
     if not any(advice.values()):
         start = "two of the three have to change; "
-        datas, models, tasks = every["data"], every["model"], every["task"]
         advice = {
-            "model": [name for name in models if any(_fit(config.data, models[name], tasks[task]) for task in tasks)],
-            "task": [name for name in tasks if any(_fit(datas[data], config.model, tasks[name]) for data in datas)],
+            "model": [name for name, part in every["model"].items() if any(_fit(config.data, part, t) for t in tasks)],
+            "task": [
+                name
+                for name, part in every["task"].items()
+                if any(_fit(data, config.model, part) for data in every["data"].values())
+            ],
         }
     fixes = [f"{_ADVICE[kind]}: {', '.join(names)}" for kind, names in advice.items() if names]
-    yield Problem("CONFIG-COMBINATION", _misfit(**chosen), fix=start + "; ".join(fixes))
+    fix = start + "; ".join(fixes)
+    # Most models bring a task of their own, so that one word may mend both: where it does, it comes first.
+    models = [
+        (name,) for name in every["model"] if any(_fit(config.data, every["model"][name], task) for task in tasks)
+    ]
+    yield Guess("CONFIG-COMBINATION", _misfit(**chosen), fix=fix, rounds=(tuple(models),), after=fix)
 
 
 _KINDS = {"model": MODELS, "data": DATA, "task": TASKS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from bigtrain.config.compose import Composition, compose
+from bigtrain.config.compose import Composition, compose_with_guesses
 from bigtrain.config.hints import known_keys
 from bigtrain.config.library import Request
 from bigtrain.config.plugins import load_plugins, take_plugins
@@ -44,7 +44,7 @@ def _compose(verb: str, words: list[str]) -> Composition | None:
         try:
             plugins, rest = take_plugins(attempt)
             load_plugins(plugins)
-            return compose(Request(verb, rest))
+            return compose_with_guesses(Request(verb, rest))
         except BigtrainError:
             continue
     return None

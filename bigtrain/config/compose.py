@@ -9,7 +9,9 @@ creates no directories, runs no callbacks and leaves `hydra.*` without effect.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.checks import find_conflicts
 from bigtrain.config.contradictions import find_contradictions, in_its_unit, refused
+from bigtrain.config.hints import Guess, Words, field_of, rounds_for_value, settled
 from bigtrain.config.library import (
     Library,
     Request,
@@ -39,7 +42,7 @@ from bigtrain.config.schema import ROOTS, describes_training, node_type, root_na
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import is_hydra, parse_words
-from bigtrain.errors import ConfigError, Problem
+from bigtrain.errors import BigtrainError, ConfigError, Problem
 
 FindRun = Callable[[str, Path], Path]
 
@@ -73,6 +76,7 @@ class Composition:
     groups: list[str] = dataclasses.field(default_factory=list)
     list_choices: Callable[[str], list[str]] = lambda group: []
     parts: Callable[[str], Mapping[str, str]] = lambda kind: {}
+    comment: Callable[[str, str], str] = lambda group, choice: ""
     resumed: ResumeInfo | None = None
 
     @property
@@ -86,6 +90,35 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
 
     `find_run(where, output_dir)` gives the run directory that `resume=where` means.
     """
+    try:
+        return compose_with_guesses(request, find_run)
+    except ConfigError as error:
+        raise ConfigError(*settle(error.problems, request, find_run)) from error
+
+
+def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | None = None) -> list[Problem]:
+    """The problems of a request, advising only words that would be accepted instead of those that were not."""
+    wrong = {problem.word for problem in problems}
+    right = dataclasses.replace(request, words=tuple(word for word in request.words if word not in wrong))
+
+    @functools.cache
+    def wrong_with(words: Words) -> frozenset[str]:
+        try:
+            validate_with_guesses(
+                compose_with_guesses(dataclasses.replace(right, words=(*right.words, *words)), find_run)
+            )
+        except BigtrainError as error:
+            return frozenset(problem.message for problem in error.problems)
+        return frozenset()
+
+    def composes(words: Words) -> bool:
+        return not wrong_with(words) or wrong_with(words) <= wrong_with(())  # what is wrong without it, too, stays so
+
+    return [settled(problem, composes) for problem in problems]
+
+
+def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> Composition:
+    """`compose`, but each problem is as `settle` takes it: with everything that may have been meant."""
     overrides, problems = parse_words(request.verb, request.words)
     typed = {override.key_or_group: override.value() for override in overrides}
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
@@ -121,11 +154,21 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
     }
     if describes_training(request.verb) and tree.raw()["name"] == "":
         tree.config.name = _default_name(choices, request.verb)
-    return Composition(request, tree, overrides, choices, library.groups, library.choices, library.parts)
+    return Composition(
+        request, tree, overrides, choices, library.groups, library.choices, library.parts, library.comment
+    )
 
 
 def validate(composition: Composition) -> Composed:
     """The settings as dataclasses. Raises ConfigError with every value out of range and every conflict."""
+    try:
+        return validate_with_guesses(composition)
+    except ConfigError as error:
+        raise ConfigError(*settle(error.problems, composition.request)) from error
+
+
+def validate_with_guesses(composition: Composition) -> Composed:
+    """`validate`, but each problem is as `settle` takes it."""
     tree = composition.tree
     offer_hydra_facts(composition)
     config = to_config(tree)
@@ -139,7 +182,7 @@ def validate(composition: Composition) -> Composed:
         problems += refused(found, asked)
         problems += extension_without_run(config) if composition.resumed is None else []
     if problems:
-        raise ConfigError(*(_with_cause(problem, tree) for problem in problems))
+        raise ConfigError(*(_with_cause(_with_source(problem, composition), tree) for problem in problems))
     return Composed(
         verb=composition.request.verb,
         config=config,
@@ -260,10 +303,30 @@ def _default_name(choices: dict[str, str], verb: str) -> str:
     return words.replace("/", "-")
 
 
+def _with_source(problem: Problem, composition: Composition) -> Problem:
+    """Where files are missing that an experiment or a data set is for, what its own YAML says of them."""
+    if not problem.message.startswith("data.path is missing"):
+        return problem
+    choices = {group: composition.choices.get(group, "") for group in ("experiment", "data")}
+    sentences = [
+        f"{group}={choice}: {sentence}"
+        for group, choice in choices.items()
+        if choice
+        for sentence in re.split(r"(?<=[.?]) (?=[A-Z])", composition.comment(group, choice))
+        if "data.path" in sentence
+    ]
+    return dataclasses.replace(problem, cause=" ".join(sentences))
+
+
 def _with_cause(problem: Problem, tree: SettingsTree) -> Problem:
-    """Adds where the value came from; the message of such a problem begins with its key."""
+    """Adds where the value came from, and what was meant; the message of such a problem begins with its key."""
     key = problem.message.split(" ")[0]
     origin = tree.origins.get(key)
     if problem.cause or origin is None:
         return problem
-    return dataclasses.replace(problem, cause=origin.describe(tuple(key.split("."))))
+    cause, typed = origin.describe(tuple(key.split("."))), origin.word.partition("=")[2]
+    found = field_of(key, tree.config)
+    if not typed or found is None:
+        return dataclasses.replace(problem, cause=cause)
+    rounds = rounds_for_value(key, typed, found[1], found[0])
+    return Guess(problem.code, problem.message, cause, word=origin.word, rounds=rounds, otherwise=problem.fix)

@@ -1,43 +1,74 @@
-"""Did you mean …: what a wrong key, choice or word was probably meant to be."""
+"""Did you mean …: what a wrong key, choice or word was probably meant to be.
+
+A `Guess` holds the words that may have been meant; `settled` shows those of them that would be accepted. Names that
+other projects use are in habits.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bigtrain.config.redact import redact
-from bigtrain.config.schema import ROOTS, describes_training, field_types, is_group, leaves, node_type, root_name
-from bigtrain.errors import nearest
+from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, UNITS, plain
+from bigtrain.config.redact import redact_words
+from bigtrain.config.schema import (
+    ROOTS,
+    describes_training,
+    field_types,
+    is_group,
+    leaves,
+    node_type,
+    root_name,
+    without_none,
+)
+from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
 
-# What other projects call our settings, and the unit that their bare number has.
-_ALIASES: dict[str, tuple[str, str]] = {
-    **dict.fromkeys(("lr", "max_lr", "base_lr", "learningrate"), ("learning_rate", "")),
-    **dict.fromkeys(("wd", "l2"), ("weight_decay", "")),
-    **dict.fromkeys(("bs", "batch", "batchsize", "train_batch_size"), ("batch_size", "")),
-    **dict.fromkeys(("mbs", "per_device_train_batch_size", "microbatch_size"), ("micro_batch_size", "")),
-    **dict.fromkeys(("epochs", "num_epochs", "max_epochs", "num_train_epochs"), ("max_duration", "epoch")),
-    **dict.fromkeys(("steps", "max_steps", "num_steps", "max_iters", "iters"), ("max_duration", "step")),
-    **dict.fromkeys(("warmup_steps", "warmup_iters"), ("warmup", "step")),
-    **dict.fromkeys(("eval_steps", "eval_interval", "val_check_interval"), ("eval_every", "step")),
-    **dict.fromkeys(("save_steps", "save_interval", "checkpoint_every"), ("save_every", "step")),
-    **dict.fromkeys(("log_interval", "logging_steps", "log_every_n_steps"), ("log_every", "")),
-    **dict.fromkeys(("device", "devices", "num_gpus", "n_gpus", "ngpus"), ("gpus", "")),
-    **dict.fromkeys(("grad_clip", "max_grad_norm", "gradient_clip_val", "clip"), ("clip_norm", "")),
-    **dict.fromkeys(("amp", "dtype", "mixed_precision"), ("precision", "")),
-    **dict.fromkeys(("d_model", "dim", "n_embd", "embed_dim", "width"), ("hidden_size", "")),
-    **dict.fromkeys(("n_layer", "n_layers", "layers", "depth"), ("num_layers", "")),
-    **dict.fromkeys(("n_head", "n_heads", "heads", "nhead"), ("num_heads", "")),
-    **dict.fromkeys(("block_size", "seq_len", "context_length", "max_seq_len"), ("sequence_length", "")),
-    **dict.fromkeys(("eps",), ("epsilon", "")),
-    **dict.fromkeys(("groups", "param_groups", "lr_scale", "lr_mult"), ("learning_rate_scale", "")),
-    **dict.fromkeys(("llrd", "layer_lr_decay", "layerwise_lr_decay", "lr_decay_rate"), ("layer_decay", "")),
-    **dict.fromkeys(("ckpt", "checkpoint_path", "ckpt_path", "run"), ("checkpoint", "")),
-    **dict.fromkeys(("max_new_tokens",), ("max_tokens", "")),
-    **dict.fromkeys(("pretrained", "load_from", "finetune_from"), ("init_from", "")),
-}
+Words = tuple[str, ...]
+_SHOWN = 3  # guesses
+_ALIKE, _VERY_ALIKE = 0.6, 0.8
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NAMES_OF_PARTS = ("name", "type", "kind", "class", "cls")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess(Problem):
+    """A problem with a word, and what may have been meant: rounds of guesses, the likeliest first, each of one word or
+    several. `before` and `after` are said in any case, `otherwise` where no guess composes.
+    """
+
+    rounds: tuple[tuple[Words, ...], ...] = ()
+    before: str = ""
+    otherwise: str = ""
+    after: str = ""
+
+
+def settled(problem: Problem, composes: Callable[[Words], bool]) -> Problem:
+    """The problem with a fix made of what was guessed: of the first round in which any words are accepted."""
+    if not isinstance(problem, Guess):
+        return problem
+    fitting = (filter(lambda words: _fits(words, composes), each) for each in problem.rounds)
+    good = next(filter(None, (list(itertools.islice(each, _SHOWN)) for each in fitting)), [])
+    guess = did_you_mean([" ".join(map(_without_secret, words)) for words in good])
+    fix = "; ".join(filter(None, (problem.before, guess or problem.otherwise)))
+    fix = f"{fix} ({problem.after})" if fix and problem.after else fix or problem.after
+    return Problem(problem.code, problem.message, problem.cause, fix, problem.word)
+
+
+def _without_secret(word: str) -> str:
+    return word if redact_words([word]) == (word,) else word.partition("=")[0]
+
+
+def _fits(words: Words, composes: Callable[[Words], bool]) -> bool:
+    """A key without a value, as it stands in a file or after ~, is no word that could be tried."""
+    return not any("=" in word for word in words) or composes(words)
 
 
 def known_keys(node: DictConfig, path: str = "") -> Iterator[str]:
@@ -48,28 +79,155 @@ def known_keys(node: DictConfig, path: str = "") -> Iterator[str]:
             yield from known_keys(node[key], f"{path}{key}.")
 
 
-def suggest(key: str, known: Iterable[str], value: Any = None) -> list[str]:
-    """Up to three valid keys (`key=value` for a value typed on the command line), best first."""
+def rounds_for(key: str, known: Iterable[str], value: str | None = None) -> tuple[tuple[Words, ...], ...]:
+    """What a key that is none may have meant: rounds of `key=value` with the `value` typed, of keys without one.
+
+    A key of the same name that stands elsewhere comes first, then what others call it; only without either of them one
+    that looks like it.
+    """
     known = list(dict.fromkeys(known))
     parent, _, last = key.rpartition(".")
-    alias, unit = _ALIASES.get(last.lower(), ("", ""))
-    siblings = {name.split(".")[-1]: name for name in known if name.rpartition(".")[0] == parent}
-    if "." in key:  # a dotted key meant a single setting
-        groups = {name.rpartition(".")[0] for name in known}
-        known = [name for name in known if name not in groups]
-    anywhere = {name.split(".")[-1]: name for name in reversed(known)}
-    tiers = (
-        [name for name in known if alias and name.split(".")[-1] == alias],
-        [name for name in known if name.split(".")[-1] == last],
-        [siblings[name] for name in nearest(last, siblings, limit=2)],
-        [] if siblings else nearest(key, known, limit=2),
-        [anywhere[name] for name in nearest(last, anywhere, limit=2)],
-    )
-    best = next((tier for tier in tiers if tier), [])[:3]
-    if value is None or redact(value, key) != value:  # a secret is not repeated
-        return best
-    unit = unit if value.isdigit() and best and best[0].split(".")[-1] == alias else ""
-    return [f"{name}={value}{unit}" for name in best]
+    groups = {name.rpartition(".")[0] for name in known}
+    single = [name for name in known if name not in groups] if "." in key else known  # a dotted key meant one setting
+    same = [name for name in known if plain(name.rpartition(".")[2]) == plain(last)]
+    if last in _NAMES_OF_PARTS and parent in known:  # optimizer.name=adamw
+        same = [parent]
+    habit = NAMES.get(plain(last))
+    ours = [name for end in habit.keys for name in known if f".{name}".endswith(f".{end}")] if habit else []
+    rounds = [_assigned(same, value), _assigned(ours, habit.value(value) if habit and value is not None else value)]
+    if habit and value is not None and habit.value(value) is None:
+        rounds.pop()
+    if not (same or habit):
+        siblings = {name.rpartition(".")[2]: name for name in single if name.rpartition(".")[0] == parent}
+        anywhere = {name.rpartition(".")[2]: name for name in reversed(single)}
+        looks_like = (
+            [siblings[name] for name in resembling(last, siblings)],
+            [] if siblings else resembling(key, single),
+            [anywhere[name] for name in resembling(last, anywhere)],
+        )
+        rounds = [_assigned(names, value) for names in looks_like]
+    return tuple(each for each in rounds if each)
+
+
+def _assigned(names: Iterable[str], value: str | None) -> tuple[Words, ...]:
+    if value is None:
+        return tuple((name,) for name in dict.fromkeys(names))
+    words: list[Words] = [(f"{name}={value}",) for name in dict.fromkeys(names)]
+    for group in [name for name in names if name in REGISTRIES]:  # other ways to write a choice, and other names of it
+        words += [(f"{group}={value.lower()}",)]
+        words += [tuple(other.split(" ")) for other in [CHOICES.get(group, {}).get(plain(value))] if other]
+        if group == "data":
+            words += of_file(value) or [(f"data={value.lower()}", partner) for partner in PARTNERS.values()]
+    return tuple(dict.fromkeys(words))
+
+
+def of_file(place: str) -> list[Words]:
+    """What a path, given where the name of data belongs, may be meant as."""
+    path = Path(place).expanduser()
+    if not ("/" in place or path.suffix) or not path.exists():
+        return []
+    kind = "image_folder" if path.is_dir() else FILE_KINDS.get(path.suffix, "text_corpus")
+    words = [(f"data={name}", f"data.path={place}") for name in dict.fromkeys((kind, "text_corpus"))]
+    return [*words, *((*each, partner) for each in words for partner in ("task=classification", "model=cnn"))]
+
+
+def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) -> tuple[tuple[Words, ...], ...]:
+    """What a value that can't be taken may have meant: a number written otherwise, a list without brackets, a choice
+    called otherwise. `field`: the setting's, where it is known.
+    """
+    guesses: list[list[str]] = []
+    if (habit := NAMES.get(plain(key.rpartition(".")[2]))) and (ours := habit.value(value)):
+        guesses.append([ours])
+    limits = field.metadata if field is not None else {}
+    names = getattr(without_none(hint), "__members__", None) or limits.get("choices") or ()
+    choices = {plain(name): name for name in names}
+    guesses.append([choices[name] for name in nearest(plain(value), choices, limit=1)])
+    if limits.get("duration"):
+        guesses.append(_durations(value.replace(",", ".")))
+    if re.fullmatch(r"[1-9]\d{0,2}([,_ ]\d{3})+", value):  # 1,000
+        guesses.append([re.sub("[,_ ]", "", value)])
+    elif _NUMBER.fullmatch(value):  # 1e3, 32.0
+        guesses.append([str(int(float(value)))] if float(value).is_integer() else [])
+    elif _NUMBER.fullmatch(value.replace(",", ".", 1)):  # 0,001
+        guesses.append([value.replace(",", ".", 1)])
+    guesses.append([f"[{value}]"])
+    rounds = ([guess for guess in each if guess != value] for each in guesses)
+    return tuple(tuple((f"{key}={guess}",) for guess in each) for each in rounds if each)
+
+
+def _durations(value: str) -> list[str]:
+    """The durations that a number without a unit, or with one called otherwise, may mean."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-zA-Z]*)", value)
+    if match is None:
+        return []
+    number, unit = match.groups()
+    return [f"{number}{ours}" for ours in ((UNITS.get(unit.lower(), unit),) if unit else ("step", "epoch", "min"))]
+
+
+def ours_for(key: str) -> list[str]:
+    """Dotted keys of parts that mean what others call so, whether or not this run has these parts."""
+    habit = NAMES.get(plain(key.rpartition(".")[2]))
+    return [
+        f"{kind}.{name}"
+        for name in (habit.keys if habit else ())
+        for kind, registry in REGISTRIES.items()
+        if any(name in field_types(entry.config_class) for entry in registry)
+    ]
+
+
+def resembling(name: str, names: Iterable[str], limit: int = 2) -> list[str]:
+    """Names that this one may be a slip of, best first: alike as a whole, and each of its parts like one of theirs."""
+
+    def part_by_part(other: str) -> bool:
+        parts = [part for part in other.replace(".", "_").split("_") if part]
+        return all(
+            any(_likeness(part, theirs) >= _ALIKE for theirs in parts)
+            for part in name.replace(".", "_").split("_")
+            if part
+        )
+
+    found = nearest(name, names, limit=2 * limit)
+    return [other for other in found if _likeness(plain(name), plain(other)) >= _VERY_ALIKE or part_by_part(other)][
+        :limit
+    ]
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
+
+
+def field_of(key: str, root: DictConfig) -> tuple[dataclasses.Field, Any] | None:
+    """The field of a setting in a typed tree, and its type; None for what is none."""
+    node: Any = root
+    *above, last = key.split(".")
+    for part in above:
+        if not is_group(field_types(node_type(node)).get(part)):
+            return None
+        node = node[part]
+    types = field_types(node_type(node)) if dataclasses.is_dataclass(node_type(node)) else {}
+    if last not in types or is_group(types[last]):
+        return None
+    return next(field for field in dataclasses.fields(node_type(node)) if field.name == last), types[last]
+
+
+def meaning(key: str, root: DictConfig) -> str:
+    """What a setting is for, as --help says it: "trainer.gpus=…: GPUs to use …"; an empty text for a group."""
+    found = field_of(key, root)
+    return f"{key}=…: {found[0].metadata['help']}" if found and found[0].metadata.get("help") else ""
+
+
+def otherwise(key: str, rounds: Sequence[Sequence[Words]], root: DictConfig) -> str:
+    """What is said where no guess composes: what others call so, or what the likeliest setting takes."""
+    last = key.rpartition(".")[2]
+    habit = NAMES.get(plain(last))
+    if habit and habit.say:
+        return habit.say
+    if not rounds:
+        return ""
+    (first, *_), *_ = rounds[0]
+    name = first.partition("=")[0]
+    sure = habit is not None or _likeness(plain(last), plain(name.rpartition(".")[2])) >= _VERY_ALIKE
+    return meaning(name, root) if sure else ""
 
 
 def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:

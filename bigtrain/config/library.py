@@ -6,8 +6,10 @@ Also what is wrong with a choice, in sentences. Putting the chosen files togethe
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 
-from bigtrain.config.hints import did_you_mean
+from bigtrain.config.habits import ANY_FILES, CHOICES, OWN_FILES, PARTNERS, plain
+from bigtrain.config.hints import Guess, Words, did_you_mean, of_file
 from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.schema import register_schemas, root_name
 from bigtrain.config.words import is_hydra
-from bigtrain.config.yaml_files import CheckedFolder
+from bigtrain.config.yaml_files import MAX_BYTES, CheckedFolder
 from bigtrain.errors import ConfigError, Problem, nearest
-from bigtrain.registry import REGISTRIES
+from bigtrain.registry import DATA, REGISTRIES
 
 OPTIONAL_GROUPS = ("experiment", "local", "debug")
 
@@ -100,6 +103,16 @@ class Library:
         """Whether `name` is a group of YAML files (not of schemas, nor Hydra's)."""
         return name.split("/")[0] not in ("schema", "hydra", "") and self.repository.group_exists(name)
 
+    def comment(self, group: str, choice: str) -> str:
+        """What the comment at the head of a choice's file says, in one line."""
+        for source in self.repository.get_sources():
+            if source.scheme() in ("pkg", "file") and source.is_config(f"{group}/{choice}"):
+                files: Any = files_of(source.path) if source.scheme() == "pkg" else Path(source.path)
+                text = (files / group / f"{choice}.yaml").read_text(encoding="utf-8", errors="replace")
+                lines = itertools.takewhile(lambda line: line.startswith("#"), text[:MAX_BYTES].splitlines())
+                return " ".join(line.strip("# ") for line in lines if not line.startswith("# @package"))
+        return ""
+
     def file_that_names(self, group: str, choice: str) -> str:
         """The file, of those read so far, whose defaults list chose this; Hydra names only the root."""
         for result_key, loaded in self.repository.cache.items():
@@ -147,8 +160,8 @@ def search_path(request: Request) -> ConfigSearchPath:
 
 def choice_problem(override: Override, library: Library, verb: str) -> Problem | None:
     """What is wrong with a word that chooses from a group, if anything is."""
-    group, value = override.key_or_group, override.value()
-    cause = f'command line, "{override.input_line}"'
+    group, value, word = override.key_or_group, override.value(), str(override.input_line)
+    cause = f'command line, "{word}"'
     if group not in library.groups and not override.is_add():
         if group in REGISTRIES:
             fix = "it comes with the checkpoint; give checkpoint=<run directory>"
@@ -156,29 +169,78 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
                 fix += ", and other data of the same kind as data.path="
         else:
             fix = did_you_mean([f"{name}={value}" for name in nearest(group, library.groups)]) or f"write +{group}="
-        return Problem("CONFIG-KEY", f"bigtrain {verb} has no choice of {group}", cause, fix)
+        return Problem("CONFIG-KEY", f"bigtrain {verb} has no choice of {group}", cause, fix, word)
     if override.is_delete():
         if group in OPTIONAL_GROUPS or group not in library.groups:
             return None
-        return Problem("CONFIG-CHOICE", f"{group} can't be left out", cause, choice_fix(group, "", library))
+        return Problem("CONFIG-CHOICE", f"{group} can't be left out", cause, choice_fix(group, "", library), word)
     wanted = value if isinstance(value, list) and group == "experiment" else [value]
     if value is None and group in OPTIONAL_GROUPS:
         return None
     options = library.choices(group)
     for choice in wanted:
         if str(choice) not in options:
-            message = f"{group}={'null' if choice is None else choice} is not a choice"
-            return Problem("CONFIG-CHOICE", message, cause, choice_fix(group, str(choice), library))
+            name = "null" if choice is None else str(choice)
+            return Guess(
+                "CONFIG-CHOICE",
+                f"{group}={name} is not a choice",
+                cause,
+                word=word,
+                rounds=_choice_rounds(group, name, library),
+                otherwise=_own_files(name, library) if group == "data" else "",
+                after=_listed(group, options),
+            )
     return None
+
+
+def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Words, ...], ...]:
+    """What may have been meant: the same name written otherwise, what others call so, a file, a slip."""
+    options = library.choices(group)
+    same = [name for name in options if plain(name) == plain(choice)]
+    same = same or [name for name in options if plain(name.split("/")[-1]) == plain(choice.split("/")[-1])]
+    rounds: list[list[Words]] = [[(f"{group}={name}",) for name in same]]
+    if other := CHOICES.get(group, {}).get(plain(choice)):
+        rounds.append([tuple(other.split(" "))])
+    rounds.append([] if same else [(f"{group}={name}",) for name in nearest(choice, options)])
+    if group == "data":
+        rounds = [both for each in rounds for both in (each, _with_partners(each, library))]
+        rounds.insert(0, of_file(choice)[:1])
+        rounds.insert(1, of_file(choice)[1:])
+    return tuple(tuple(each) for each in rounds if each)
+
+
+def _with_partners(each: list[Words], library: Library) -> list[Words]:
+    """Choices of data, each with a word for what it goes with."""
+    parts = library.parts("data") if each else {}
+    found = []
+    for words in each:
+        part = parts.get(words[0].partition("=")[2], "")
+        provides = getattr(DATA[part].config_class, "provides", "") if part in DATA else ""
+        if provides in PARTNERS:
+            found.append((*words, PARTNERS[provides]))
+    return found
+
+
+def _own_files(name: str, library: Library) -> str:
+    """How to train on data that has to be brought: what is known by this name, or any."""
+    same = [choice for choice in library.choices("data") if plain(choice) == plain(name)]
+    if same:
+        (partner,) = [words[1:] for words in _with_partners([(f"data={same[0]}",)], library)] or [()]
+        return f"here it is called {' '.join((f'data={same[0]}', 'data.path=…', *partner))}"
+    known = OWN_FILES.get(plain(name))
+    return f"{name} does not come with bigtrain; from a file of your own: {known}" if known else ANY_FILES
+
+
+def _listed(group: str, options: list[str]) -> str:
+    return f"choices: {', '.join(options)}" if options else f"there is no {group} to choose yet"
 
 
 def choice_fix(group: str, choice: str, library: Library) -> str:
     """The nearest choices of a group, and all of them."""
     options = library.choices(group)
-    same = [name for name in options if name.split("/")[-1] == choice.split("/")[-1]]
+    same = [name for name in options if plain(name.split("/")[-1]) == plain(choice.split("/")[-1])]
     near = did_you_mean([f"{group}={name}" for name in same or nearest(choice, options)])
-    listed = f"choices: {', '.join(options)}" if options else f"there is no {group} to choose yet"
-    return f"{near} ({listed})" if near else listed
+    return f"{near} ({_listed(group, options)})" if near else _listed(group, options)
 
 
 def file_problem(reason: str, library: Library) -> Problem:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override
 
 from bigtrain.config.axes import MAX_JOBS, picked, values_of
-from bigtrain.config.compose import compose, validate
+from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
+from bigtrain.config.files import found
 from bigtrain.config.launcher import Launcher, read_launcher
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
@@ -25,6 +27,7 @@ from bigtrain.config.watched import watched_metric
 from bigtrain.config.words import is_hydra, is_launcher, is_search, parse_words
 from bigtrain.errors import ConfigError, Problem
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,0\d+")  # 0,001
 _MOST_TRIED = 8  # combinations, before a value is refused
 
 
@@ -152,13 +155,15 @@ def validated(sweep: Sweep) -> Sweep:
     configs: list[Any] = []
     for job in sweep.jobs:
         try:
-            configs.append(validate(compose(sweep.request_of(job))).config)
+            configs.append(validate_with_guesses(compose_with_guesses(sweep.request_of(job))).config)
         except ConfigError as error:
             for problem in error.problems:
                 found.setdefault(problem, []).append(job)
     if found:
         notes = (Problem("CONFIG-SWEEP", note) for note in sweep.notes)  # perhaps that is what went wrong
-        raise ConfigError(*(_naming_jobs(problem, jobs, sweep) for problem, jobs in found.items()), *notes)
+        settled = (settle([problem], sweep.request_of(jobs[0]))[0] for problem, jobs in found.items())
+        named = (_naming_jobs(*pair, sweep) for pair in zip(settled, found.values(), strict=True))
+        raise ConfigError(*named, *notes)
     return _placed(sweep, configs)
 
 
@@ -188,7 +193,8 @@ def _validated_search(sweep: Sweep, search: Search) -> Sweep:
                 for problem in tried[combinations[0]].problems:
                     found.setdefault(problem.message, problem)
     if found:
-        raise ConfigError(*found.values(), *(Problem("CONFIG-SWEEP", note) for note in sweep.notes))
+        problems = settle(list(found.values()), sweep.request_of(sweep.jobs[0]))
+        raise ConfigError(*problems, *(Problem("CONFIG-SWEEP", note) for note in sweep.notes))
     configs = [config for config in tried.values() if not isinstance(config, ConfigError)]
     return _with_metric(_placed(sweep, configs), search, configs)
 
@@ -208,7 +214,7 @@ def _tried(sweep: Sweep, choices: list[tuple[str, tuple[str, ...]]], combination
     """The config of these values, or the ConfigError that they end in, which names them."""
     job = sweep.job(1, {key: option for (key, _), option in zip(choices, combination, strict=True)})
     try:
-        return validate(compose(sweep.request_of(job))).config
+        return validate_with_guesses(compose_with_guesses(sweep.request_of(job))).config
     except ConfigError as error:
         causes = (f"tried with {job}: {problem.cause}".rstrip(": ") for problem in error.problems)
         pairs = zip(error.problems, causes, strict=True)
@@ -226,13 +232,17 @@ def _with_metric(sweep: Sweep, search: Search, configs: list[Any]) -> Sweep:
 
 
 def _refuse_unfit(overrides: Iterable[Override], searching: bool) -> None:
-    """Raises ConfigError for an interval without a search, and for a swept key that is given again."""
+    """Raises ConfigError for an interval without a search, a decimal comma, and a swept key that is given again."""
     seen: dict[str, Override] = {}
     for override in overrides:
         key, cause = override.key_or_group, f'command line, "{override.input_line}"'
         if override.is_interval_sweep() and not searching:
             fix = f"list the values ({key}=a,b), give a range ({key}=range(1,4)), or add sweep=optuna"
             message = f"{key} is given an interval, which has no list of values"
+            raise ConfigError.of("CONFIG-WORD", message, cause=cause, fix=fix)
+        if override.is_choice_sweep() and _DECIMAL_COMMA.fullmatch(value := str(override.input_line).partition("=")[2]):
+            message = f"{key} is given the values {value.replace(',', ' and ')}, which look like one number"
+            fix = f"{key}={value.replace(',', '.')}: decimals have a point; several values: {key}=choice({value})"
             raise ConfigError.of("CONFIG-WORD", message, cause=cause, fix=fix)
         before = seen.setdefault(key, override)
         if before is not override and (override.is_sweep_override() or before.is_sweep_override()):
@@ -251,6 +261,6 @@ def _notes(overrides: Iterable[Override]) -> Iterable[str]:
     """Commas that were taken as text."""
     for override in overrides:
         key, value = override.key_or_group, str(override.input_line).partition("=")[2]
-        if isinstance(override.value(), str) and "," in value and value[0] not in "'\"":
+        if isinstance(override.value(), str) and "," in value and value[0] not in "'\"" and not found(value):
             (shown,) = redact_words([f"{key}={value}"])
             yield f"{shown} is one text; to try several: {key}=choice({shown.partition('=')[2]})"

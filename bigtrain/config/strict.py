@@ -18,14 +18,25 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bigtrain.config.hints import did_you_mean, elsewhere, known_keys, suggest
+from bigtrain.config.hints import (
+    Guess,
+    Words,
+    elsewhere,
+    known_keys,
+    otherwise,
+    ours_for,
+    rounds_for,
+    rounds_for_value,
+    settled,
+)
 from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import describe_type, field_types, is_group, node_type, without_none
 from bigtrain.config.yaml_files import foreign_resolver, line_of
-from bigtrain.errors import Problem, nearest
+from bigtrain.errors import Problem
 
 Keys = tuple[str, ...]
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+Rounds = tuple[tuple[Words, ...], ...]
 MAX_PROBLEMS = 30  # shown together
 
 
@@ -184,42 +195,54 @@ class SettingsTree:
             keys = (*keys, str(name))
         key = ".".join(keys)
         known = list(dict.fromkeys([*known_keys(self.config), *self._groups, "plugins"]))
-        typed = origin.word.partition("=")[2] if origin.word else ""
-        fix = did_you_mean(suggest(key, known, typed or None))
+        typed = None
+        if "=" in origin.word:
+            typed = origin.word.partition("=")[2] if len(keys) == len(typed_keys) else show(value)
+        rounds = rounds_for(key, known, typed)
         here = any(name.endswith(f".{key}") for name in known)
-        other = "" if here else elsewhere(key, self._verb, self.config, self._choices)
+        names = [] if here else [key] if rounds else [key, *ours_for(key)]
+        other = next(filter(None, (elsewhere(name, self._verb, self.config, self._choices) for name in names)), "")
+        fix = otherwise(key, rounds, self.config)
         if keys[0] == "experiment" and origin.file:
-            fix = "let the file begin with the line: # @package _global_"
+            rounds, fix = (), "let the file begin with the line: # @package _global_"
         elif key == "plugins":
-            fix = "plug-ins are named on the command line: plugins=[my_package]"
+            rounds, fix = (), "plug-ins are named on the command line: plugins=[my_package]"
         elif key.startswith("hydra"):
-            fix = "remove it: Hydra itself is set up by bigtrain"
+            rounds, fix = (), "remove it: Hydra itself is set up by bigtrain"
         elif not fix and not other:
             siblings = [name for name in known if name.rpartition(".")[0] == ".".join(keys[:-1])]
             fix = f"the settings there are {', '.join(siblings)}" if siblings else "bigtrain --help lists all settings"
-        fix = "; ".join(part for part in (other, fix) if part)
-        self._report("CONFIG-KEY", f"{key} is not a setting of bigtrain {self._verb}", keys, origin, fix)
+        message = f"{key} is not a setting of bigtrain {self._verb}"
+        self._report("CONFIG-KEY", message, keys, origin, fix, rounds=rounds, before=other)
 
     def _wrong_type(self, keys: Keys, value: Any, hint: Any, origin: Origin) -> None:
+        key = ".".join(keys)
+        text = value if isinstance(value, str) else show(value)
+        rounds: Rounds = ()
+        fix = ""
         if isinstance(value, Mapping) and typing.get_origin(hint) is not dict:
-            message = f"{'.'.join(keys)} is one setting, not a group of them"
+            message = f"{key} is one setting, not a group of them"
         else:
-            message = f"{'.'.join(keys)} is {show(value)}"
-        allowed = "a group of settings" if hint is dict else describe_type(hint)
-        fix = did_you_mean(suggest_value(keys, value, hint))
-        self._report("CONFIG-TYPE", message, keys, origin, "; ".join(filter(None, (f"it must be {allowed}", fix))))
+            message = f"{key} is {show(value)}"
+            rounds = rounds_for_value(key, text, hint)
+        allowed = f"it must be {'a group of settings' if hint is dict else describe_type(hint)}"
+        if hint is dict:
+            settings = [name for name in known_keys(self.config) if name.startswith(f"{key}.")]
+            fix = otherwise(key, (), self.config)
+            rounds = () if fix else rounds_for(text, settings)
+            allowed += f": {', '.join(f'{name}=…' for name in settings)}" if settings else ""
+        self._report("CONFIG-TYPE", message, keys, origin, fix, rounds=rounds, before=allowed)
 
-    def _report(self, code: str, message: str, keys: Keys, origin: Origin, fix: str) -> None:
+    def _report(
+        self, code: str, message: str, keys: Keys, origin: Origin, fix: str, rounds: Rounds = (), before: str = ""
+    ) -> None:
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(code, message, origin.describe(keys), fix))
+            cause = origin.describe(keys)
+            guess = Guess(code, message, cause, word=origin.word, rounds=rounds, before=before, otherwise=fix)
+            # What stands in a file can't be tried in another word's place: names are alike enough to be shown untried.
+            self.problems.append(guess if origin.word else settled(guess, lambda words: "=" not in words[0]))
         if len(self.problems) == MAX_PROBLEMS - 1:
             self.problems.append(Problem("CONFIG-MORE", "there may be more; mend these first"))
-
-
-def suggest_value(keys: Keys, value: Any, hint: Any) -> list[str]:
-    """For an enum, the nearest member."""
-    members = getattr(without_none(hint), "__members__", {})
-    return [f"{'.'.join(keys)}={name}" for name in nearest(str(value), members, limit=1)]
 
 
 def show(value: Any) -> str:

@@ -5,15 +5,15 @@ text: a setting declared `verbatim` (a prompt) takes everything after `=` as it 
 unless it refers to something (`${oc.env:HOME}/x`), and a text may hold commas.
 
 With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (config/multirun.py), and with
-`sweep=optuna` an `interval(0,1)` too (config/search.py). A comma in a free text stays text there too; `choice(a,b)`
-sweeps over every setting.
+`sweep=optuna` an `interval(0,1)` too (config/search.py). A comma in a free text stays text there too, and in a path
+unless each part is there (config/files.py); `choice(a,b)` sweeps over every setting.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
-from bigtrain.config.hints import did_you_mean
+from bigtrain.config.files import files_override, is_sweep_of_files
+from bigtrain.config.hints import Guess, did_you_mean, rounds_for_value
 from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
@@ -42,7 +43,10 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
     parser = OverridesParser.create()
     overrides, problems = [], []
     for word in words:
-        override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word)
+        override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word, multirun)
+        if isinstance(override, Problem):
+            problems.append(override)
+            continue
         if override is None:
             try:
                 if _depth(word) > MAX_DEPTH:
@@ -57,7 +61,7 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
                 override = _text_override(override.key_or_group, word.partition("=")[2], word)
         problem = _unusable(override, word, multirun)
         if problem:
-            problems.append(problem)
+            problems.append(replace(problem, word=word))
         else:
             overrides.append(override)
     return overrides, problems
@@ -125,32 +129,28 @@ def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
     found = field_at(ROOTS[verb], key)
     kind, _, name = key.partition(".")
     candidates = [found] if found else []
-    for entry in () if found else REGISTRIES.get(kind, ()):
+    for entry in () if found or not describes_training(verb) else REGISTRIES.get(kind, ()):
         types = field_types(entry.config_class)
         candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
     return candidates
 
 
-def _verbatim(verb: str, word: str) -> Override | None:
+def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None:
+    """The override of a text that is taken as it stands; of a path under `multirun`, perhaps of several."""
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
+    settings = [field for field, _ in fields_named(verb, key)] if equals else []
+    if any(field.metadata.get("verbatim") for field in settings):
+        return _text_override(key, escape(value), word)
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if not equals or quoted or value == "null" or not _is_verbatim(verb, key, value):
+    if quoted or value == "null" or "${" in value or not any(field.metadata.get("path") for field in settings):
         return None
+    if multirun and (several := files_override(key, value, word)):
+        return several if isinstance(several, Override) else replace(several, word=word)
+    if not multirun and is_sweep_of_files(value):
+        message, cause = f"{key} is given several values", f'command line, "{word}"'
+        return Problem("CONFIG-WORD", message, cause, "one run takes one path; -m tries each", word)
     return _text_override(key, escape(value), word)
-
-
-def _is_verbatim(verb: str, key: str, value: str) -> bool:
-    found = field_at(ROOTS[verb], key)
-    if found is not None:
-        return _takes(found[0], value)
-    kind, _, name = key.partition(".")  # a group: whichever of its parts is chosen
-    parts = REGISTRIES[kind] if kind in REGISTRIES and describes_training(verb) else ()
-    return any(field.name == name and _takes(field, value) for part in parts for field in fields(part.config_class))
-
-
-def _takes(field: Field, value: str) -> bool:
-    return bool(field.metadata.get("verbatim") or (field.metadata.get("path") and "${" not in value))
 
 
 def _text_override(key: str, value: str, word: str) -> Override:
@@ -172,14 +172,15 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"
-        return Problem("CONFIG-WORD", f"{word!r} is neither a verb nor key=value", f'command line, "{word}"', fix)
+        message = f"{word!r} is neither a verb nor key=value"
+        return Problem("CONFIG-WORD", message, f'command line, "{word}"', fix, word)
     if value.count("'") % 2 or value.count('"') % 2:
         reason = "a quote is not closed"
         fix = f"close it; inside a shell: '{key}=\"…\"'"
     else:
         reason = "the value can't be read"
         fix = f"quote it if it is text: '{key}=\"{value}\"'; lists are [a,b]"
-    return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix)
+    return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix, word)
 
 
 def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
@@ -200,7 +201,8 @@ def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
     if override.is_sweep_override() and not multirun:
         value = word.partition("=")[2]
         fix = f"one run takes one value; a list is {key}=[{value}], a text is '{key}=\"{value}\"'; -m tries each"
-        return Problem("CONFIG-WORD", f"{key} is given several values", cause, fix)
+        rounds = rounds_for_value(key, value, None)
+        return Guess("CONFIG-WORD", f"{key} is given several values", cause, rounds=rounds, otherwise=fix)
     return None
 
 

@@ -131,7 +131,7 @@ class TransformerConfig(ModelConfig):
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
-            found.append(f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide")
+            found.append(_uneven_heads(self.num_heads, self.hidden_size))
         elif self.positional is Positional.rope and (self.hidden_size // self.num_heads) % 2:
             found.append(
                 f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; "
@@ -140,7 +140,11 @@ class TransformerConfig(ModelConfig):
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
             found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            found.append(f"num_heads is {self.num_heads}, which num_kv_heads={self.num_kv_heads} does not divide")
+            fitting = _divisors_near(self.num_kv_heads, self.num_heads)
+            found.append(
+                f"num_kv_heads is {self.num_kv_heads}, which does not divide num_heads={self.num_heads}; "
+                f"use num_kv_heads={fitting}"
+            )
         return found
 
 
@@ -232,7 +236,7 @@ class BertConfig(ModelConfig):
     def problems(self) -> list[str]:
         """Rules across fields."""
         if self.hidden_size % self.num_heads:
-            return [f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide"]
+            return [_uneven_heads(self.num_heads, self.hidden_size)]
         return []
 
 
@@ -269,7 +273,7 @@ class Seq2SeqConfig(ModelConfig):
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
-            found.append(f"hidden_size is {self.hidden_size}, which num_heads={self.num_heads} does not divide")
+            found.append(_uneven_heads(self.num_heads, self.hidden_size))
         if self.positional is Positional.rope:
             found.append("positional is rope, which this model does not have; allowed: sinusoidal, learned")
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
@@ -318,6 +322,24 @@ class MLPConfig(ModelConfig):
         if any(width < 1 for width in self.widths):
             return [f"widths is {list(self.widths)}; each must be at least 1"]
         return []
+
+
+def _uneven_heads(num_heads: int, hidden_size: int) -> str:
+    """Says which numbers of heads and which widths would go together, with an even width per head, as rope needs it."""
+    below = hidden_size - hidden_size % (2 * num_heads)
+    widths = [str(width) for width in (below, below + 2 * num_heads) if width]
+    heads = _divisors_near(num_heads, hidden_size // 2 if hidden_size % 2 == 0 else hidden_size)
+    return (
+        f"num_heads is {num_heads}, which does not divide hidden_size={hidden_size}; "
+        f"use num_heads={heads}, or hidden_size={' or '.join(widths)}"
+    )
+
+
+def _divisors_near(number: int, whole: int) -> str:
+    """The next divisors of `whole` below and above a number that is none: "2 or 4"."""
+    divisors = [candidate for candidate in range(1, whole + 1) if whole % candidate == 0]
+    below, above = [d for d in divisors if d <= number][-1:], [d for d in divisors if d > number][:1]
+    return " or ".join(map(str, below + above))
 
 
 MODELS.register("transformer", TransformerConfig, factory="bigtrain.models.transformer:Transformer")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigtrain.tracking.formatting import printable
+from bigtrain.errors import printable
 from bigtrain.tracking.tensorboard import fenced
 from bigtrain.training import durable
 

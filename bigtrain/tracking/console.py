@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a live panel on a terminal, a plain line per logged row elsewhere.
 
-Both are driven by the loop's own calls; there is no drawing thread that would take time from training unseen.
+Both are driven by the loop's own calls; there is no drawing thread that would take time from training unseen. What
+keeps the loop waiting (an evaluation, a checkpoint) is drawn by the thread of data/progress.py.
 """
 
 from __future__ import annotations
@@ -9,22 +10,34 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import IO, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bigtrain.data.progress import show_in
+from bigtrain.errors import printable
 from bigtrain.tracking.live_view import LiveView, note_room
-from bigtrain.tracking.progress import Progress, row_line, start_lines
-from bigtrain.tracking.tracker import Row, RunFacts, Sink
+from bigtrain.tracking.progress import Progress, opening_lines, row_line, start_lines
+from bigtrain.tracking.tracker import Opening, Row, RunFacts, Sink
 
+LABEL_WIDTH = len("parameters")  # the longest label of the lines before the first step
 _SECONDS_BETWEEN_DRAWINGS = 0.5  # a drawing costs about 3 ms: 0.6 % of the thread that also trains
 
 
 class SteadyConsole(Console):
-    """rich's console, but a reader that has gone is an OSError like any other: rich would end the process."""
+    """rich's console, but a reader that has gone is an OSError like any other, where rich would end the process; and no
+    control character of a text reaches the terminal.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Called by rich for everything that it prints."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Called by rich while the BrokenPipeError is handled."""
@@ -50,15 +63,24 @@ class PlainConsole(Sink):
     def __init__(self, stream: TextIO):
         self._stream = stream
         self._progress: Progress | None = None
+        self._opened: Opening | None = None
+
+    def open(self, opening: Opening) -> None:
+        """Prints what is known before the model is made."""
+        self._opened = opening
+        self._print(opening.title)
+        self._print_lines(opening_lines(opening))
 
     def start(self, facts: RunFacts) -> None:
         """Prints what is known before the first step."""
         self._progress = Progress(facts)
-        self._print(facts.title)
-        lines = start_lines(facts)
-        width = max(len(label) for label, _ in lines)
+        if self._opened is None:
+            self._print(facts.title)
+        self._print_lines(start_lines(facts, self._opened))
+
+    def _print_lines(self, lines: Iterable[tuple[str, str]]) -> None:
         for label, sentence in lines:
-            self._print(f"  {label:<{width}}  {sentence}")
+            self._print(f"  {label:<{LABEL_WIDTH}}  {sentence}")
 
     def scalars(self, row: Row) -> None:
         """Prints the row."""
@@ -82,19 +104,39 @@ class LiveConsole(Sink):
         self._live: Live | None = None
         self._view: LiveView | None = None
         self._next_drawing = 0.0
+        self._opened: Opening | None = None
+
+    def open(self, opening: Opening) -> None:
+        """Prints what is known before the model is made."""
+        self._opened = opening
+        self._console.print(Text(opening.title, style="bold"))
+        self._print_lines(opening_lines(opening))
 
     def start(self, facts: RunFacts) -> None:
         """Prints what is known before the first step, and opens the panel under it."""
-        self._console.print(Text(facts.title, style="bold"))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for label, sentence in start_lines(facts):
-            table.add_row(f"  {label}", Text(sentence))
-        self._console.print(table)
+        if self._opened is None:
+            self._console.print(Text(facts.title, style="bold"))
+        self._print_lines(start_lines(facts, self._opened))
         self._view = LiveView(Progress(facts))
         self._live = Live(self._view, console=self._console, auto_refresh=False)
         self._live.start(refresh=True)
+        show_in(self._show_waiting)
+
+    def _print_lines(self, lines: Iterable[tuple[str, str]]) -> None:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True, min_width=LABEL_WIDTH + 2)
+        table.add_column(overflow="fold")
+        for label, sentence in lines:
+            table.add_row(f"  {label}", Text(sentence))
+        self._console.print(table)
+
+    def _show_waiting(self, line: str) -> None:
+        """What takes long just now, in the panel's lower border. Called by another thread than the loop's, which waits
+        meanwhile; rich draws under a lock.
+        """
+        if self._view is not None:
+            self._view.waiting = line
+            self._draw()
 
     def step(self, step: int) -> None:
         """Counts the step; draws when it is time."""
@@ -128,6 +170,7 @@ class LiveConsole(Sink):
     def close(self) -> None:
         """Draws the last state and gives the terminal back."""
         if self._live is not None and self._view is not None:
+            show_in(None)
             live, self._live = self._live, None
             self._view.closed = True
             live.stop()  # draws once more
@@ -139,6 +182,13 @@ class LiveConsole(Sink):
 
 
 def encodable(text: str, stream: IO[str]) -> str:
-    """`text` with "?" for what the stream's encoding lacks: a generated sample must not end the output."""
+    """`text` with its control characters spelt out, and "?" for what the stream's encoding lacks: a generated sample
+    must neither change the terminal nor end the output.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    return printable(text).encode(encoding, "replace").decode(encoding)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints a text of others (generated, of data, a path) at once, as `encodable` leaves it."""
+    print(encodable(text, sys.stdout), end=end, flush=True)

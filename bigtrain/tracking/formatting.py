@@ -62,11 +62,6 @@ def percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
-def printable(text: str) -> str:
-    """Control characters made visible: a model may write an escape sequence, and a terminal would obey."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def short_path(path: Path | str, start: Path | str | None = None) -> str:
     """`path` relative to `start` (default: the current directory) where that is shorter, else absolute."""
     absolute = os.path.abspath(path)  # noqa: PTH100 - pathlib's resolve() would follow the user's own links

@@ -42,6 +42,7 @@ class LiveView:
         self.progress = progress
         self.sample = ""  # newest generated text
         self.note = ""  # newest sentence that is not a warning
+        self.waiting = ""  # what the loop waits for, where that takes long
         self.closed = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -67,7 +68,7 @@ class LiveView:
             Group(*parts),
             title=Text(self.progress.facts.title, style="bold"),
             title_align="left",
-            subtitle=Text(self.note, style="dim") if self.note else None,
+            subtitle=Text(self.waiting or self.note, style="dim") if self.waiting or self.note else None,
             subtitle_align="left",
             box=box.ROUNDED,
             border_style="dim",

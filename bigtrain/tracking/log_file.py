@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from bigtrain.errors import printable
 from bigtrain.tracking.jsonl import open_for_append, refuse_vanished
 from bigtrain.tracking.progress import Progress, row_line, start_lines
 from bigtrain.tracking.tracker import Row, RunFacts, Sink
@@ -39,4 +40,4 @@ class LogFileSink(Sink):
 
     def _write(self, line: str) -> None:
         refuse_vanished(self._file)
-        self._file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {line}\n")
+        self._file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {printable(line)}\n")

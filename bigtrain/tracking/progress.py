@@ -11,7 +11,7 @@ import time
 from collections import deque
 
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
-from bigtrain.tracking.tracker import Row, RunFacts
+from bigtrain.tracking.tracker import Opening, Row, RunFacts
 
 _COUNTERS = ("step", "samples", "tokens", "time_seconds")
 _ONLY_IN_FILES = (
@@ -103,9 +103,17 @@ class Progress:
         return loss - self.facts.optimal_loss
 
 
-def start_lines(facts: RunFacts) -> list[tuple[str, str]]:
-    """(label, sentence) lines for the start: where, how big, how long, and what was resolved and why."""
-    lines = [("run", short_path(facts.run_dir)), ("parameters", f"{facts.parameters:,}")]
+def opening_lines(facts: Opening | RunFacts) -> list[tuple[str, str]]:
+    """(label, sentence) lines for what is known first: where, how big, on how much data."""
+    return [("run", short_path(facts.run_dir)), ("parameters", f"{facts.parameters:,}"), *facts.details.items()]
+
+
+def start_lines(facts: RunFacts, opened: Opening | None = None) -> list[tuple[str, str]]:
+    """(label, sentence) lines for the start: how long, and what was resolved and why; before them `opening_lines`, but
+    for those that were said already.
+    """
+    said = opening_lines(opened) if opened is not None else []
+    lines = [line for line in opening_lines(facts) if line not in said]
     work = f"{round(facts.samples_per_step):,} samples"
     if facts.tokens_per_step is not None:
         work += f" = {round(facts.tokens_per_step):,} tokens"
@@ -126,7 +134,7 @@ def start_lines(facts: RunFacts) -> list[tuple[str, str]]:
     if facts.optimal_loss is not None:
         accuracy = "" if facts.optimal_accuracy is None else f", accuracy {number(facts.optimal_accuracy)}"
         lines.append(("optimum", f"loss {number(facts.optimal_loss)} nat{accuracy}: no model can do better"))
-    return [*lines, *facts.details.items(), *facts.resolved.items()]
+    return [*lines, *facts.resolved.items()]
 
 
 def row_line(row: Row, facts: RunFacts, is_best: bool = False, seconds_left: float | None = None) -> str:

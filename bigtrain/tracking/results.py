@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bigtrain.tracking.console import encodable
-from bigtrain.tracking.formatting import clock, number, percent, printable, scaled, short_path
+from bigtrain.tracking.formatting import clock, number, percent, scaled, short_path
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _effort(results: Results) -> str:
 
 
 def _print_sample(console: Console, sample: str) -> None:
-    text = encodable(printable(sample.strip("\n")), console.file)
+    text = encodable(sample.strip("\n"), console.file)
     if console.is_terminal:
         console.print(Panel(Text(text), title="sample", title_align="left", border_style="dim", box=box.ROUNDED))
         return

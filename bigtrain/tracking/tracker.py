@@ -38,11 +38,24 @@ class RunFacts:
     details: dict[str, str] = field(default_factory=dict)  # more lines for the start: data sizes, schedule
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What is known before the model is made, and is said before whatever that takes."""
+
+    title: str
+    run_dir: Path
+    parameters: int
+    details: dict[str, str]  # more lines: data sizes
+
+
 class Sink:
     """One place where a run is seen; a sink extends this class and overrides what concerns it.
 
     Any method may raise; the tracker then closes the sink and switches it off with one warning.
     """
+
+    def open(self, opening: Opening) -> None:
+        """At most once, before `start`, of a sink that is there so early."""
 
     def start(self, facts: RunFacts) -> None:
         """Once, before the first step."""
@@ -74,6 +87,14 @@ class Tracker:
 
     def __init__(self, sinks: Sequence[Sink]):
         self._sinks = list(sinks)
+
+    def add(self, sinks: Sequence[Sink]) -> None:
+        """More sinks, behind those that are there."""
+        self._sinks += sinks
+
+    def open(self, opening: Opening) -> None:
+        """See `Sink.open`."""
+        self._each("open", opening)
 
     def start(self, facts: RunFacts) -> None:
         """See `Sink.start`."""

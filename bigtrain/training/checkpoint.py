@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtrain.errors import CheckpointError
+from bigtrain.errors import CheckpointError, printable
 from bigtrain.training import durable
 
 FORMAT_VERSION = 1
@@ -147,7 +147,7 @@ class CheckpointStore:
                     with durable.disk_errors(self.root):
                         self.path_of(step).rename(aside)
                     where = f"set aside as {aside}"
-                print(f"warning: {error.problems[0].message}; {where}", file=sys.stderr)
+                print(printable(f"warning: {error.problems[0].message}; {where}"), file=sys.stderr)
         if steps or any(self.root.glob(".bad-*")):
             raise CheckpointError.of(
                 "CHECKPOINT-NONE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
+from bigtrain.data.progress import status_line
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
@@ -89,8 +91,9 @@ class Evaluator:
         """
         totals: dict[str, Tensor] = {}
         self._world.share_buffers(self.module.network)
-        with self._evaluating(split):
+        with self._evaluating(split), self._telling(split) as tell_batch:
             for batch, counts in self.batches(split):
+                tell_batch()
                 if stop():
                     return None
                 with self._compiled_as_before(batch):
@@ -116,6 +119,18 @@ class Evaluator:
             written = self.task.generated_statistics(self.module.network, batch, final)
             totals |= {name: value.double() for name, value in written.items()}
         return totals
+
+    @contextmanager
+    def _telling(self, split: str) -> Iterator[Callable[[], None]]:
+        """Says on rank 0 how far an evaluation is that takes long, by the batches that were begun."""
+        if not self._world.is_main:
+            yield lambda: None
+            return
+        of_split = "a sample of train" if split == TRAIN_SAMPLE else split
+        batches = max(1, len(self.dataset(split)) / (self._batch_size * self._world.size))
+        begun = itertools.count()
+        with status_line(f"Evaluating {of_split}", "") as report:
+            yield lambda: report(min(1.0, next(begun) / batches))
 
     @contextmanager
     def _evaluating(self, split: str) -> Iterator[None]:

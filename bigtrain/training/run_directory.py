@@ -25,8 +25,8 @@ RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
 """In the environment: the directory that a run is to have. Sweeps name it for their jobs, launchers for their ranks."""
 
 
-def create_run_directory(output_dir: Path, name: str) -> Path:
-    """A new directory that no other run has. Raises MachineError when it can't be made."""
+def create_run_directory(output_dir: Path, name: str, planned: Path | None = None) -> Path:
+    """A new directory that no other run has: `planned`, if that is free. Raises MachineError when it can't be made."""
     chosen = os.environ.pop(RUN_DIR_VARIABLE, "")  # for this run alone, not for what it starts
     with durable.disk_errors(output_dir):
         if chosen:
@@ -37,7 +37,7 @@ def create_run_directory(output_dir: Path, name: str) -> Path:
                 raise MachineError.of("RUN-EXISTS", f"{path} has a run already", cause=RUN_DIR_VARIABLE, fix=fix)
             return path
         while True:
-            path = new_run_path(output_dir, name)
+            path, planned = planned or new_run_path(output_dir, name), None
             try:
                 path.mkdir(parents=True)
                 for folder in (path.parent, output_dir, output_dir.absolute().parent):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from bigtrain.data.loader import Prefetch, TrainLoader, to_device
+from bigtrain.data.progress import status_line
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.replica import gradients_travel
 from bigtrain.distributed.world import World
@@ -375,7 +376,8 @@ class Trainer:
             bring_together(self.module.carried, self.world)
         if not self.world.is_main:
             return self.checkpoints.path_of(self.state.step)
-        return self.checkpoints.save(self.state.step, self.snapshot.files(), self.manifest_facts)
+        with status_line("Writing a checkpoint", ""):
+            return self.checkpoints.save(self.state.step, self.snapshot.files(), self.manifest_facts)
 
     @contextmanager
     def clock(self) -> Iterator[None]:

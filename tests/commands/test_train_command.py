@@ -130,6 +130,13 @@ def test_init_from_takes_the_backbone_and_says_so(shell):
     assert shell.status(second)["metrics"]["val/loss"] < shell.rows(first)[0]["train/loss"]
 
 
+def test_a_model_that_is_no_folder_is_told_how_to_get_one(shell):
+    done = shell.run(*TINY, "init_from=google/some-model", code=4)
+    assert "there is no such folder" in done.stderr
+    assert "hf download google/some-model --local-dir some-model" in done.stderr
+    assert not shell.runs()
+
+
 def test_a_checkpoint_of_another_shape_is_refused(shell):
     shell.run(*TINY, "trainer.max_duration=2step")
     done = shell.run(*TINY, "init_from=best", "model.hidden_size=32", code=4)

@@ -121,15 +121,15 @@ def test_extra_is_free():
 
 @pytest.mark.parametrize(
     "prompt",
-    ["The ", "Hello, world", "a=b", "{x} [y", "it's", '"', "${seed}", "\\${a}", "x\\", "1e3", "  ", ""],
+    ["The ", "Hello, world", "a=b", "{x} [y", "it's", '"', "${seed}", "\\${a}", "x\\", "1e3", "  ", ""]
+    + ["null", '"quoted"', "'a, b'", "true", "[1]"],
 )
 def test_a_prompt_is_taken_as_it_stands(prompt):
     assert composed("checkpoint=x", f"prompt={prompt}", verb="generate").config.prompt == prompt
 
 
-def test_a_quoted_prompt_is_unquoted_and_null_is_none():
-    assert composed("checkpoint=x", "prompt='a, b'", verb="generate").config.prompt == "a, b"
-    assert composed("checkpoint=x", "prompt=null", verb="generate").config.prompt is None
+def test_a_quoted_path_is_unquoted():
+    assert composed("output_dir='a,b'").config.output_dir == "a,b"
 
 
 def test_references_and_hydra_facts_resolve(monkeypatch):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bigtrain.config.compose import compose, validate
 from bigtrain.config.library import Request
 from bigtrain.config.multirun import Sweep, expand, validated
-from bigtrain.errors import BigtrainError
+from bigtrain.errors import BigtrainError, ConfigError
 
 
 def jobs_of(*words: str) -> list[dict[str, str]]:
@@ -50,6 +51,7 @@ def test_the_product_in_the_order_of_the_words_as_typed():
         ("trainer.max_duration=10step,1epoch", ["10step", "1epoch"]),
         ("trainer.compile=true,false", ["true", "false"]),
         ("tracking.sample_prompt=choice(a,b)", ["a", "b"]),
+        ("tracking.sample_prompt=choice('a, b',c)", ["a, b", "c"]),
         ("output_dir='a,b'", []),
     ],
 )
@@ -78,6 +80,45 @@ def test_a_comma_in_free_text_stays_text_and_is_said():
     assert all("tracking.sample_prompt=Well, then" in job.words for job in sweep.jobs)
 
 
+FILES = ("a.txt", "b.txt", "c d,e.txt", "f (1).txt")
+
+
+@pytest.mark.parametrize(
+    ("value", "paths"),
+    [
+        ("a.txt,b.txt", ["a.txt", "b.txt"]),
+        ("a.txt, b.txt", ["a.txt", "b.txt"]),
+        ("choice(a.txt,b.txt)", ["a.txt", "b.txt"]),
+        ("choice('c d,e.txt',a.txt)", ["c d,e.txt", "a.txt"]),
+        ("glob(*.txt)", list(FILES)),
+        ("glob([a*,f*])", ["a.txt", "f (1).txt"]),
+        ("glob(*,exclude=[c*,f*])", ["a.txt", "b.txt"]),
+        ("a*,b*", ["a*", "b*"]),  # text_corpus takes patterns itself
+        ("c d,e.txt", []),  # a file of that name
+        ("'a.txt,b.txt'", []),
+        ("none.txt,at all.txt", []),
+    ],
+)
+def test_several_paths_are_several_values_where_they_are_there(tmp_path, monkeypatch, value, paths):
+    for name in FILES:
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert [job["data.path"] for job in jobs_of(f"data.path={value}") if job] == paths
+    sweep = plan("data=text_corpus", f"data.path={value}")
+    assert [validate(compose(sweep.request_of(job))).config.data.path for job in sweep.jobs] == (
+        paths or [value.strip("'")]
+    )
+
+
+def test_paths_that_are_not_there_are_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "of 3 paths there is no b.txt, c.txt" in refusal("data=text_corpus", "data.path=a.txt,b.txt,c.txt")
+    assert "no file is like *.csv" in refusal("data=text_corpus", "data.path=glob(*.csv)")
+    with pytest.raises(ConfigError, match="-m tries each"):
+        compose(Request("train", ("data=text_corpus", "data.path=choice(a.txt,b.txt)")))
+
+
 def test_where_a_sweep_goes():
     assert plan("seed=1,2").name == "transformer-python_docs"
     assert plan("model=cnn,transformer").name == "mixed"
@@ -102,6 +143,7 @@ def test_what_is_wrong_in_one_job_names_that_job():
         (["seed=range(0,100000000)"], "more than 1,000 jobs"),
         (["seed=interval(0,1)"], "list the values"),
         (["seed=1,2", "seed=3"], "seed is given twice"),
+        (["optimizer.learning_rate=0,001"], "optimizer.learning_rate=0.001: decimals have a point"),
         (["seed=3", "seed=1,2"], "seed is given twice"),
         (["resume=latest", "seed=1,2"], "a sweep goes on with its own words"),
         (["output_dir=choice(a,b)"], "the jobs have 2 output_dir"),

@@ -137,7 +137,7 @@ def test_another_kind_of_model_is_refused_with_those_that_fit(folder, model_type
         ({"n_layer": 10**9}, "it must be a whole number from 1 to 1,048,576"),
         ({"n_layer": 10**5}, "the .safetensors files there have 100,000 bytes"),
         ({"vocab_size": 10**4}, "the .safetensors files there have 100,000 bytes"),
-        ({"n_head": 3}, "hidden_size is 16, which num_heads=3 does not divide"),
+        ({"n_head": 3}, "num_heads is 3, which does not divide hidden_size=16"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is NaN; it must be a number above 0"),
         ({"layer_norm_epsilon": 10**400}, "it must be a number above 0"),
         ({"activation_function": "relu"}, "it must be gelu_new or gelu_pytorch_tanh or gelu"),

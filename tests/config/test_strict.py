@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +85,58 @@ TYPOS = {
     "+extra.x=${..}": "it must be a plain value, or a reference",
     "+extra.x=" + "[" * 99 + "]" * 99: "the value can't be read",
     "seed=???": "seed has no value",
+    # Words of other projects.
+    "trainer.num_workers=4": "leave it out: the training process makes its batches itself",
+    "logger=wandb": "metrics go to metrics.jsonl",
+    "logger=tensorboard": "did you mean tracking.tensorboard=true ?",
+    "device=cpu": "did you mean trainer.gpus=0 ?",
+    "device=cuda:0": "did you mean trainer.gpus=1 ?",
+    "trainer.gpus=cpu": "did you mean trainer.gpus=0 ?",
+    "trainer.gpu=two": "trainer.gpus=…: GPUs to use on this machine",
+    "accelerator=gpu": "did you mean trainer.gpus=auto ?",
+    "strategy=ddp": "train together by themselves",
+    "accumulate_grad_batches=4": "trainer.batch_size=32 trainer.micro_batch_size=8",
+    "resume_from_checkpoint=x.ckpt": "resume=latest",
+    "ckpt_path=x": "init_from=<run directory>",
+    "fast_dev_run=true": "did you mean debug=limit ?",
+    "callbacks=[x]": "trainer.early_stopping.patience=3",
+    "fp16=true": "did you mean trainer.precision=fp16 ?",
+    "bf16=false": "did you mean trainer.precision=fp32 ?",
+    "precision=16-mixed": "did you mean trainer.precision=fp16 ?",
+    "trainer.precision=bf16-mixed": "did you mean trainer.precision=bf16 ?",
+    "seed_everything=42": "did you mean seed=42 ?",
+    "val_check_interval=0.5": "did you mean trainer.eval_every=0.5epoch ?",
+    "monitor=val_loss": "did you mean trainer.early_stopping.metric=loss ?",
+    "optimizer.type=AdamW": "did you mean optimizer=adamw ?",
+    "lr_scheduler_type=cosine": "did you mean scheduler=cosine ?",
+    "dataset=mnist": "did you mean data=mnist model=cnn or",
+    "data.text=review": "data.text_column belongs to data=sst2 and data=text_classification",
+    # The same written otherwise.
+    "Trainer.Batch_Size=3": "did you mean trainer.batch_size=3 ?",
+    "optimizer=AdamW": "did you mean optimizer=adamw ? (choices:",
+    "model=GPT-2": "did you mean model=gpt2 ?",
+    "model=resnet18": "did you mean model=resnet model.depth=18 ?",
+    "data=cifar-10": "did you mean data=cifar10 model=cnn ?",
+    "optimizer.learning_rate=0,001": "did you mean optimizer.learning_rate=0.001 ?",
+    "trainer.batch_size=1,000": "did you mean trainer.batch_size=1000 ?",
+    "trainer.batch_size=1e2": "did you mean trainer.batch_size=100 ?",
+    "optimizer.betas=0.9,0.95": "did you mean optimizer.betas=[0.9,0.95] ?",
+    "trainer.max_duration=3": "did you mean trainer.max_duration=3step or trainer.max_duration=3epoch ?",
+    "trainer.max_duration=0,5epoch": "did you mean trainer.max_duration=0.5epoch ?",
+    "trainer.time_limit=2hours": "did you mean trainer.time_limit=2h ?",
+    "model.norm=LayerNorm": "did you mean model.norm=layernorm ?",
+    # What can't be had by a word says how it can.
+    "trainer.early_stopping=true": "trainer.early_stopping.patience=3 stops",
+    "tracking=false": "it must be a group of settings: tracking.tensorboard=…",
+    "data=imdb": "data=text_classification data.path=<file.csv>",
+    "data=wikitext-2": "data=text_corpus data.path=<file or folder>",
+    "data=multi-30k": "here it is called data=multi30k data.path=… model=seq2seq",
+    "data=nothing-known": "files of your own: data=text_corpus",
+    "experiment=shakespeare": "tinyshakespeare/input.txt",
+    "experiment=sst2": "train.tsv, dev.tsv and test.tsv as data.path",
+    "data=text_corpus": "data.path is missing; give data.path=<your file or folder>",
+    "model.num_heads=3": "use num_heads=2 or 4, or hidden_size=126 or 132",
+    "data=mnist": "did you mean model=cnn, model=mlp or model=resnet ?",
     "hydra.callbacks.x._target_=logging.FileHandler": "can't be set: bigtrain sets Hydra up itself",
     "hydra.run.dir=x": "can't be set",
     "hydra/launcher=basic": "can't be set",
@@ -99,8 +153,47 @@ def test_typo_is_refused_with_a_hint(word):
     assert text.startswith("error[CONFIG-")
     if "is not a setting" in text:
         assert f'cause: command line, "{word}"' in text
+    for guesses in re.findall(r"did you mean (.*?) \?", text):
+        for guess in re.split(", | or ", guesses):
+            if "=" in guess:  # what is suggested is accepted
+                composed(*guess.split(" "))
     for raw in ("omegaconf", "full_key", "object_type", "To append to your", "LexerNoViableAlt"):
         assert raw not in text
+
+
+# Of several rounds of guesses only what would be accepted is shown, with the other words as they were typed.
+NEVER = {
+    "scheduler.warmup_ratio=0.1": ("scheduler.warmup=0.1",),
+    "trainer.num_workers=4": ("num_layers", "num_kv_heads"),
+    "logger=wandb": ("log_every",),
+    "data.text=review": ("extra",),
+    "device=tpu": ("trainer.gpus=tpu",),
+    "epochs=many": ("max_duration=many",),
+    "optimizer=AdamW": ("optimizer=adam ",),
+}
+
+
+@pytest.mark.parametrize("word", NEVER)
+def test_what_would_be_refused_is_not_suggested(word):
+    text = refusal(word)
+    assert not [never for never in NEVER[word] if never in text]
+
+
+def test_a_suggestion_fits_the_other_words():
+    assert "did you mean trainer.micro_batch_size=6" in refusal("mbs=6", "trainer.batch_size=24")
+    assert "did you mean" not in refusal("mbs=6", "trainer.batch_size=32")
+    text = refusal("trainer.gpu=1", "device=cpu", "trainer.batch_size=0", "lr=-1")
+    assert "did you mean trainer.gpus=1" in text and "did you mean trainer.gpus=0" in text
+    assert "optimizer.learning_rate=-1" not in text
+
+
+def test_a_file_in_place_of_data_is_data_of_its_kind(tmp_path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "a.csv").touch()
+    place = str(tmp_path / "a")
+    assert f"did you mean data=text_corpus data.path={place}.txt ?" in refusal(f"data={place}.txt")
+    text = refusal(f"data={place}.csv")
+    assert f"data=text_classification data.path={place}.csv task=classification" in text
 
 
 def test_a_secret_is_not_repeated():

@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
-from bigtrain.tracking.console import LiveConsole, PlainConsole, console_for
+from bigtrain.data import progress
+from bigtrain.errors import Problem, printable
+from bigtrain.tracking.console import LiveConsole, PlainConsole, SteadyConsole, console_for, say
 from bigtrain.tracking.curve import braille_plot, resample, sparkline
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
 from bigtrain.tracking.live_view import LiveView
 from bigtrain.tracking.progress import History, Progress
+from bigtrain.tracking.tracker import Opening, Tracker
 
 
 class Terminal(io.StringIO):
@@ -205,11 +209,11 @@ GOLDEN = """\
 transformer on python_docs
   run         outputs/demo/run-1
   parameters  812,544
+  data        python_docs: 7,812 train samples
   step        32 samples = 8,192 tokens
   length      2,000 steps, 64k samples, 16.4M tokens
   compute     1.3G FLOP per sample; this machine's measured peak is 110G FLOP/s
   optimum     loss 1.2500 nat: no model can do better
-  data        python_docs: 7,812 train samples
   precision   bf16 (auto: the CPU has AMX)
 step 10/2,000  0.5%  train/loss 4.9743  lr 4.10e-04  optim/grad_norm 0.8000  \
 41.2k tok/s  38% of peak  612 MiB  ETA 3:19
@@ -314,3 +318,55 @@ def test_numbers_as_people_read_them(shown, expected):
 def test_a_path_is_shown_relative_only_where_that_is_shorter():
     assert short_path("/home/me/project/outputs/run", "/home/me/project") == "outputs/run"
     assert short_path("/data/run", "/home/me/project/deep/down") == "/data/run"
+
+
+HOSTILE = "a\x1b[31mb\x07\x9b2J\r\x7f\u202ec\td\r\ne"
+SHOWN = "a\\x1b[31mb\\x07\\x9b2J\\r\\x7f\\u202ec\td\r\ne"
+
+
+def test_control_characters_are_spelt_out_wherever_a_text_is_printed(terminal, capsys):
+    assert printable(HOSTILE) == SHOWN
+    say(HOSTILE, end="")
+    assert capsys.readouterr().out == SHOWN
+    stream = io.StringIO()
+    PlainConsole(stream).note(HOSTILE)
+    assert stream.getvalue() == f"{SHOWN}\n"
+    console = SteadyConsole(file=Terminal(), force_terminal=True, width=100)
+    console.print(Text(HOSTILE, style="red"))
+    assert "\x1b[31mb" not in console.file.getvalue().replace("\x1b[31ma", "")
+    assert "a\\x1b[31mb" in console.file.getvalue()
+    assert str(Problem("X", HOSTILE, HOSTILE, HOSTILE)).count("\x1b") == 0
+
+
+@given(st.text())
+def test_what_is_printable_stays_so(text):
+    assert printable(printable(text)) == printable(text)
+
+
+def test_what_is_known_before_the_model_is_made_is_said_then_and_once(terminal, facts):
+    opening = Opening(facts.title, facts.run_dir, facts.parameters, facts.details)
+    plain, live = PlainConsole(io.StringIO()), LiveConsole(terminal(80))
+    for console, stream in ((plain, plain._stream), (live, live._console.file)):
+        tracker = Tracker([console])
+        tracker.open(opening)
+        said = stream.getvalue()
+        for words in (facts.title, "outputs/demo/run-1", "812,544", "7,812 train samples"):
+            assert words in said
+        tracker.start(facts)
+        tracker.close()
+        later = stream.getvalue()[len(said) :]
+        assert "precision" in later
+        assert "812,544" not in later and "7,812" not in later
+
+
+def test_what_the_loop_waits_for_stands_in_the_panel(terminal, facts, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_BETWEEN_SECONDS", 0.02)
+    live = LiveConsole(terminal(80))
+    live.start(facts)
+    with progress.status_line("Evaluating val", "") as report:
+        report(0.5)
+        time.sleep(0.3)
+        assert "Evaluating val: 50%" in live._console.file.getvalue()
+    assert live._view.waiting == ""
+    live.close()

@@ -134,6 +134,13 @@ def fraction_problems(split: str) -> list[str]:
     return []
 
 
+def _one_path(path: str | None) -> str:
+    """What is wrong where path and train_path are both given, or neither of them."""
+    if path:
+        return "path and train_path are both given; give path, which is split, or train_path and val_path"
+    return "path is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…"
+
+
 @dataclass
 class PythonDocsConfig(TextConfig):
     """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
@@ -165,7 +172,7 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.val_fraction is not None and (self.path or self.val_path):
             found.append(
                 f"val_fraction is {self.val_fraction}, but only train_path without val_path has use for it; "
@@ -250,7 +257,7 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.val_path and self.val_fraction is not None:
             found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):
@@ -323,7 +330,7 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(f"path is {self.path!r} and train_path is {self.train_path!r}; give exactly one of the two")
+            found.append(_one_path(self.path))
         if self.val_path and self.val_fraction is not None:
             found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
         if self.path and (self.val_path or self.test_path):

@@ -319,7 +319,7 @@ def test_augmentation_belongs_to_the_data(tmp_path, folder):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({}, "give exactly one of the two"),
+        ({}, "path is missing"),
         ({"path": "a.tsv", "text_column": ["a", "label"]}, "are both 'label'"),
         ({"path": "a.tsv", "text_column": ["a", "a"]}, "each column once"),
         ({"path": "a.tsv", "text_column": []}, "one column at least"),

@@ -1,0 +1,92 @@
+"""What a training says before it starts: the header, and advice about settings that hardly do what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bigtrain.build import Parts, count_parameters
+from bigtrain.config.compose import Composed
+from bigtrain.config.contradictions import find_contradictions, told_of
+from bigtrain.config.run import RunConfig
+from bigtrain.config.saved import document_text
+from bigtrain.data.base import DataModule
+from bigtrain.tracking.tracker import Opening, RunFacts
+from bigtrain.training.checkpoint import Checkpoint
+from bigtrain.training.extension import rate_ahead
+from bigtrain.training.machine import device_name
+from bigtrain.training.precision import emulated_on_cpu
+from bigtrain.training.trainer import Trainer
+
+
+def opening(composed: Composed, run_dir: Path, data: DataModule) -> Opening:
+    """What is known before the weights are drawn."""
+    return Opening(_title(composed), run_dir, count_parameters(composed.config, data), _details(data))
+
+
+def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
+    """What is known when training starts."""
+    spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
+    ranks = f"{world.size} ranks, each " if world.size > 1 else ""
+    return RunFacts(
+        title=_title(composed),
+        run_dir=run_dir,
+        config_text=document_text(composed.document),
+        resolved={
+            "device": ranks + device_name(world.device),
+            "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
+            "compile": state.resolved["compile"],
+            **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
+        },
+        parameters=sum(parameter.numel() for parameter in parts.network.parameters()),
+        total_steps=limits.total_steps,
+        first_step=state.step,
+        samples_per_step=limits.samples_per_step,
+        tokens_per_step=limits.tokens_per_step,
+        flops_per_sample=limits.flops_per_sample,
+        peak_flops=limits.peak_flops,
+        primary_metric=f"val/{trainer.selection.metric}",
+        higher_is_better=trainer.selection.higher_is_better,
+        optimal_loss=parts.optimal_loss,
+        optimal_accuracy=spec.optimal_accuracy,
+        details=_details(parts.data),
+    )
+
+
+def advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> Iterator[str]:
+    """Warnings about settings that work, but hardly as they were meant."""
+    config, units = composed.config, parts.units
+    yield from told_of(find_contradictions(config, units.length), composed.asked)
+    if units.batch_size > units.epoch_samples:
+        yield (
+            f"a batch is {units.batch_size:g} samples, but the training split has only {units.epoch_samples:,}: a step "
+            f"takes the same ones more than once; trainer.batch_size={units.epoch_samples} takes each once"
+        )
+    precision = config.trainer.precision.value
+    if checkpoint is None and parts.world.device.type == "cpu" and emulated_on_cpu(precision):
+        better = "trainer.precision=fp32" + ("" if emulated_on_cpu("bf16") else " or bf16")
+        yield f"{precision} is many times slower than fp32 on this CPU, which has no arithmetic for it: take {better}"
+
+
+def unmeasured(config: RunConfig) -> str:
+    """A warning for a run that has nothing to be measured on."""
+    makers = [f"data.{name}" for name in ("val_fraction", "val_path") if hasattr(config.data, name)]
+    mend = f"; {' or '.join(makers)} gives one" if makers else ""
+    return f"there is neither a val nor a test split: only the loss of training is measured{mend}"
+
+
+def rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
+    """What the learning rate does from here on, where the run has just been made longer and that depends on it."""
+    state, total, settings = trainer.state, trainer.limits.total_steps, composed.config.scheduler
+    if total is not None and settings.needs_total_steps and state.lengths and state.lengths[-1][0] == state.step:
+        yield rate_ahead(trainer.schedule, composed.config.optimizer.learning_rate, state.step, total)
+
+
+def _title(composed: Composed) -> str:
+    return f"{composed.choices['model']} on {composed.choices['data']}"
+
+
+def _details(data: DataModule) -> dict[str, str]:
+    sizes = ", ".join(f"{split} {size:,}" for split, size in data.spec.sizes.items())
+    unit = f"windows of {data.spec.sequence_length} tokens" if data.spec.kind == "text" else data.spec.kind
+    return {"data": f"{sizes} {unit}"}

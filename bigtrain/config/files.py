@@ -1,0 +1,76 @@
+"""A word of `-m` that names several files: `data.path=a.txt,b.txt`, `data.path=glob(*.txt)`.
+
+A path is taken as it stands, commas and all, since file names may hold them. So the disk decides: where there is no
+such file, but there is one for each part, they are several values.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from bigtrain.errors import Problem
+
+_FUNCTION = re.compile(r"(choice|glob)\(.*\)", re.DOTALL)
+
+
+def is_sweep_of_files(value: str) -> bool:
+    """Whether a path is written as one of the sweeps `choice(…)` and `glob(…)`, and no file is called so."""
+    return bool(_FUNCTION.fullmatch(value)) and not found(value)
+
+
+def files_override(key: str, value: str, word: str) -> Override | Problem | None:
+    """The several values of a path, or what is wrong with them; None where it is one path."""
+    if value.startswith("glob(") and is_sweep_of_files(value):
+        return _of_glob(key, value, word)
+    parts = [part.strip() for part in value.split(",")]
+    there = [part for part in parts if part and found(part)]
+    if len(parts) == 1 or not there or found(value):
+        return None
+    if len(there) < len(parts):
+        missing = ", ".join(part or "an empty one" for part in parts if part not in there)
+        fix = f"correct it; for one file with a comma in its name: {key}='{value}'"
+        message = f"{key}: of {len(parts)} paths there is no {missing}"
+        return Problem("CONFIG-SWEEP", message, f'command line, "{word}"', fix)
+    return _choice(key, parts, word)
+
+
+def _of_glob(key: str, value: str, word: str) -> Override | Problem:
+    cause = f'command line, "{word}"'
+    try:
+        pattern = OverridesParser.create().parse_override(f"{key}={value}").value()
+    except HydraException:
+        pattern = None
+    if not isinstance(pattern, Glob):
+        fix = f"for instance {key}=glob(texts/*.txt), {key}=glob([a/*,b/*],exclude=*.csv)"
+        return Problem("CONFIG-SWEEP", f"{key}: the pattern can't be read", cause, fix)
+    matched = sorted({path for include in pattern.include for path in found(include)})
+    kept = [path for path in matched if not any(fnmatch.fnmatch(path, exclude) for exclude in pattern.exclude)]
+    if not kept:
+        return Problem(
+            "CONFIG-SWEEP", f"{key}: no file is like {', '.join(pattern.include)}", cause, "look at the path"
+        )
+    return _choice(key, kept, word)
+
+
+def found(path: str) -> list[str]:
+    """The files and folders of this name, or of this pattern."""
+    try:
+        place = str(Path(path).expanduser())
+        return [place] if os.path.lexists(place) else glob.glob(place, recursive=True)  # noqa: PTH207 (takes any path)
+    except (ValueError, OSError, RuntimeError):  # no name that a file could have
+        return []
+
+
+def _choice(key: str, values: Iterable[str], word: str) -> Override:
+    texts: list[Any] = [QuotedString(text=value, quote=Quote.single) for value in values]
+    return Override(OverrideType.CHANGE, key, ValueType.CHOICE_SWEEP, ChoiceSweep(list=texts), input_line=word)
