@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bigtrain.config.durations import with_unit
 from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, UNITS, plain
 from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import (
@@ -142,8 +143,8 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
     names = getattr(without_none(hint), "__members__", None) or limits.get("choices") or ()
     choices = {plain(name): name for name in names}
     guesses.append([choices[name] for name in nearest(plain(value), choices, limit=1)])
-    if limits.get("duration"):
-        guesses.append(_durations(value.replace(",", ".")))
+    if kind := limits.get("duration"):
+        guesses.append(_durations(value.replace(",", "."), kind))
     if re.fullmatch(r"[1-9]\d{0,2}([,_ ]\d{3})+", value):  # 1,000
         guesses.append([re.sub("[,_ ]", "", value)])
     elif _NUMBER.fullmatch(value):  # 1e3, 32.0
@@ -155,13 +156,16 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
     return tuple(tuple((f"{key}={guess}",) for guess in each) for each in rounds if each)
 
 
-def _durations(value: str) -> list[str]:
-    """The durations that a number without a unit, or with one called otherwise, may mean."""
+def _durations(value: str, kind: str) -> list[str]:
+    """The durations that a number without a unit, or with one called otherwise, may mean. `kind`: see `setting`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-zA-Z]*)", value)
     if match is None:
         return []
     number, unit = match.groups()
-    return [f"{number}{ours}" for ours in ((UNITS.get(unit.lower(), unit),) if unit else ("step", "epoch", "min"))]
+    if unit:
+        return [f"{number}{UNITS.get(unit.lower(), unit)}"]
+    meant = (with_unit(number, kind), f"{number}epoch", f"{number}min")
+    return [guess for guess in dict.fromkeys(meant) if guess]
 
 
 def ours_for(key: str) -> list[str]:

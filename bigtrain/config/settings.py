@@ -88,8 +88,7 @@ def _duration_problem(value: str, kind: str) -> str:
     try:
         parsed = parse_duration(value)
     except ValueError as error:
-        meant = with_unit(value, kind)
-        return f"is {value}, which has no unit; did you mean {meant} ?" if meant else str(error)
+        return f"is {value}, which has no unit" if with_unit(value, kind) else str(error)
     if kind == "time" and not parsed.seconds:
         return f"is {value}; it must be a time above 0: 90s, 30min, 2h"
     if kind == "whole" and parsed.unit == "share":
