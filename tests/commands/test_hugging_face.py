@@ -115,7 +115,7 @@ def test_a_killed_finetune_goes_on_without_the_folder(hub):
 def test_a_finetune_killed_before_its_first_checkpoint_reads_the_folder_again(hub):
     process = hub.start(*FINETUNE, "trainer.save_every=null", "trainer.eval_every=null", "name=killed")
     assert kill_after_rows(hub, process, 2, signal.SIGKILL) in (-signal.SIGKILL, 0)
-    hub.run("resume=latest")
+    hub.run(f"resume={run_named(hub, 'killed')}")  # latest means the newest run that has a checkpoint
     assert final_bytes(run_named(hub, "killed"), 20) == final_bytes(run_named(hub, "second"), 20)
 
 
