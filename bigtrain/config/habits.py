@@ -198,6 +198,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     ),
     "num_workers workers n_workers num_worker dataloader_num_workers pin_memory persistent_workers "
     "prefetch_factor dataloader_pin_memory": Habit(say=_WORKERS),
+    "plugin plug_in plug_ins": Habit(say="plugins=[my_package] on the command line brings a package of yours"),
     "shuffle drop_last sampler": Habit(say="leave it out: each epoch takes every training sample once, shuffled"),
     "d_model dim n_embd embed_dim width hidden_dim emb_dim embedding_dim model_dim n_hidden": Habit(("hidden_size",)),
     "n_layer n_layers layers depth num_hidden_layers num_blocks n_blocks": Habit(("num_layers",)),
