@@ -55,7 +55,10 @@ def test_stochastic_depth_acts_in_training_only_and_deeper_blocks_are_skipped_mo
 
 
 def test_what_does_not_fit_is_refused():
-    assert "hidden_size is 24, which num_heads=5" in find_problems(tiny_config(BertConfig, num_heads=5))[0].message
+    assert (
+        "num_heads is 5, which does not divide hidden_size=24"
+        in find_problems(tiny_config(BertConfig, num_heads=5))[0].message
+    )
     with pytest.raises(ConfigError, match="model=bert reads tokens, but this data gives images"):
         Bert(tiny_config(BertConfig), IMAGES)
     with pytest.raises(ConfigError, match="data.sequence_length is 12, over model.max_length=11"):

@@ -158,7 +158,7 @@ def test_the_papers_base_model_has_the_papers_parameters():
 
 
 def test_what_does_not_fit_is_refused():
-    assert "num_heads=3" in str(find_problems(Seq2SeqConfig(hidden_size=16, num_heads=3)))
+    assert "num_heads is 3" in str(find_problems(Seq2SeqConfig(hidden_size=16, num_heads=3)))
     assert "sinusoidal, learned" in str(find_problems(Seq2SeqConfig(positional=Positional.rope)))
     assert "even" in str(find_problems(Seq2SeqConfig(hidden_size=9, num_heads=3)))
     with pytest.raises(ConfigError, match="model.max_length=5"):
