@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bigtrain.config.kinds import ModelConfig
 from bigtrain.config.settings import setting
@@ -81,6 +81,17 @@ class ProjectionInit(Enum):
     zero = "zero"
 
 
+def _embedding_rows() -> Any:
+    return setting(
+        None,
+        "Rows of the token embedding and of the output layer; default: one for each token. Rows beyond are never "
+        "generated: padding, as many published models have it, or room for tokens to come.",
+        at_least=1,
+        at_most=1 << 20,
+        before=None,
+    )
+
+
 @dataclass
 class TransformerConfig(ModelConfig):
     """Decoder-only transformer, pre-norm."""
@@ -118,14 +129,7 @@ class TransformerConfig(ModelConfig):
     )
     norm_epsilon: float = setting(1e-5, "Added to the variance in norms.", above=0)
     rope_base: float = setting(10000.0, "Longest wavelength of RoPE, over 2 pi (arXiv:2104.09864).", above=1)
-    num_embeddings: int | None = setting(
-        None,
-        "Rows of the token embedding and of the output layer; default: one for each token. Rows beyond are never "
-        "generated: padding, as many published models have it, or room for tokens to come.",
-        at_least=1,
-        at_most=1 << 20,
-        before=None,
-    )
+    num_embeddings: int | None = _embedding_rows()
 
     def problems(self) -> list[str]:
         """Rules across fields."""
@@ -220,14 +224,7 @@ class BertConfig(ModelConfig):
     norm_epsilon: float = setting(1e-12, "Added to the variance in norms.", above=0)
     init_std: float = setting(0.02, "Standard deviation of initial weights.", above=0)
     tie_embeddings: bool = setting(True, "The output layer shares the token embedding's weight.")
-    num_embeddings: int | None = setting(
-        None,
-        "Rows of the token embedding and of the output layer; default: one for each token. Rows beyond are never "
-        "generated: padding, as many published models have it, or room for tokens to come.",
-        at_least=1,
-        at_most=1 << 20,
-        before=None,
-    )
+    num_embeddings: int | None = _embedding_rows()
 
     def gives(self) -> tuple[str, ...]:
         """See `ModelConfig`."""

@@ -6,10 +6,9 @@ Which pieces a text falls into before merging is fixed: GPT-4's pattern. The res
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from bigtrain.data.progress import status_line
-from bigtrain.data.tokenizers.subword import BYTE_CHARACTERS, SubwordTokenizer, all_cores, pieces_of
+from bigtrain.data.tokenizers.subword import BYTE_CHARACTERS, SubwordTokenizer, learn
 from bigtrain.data.tokenizers.subword_definition import PATTERNS
 
 END_OF_TEXT = "<|endoftext|>"
@@ -35,18 +34,7 @@ def train_bpe(documents: Sequence[str], vocab_size: int, end_of_text: bool) -> S
         initial_alphabet=BYTE_CHARACTERS,
         show_progress=False,
     )
-    total = sum(map(len, documents))
-
-    with status_line("Learning a vocabulary") as report, all_cores():
-
-        def reported() -> Iterator[str]:
-            done = 0
-            for piece in pieces_of(documents):
-                yield piece
-                done += len(piece)
-                report(done / total)
-
-        rust.train_from_iterator(reported(), trainer)
+    learn(rust, trainer, documents)
     if end_of_text:
         rust.add_special_tokens([END_OF_TEXT])
     return SubwordTokenizer(json.loads(rust.to_str()), END_OF_TEXT if end_of_text else None)

@@ -166,6 +166,22 @@ class SubwordTokenizer:
         return {"kind": "subword", "end_of_text": self._end_of_text, "definition": self._definition}
 
 
+def learn(rust: Any, trainer: Any, documents: Sequence[str]) -> None:
+    """Trains a tokenizer of Hugging Face's library on the documents, in pieces, with progress."""
+    total = sum(map(len, documents))
+
+    with status_line("Learning a vocabulary") as report, all_cores():
+
+        def reported() -> Iterator[str]:
+            done = 0
+            for piece in pieces_of(documents):
+                yield piece
+                done += len(piece)
+                report(done / total)
+
+        rust.train_from_iterator(reported(), trainer)
+
+
 def pieces_of(texts: Iterable[str]) -> Iterator[str]:
     """The texts, long ones cut at borders into pieces of about `PIECE_CHARACTERS`; joined, they are the texts."""
     return (piece for text in texts for piece, _ in _pieces(text))

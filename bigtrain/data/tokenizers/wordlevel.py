@@ -7,11 +7,10 @@ text, as in the Penn Treebank. What the vocabulary lacks is `[UNK]`. The result 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from bigtrain.data.progress import status_line
 from bigtrain.data.tokenizers.bpe import END_OF_TEXT
-from bigtrain.data.tokenizers.subword import SubwordTokenizer, all_cores, pieces_of
+from bigtrain.data.tokenizers.subword import SubwordTokenizer, learn
 
 UNKNOWN = "[UNK]"
 _LEAST_COUNT = 2  # from the words that occur once, a model learns what an unknown word is like
@@ -31,18 +30,7 @@ def train_wordlevel(documents: Sequence[str], vocab_size: int, end_of_text: bool
         special_tokens=[UNKNOWN],
         show_progress=False,
     )
-    total = sum(map(len, documents))
-
-    with status_line("Learning a vocabulary") as report, all_cores():
-
-        def reported() -> Iterator[str]:
-            done = 0
-            for piece in pieces_of(documents):
-                yield piece
-                done += len(piece)
-                report(done / total)
-
-        rust.train_from_iterator(reported(), trainer)
+    learn(rust, trainer, documents)
     if end_of_text:
         rust.add_special_tokens([END_OF_TEXT])
     return SubwordTokenizer(json.loads(rust.to_str()), END_OF_TEXT if end_of_text else None)

@@ -8,11 +8,10 @@ is learnt are the commonest pairs of pieces, as by a BPE, not those that are lik
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from bigtrain.data.progress import status_line
-from bigtrain.data.tokenizers.subword import SubwordTokenizer, all_cores, pieces_of
+from bigtrain.data.tokenizers.subword import SubwordTokenizer, learn, pieces_of
 from bigtrain.data.tokenizers.subword_definition import MAX_VOCABULARY, unusable
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -50,18 +49,7 @@ def train_wordpiece(documents: Sequence[str], vocab_size: int) -> SubwordTokeniz
         continuing_subword_prefix=_PREFIX,
         show_progress=False,
     )
-    total = sum(map(len, documents))
-
-    with status_line("Learning a vocabulary") as report, all_cores():
-
-        def reported() -> Iterator[str]:
-            done = 0
-            for piece in pieces_of(documents):
-                yield piece
-                done += len(piece)
-                report(done / total)
-
-        rust.train_from_iterator(reported(), trainer)
+    learn(rust, trainer, documents)
     vocab = rust.get_vocab()
     return SubwordTokenizer(wordpiece_definition(sorted(vocab, key=vocab.__getitem__), lowercase=True), END_OF_TEXT)
 
