@@ -118,21 +118,10 @@ def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpe
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
     """Backbone and heads, tied; initialised from the seed, on the CPU: any device starts from the same weights."""
     torch.manual_seed(mix(config.seed, _INITIALISATION))
-    return _assembled(config, task, spec).to(device)
-
-
-def count_parameters(config: RunConfig, data: DataModule) -> int:
-    """Of the network for the data, without making it."""
-    task: Task = TASKS.entry_of(config.task).load()(config.task, data.spec, data.tokenizer)
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in _assembled(config, task, data.spec).parameters())
-
-
-def _assembled(config: RunConfig, task: Task, spec: DataSpec) -> Network:
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
     tie_weights(network, config.model)
-    return network
+    return network.to(device)
 
 
 def build_trainer(

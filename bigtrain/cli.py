@@ -199,10 +199,12 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
 
 
 def _command(name: str) -> Any:
-    """The module of a command. From here on PyTorch is needed, which a busy machine takes seconds to load."""
+    """The module of a command. From here on PyTorch is needed, which takes seconds on a busy machine: that is said on a
+    terminal only, as every command would say it, those that fail at once included.
+    """
     from bigtrain.data.progress import status_line
 
-    with status_line("Loading PyTorch", ""):
+    with status_line("Loading PyTorch", "") if sys.stderr.isatty() else contextlib.nullcontext():
         return importlib.import_module(f"bigtrain.commands.{name}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bigtrain.build import Parts, count_parameters
+from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.config.contradictions import find_contradictions, told_of
 from bigtrain.config.run import RunConfig
@@ -21,7 +21,7 @@ from bigtrain.training.trainer import Trainer
 
 def opening(composed: Composed, run_dir: Path, data: DataModule) -> Opening:
     """What is known before the weights are drawn."""
-    return Opening(_title(composed), run_dir, count_parameters(composed.config, data), _details(data))
+    return Opening(_title(composed), run_dir, _details(data))
 
 
 def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:

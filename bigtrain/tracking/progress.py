@@ -105,16 +105,17 @@ class Progress:
 
 
 def opening_lines(facts: Opening | RunFacts) -> list[tuple[str, str]]:
-    """(label, sentence) lines for what is known first: where, how big, on how much data."""
-    return [("run", short_path(facts.run_dir)), ("parameters", f"{facts.parameters:,}"), *facts.details.items()]
+    """(label, sentence) lines for what is known first: where, on how much data."""
+    return [("run", short_path(facts.run_dir)), *facts.details.items()]
 
 
 def start_lines(facts: RunFacts, opened: Opening | None = None) -> list[tuple[str, str]]:
-    """(label, sentence) lines for the start: how long, and what was resolved and why; before them `opening_lines`, but
-    for those that were said already.
+    """(label, sentence) lines for the start: how big, how long, and what was resolved and why; before them
+    `opening_lines`, but for those that were said already.
     """
     said = opening_lines(opened) if opened is not None else []
     lines = [line for line in opening_lines(facts) if line not in said]
+    lines.append(("parameters", f"{facts.parameters:,}"))
     work = f"{round(facts.samples_per_step):,} samples"
     if facts.tokens_per_step is not None:
         work += f" = {round(facts.tokens_per_step):,} tokens"

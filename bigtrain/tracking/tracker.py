@@ -44,7 +44,6 @@ class Opening:
 
     title: str
     run_dir: Path
-    parameters: int
     details: dict[str, str]  # more lines: data sizes
 
 
