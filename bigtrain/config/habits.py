@@ -95,6 +95,7 @@ UNITS = {
     **dict.fromkeys(("secs", "second", "seconds"), "s"),
     **dict.fromkeys(("it", "its", "iter", "iters", "iteration", "iterations", "batches", "updates", "st"), "step"),
     **dict.fromkeys(("ep", "eps", "e"), "epoch"),
+    **dict.fromkeys(("percent", "pct"), "%"),
 }
 """Other names of units of a duration."""
 _WORKERS = "leave it out: the training process makes its batches itself, while the device computes"
@@ -325,8 +326,11 @@ ANY_FILES = "files of your own: data=text_corpus, text_classification, sentence_
 FILE_KINDS = {
     **dict.fromkeys((".csv", ".tsv"), "text_classification"),
     **dict.fromkeys((".txt", ".gz", ".jsonl", ".parquet", ".md"), "text_corpus"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image_folder"),
 }
 """Ending of a file → the data that reads it."""
+PARTNERS_OF_FILES = {"image_folder": "model=cnn", "text_classification": "task=classification"}
+"""The data that reads a folder, in the order in which they are looked for → what it needs beside it."""
 PARTNERS = {
     "images": "model=cnn",
     "vectors": "model=mlp",

@@ -12,6 +12,7 @@ unless each part is there (config/files.py); `choice(a,b)` sweeps over every set
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import Field, fields, replace
 from pathlib import Path
@@ -168,7 +169,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     key, equals, value = word.partition("=")
     if not equals:
         fix = "settings are given as key=value"
-        if not describes_training(verb) and "/" in word:
+        if verb == "generate" and not Path(word).expanduser().exists():
+            fix = f"did you mean prompt={shlex.quote(word)} ?"
+        elif not describes_training(verb) and "/" in word:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"
@@ -180,6 +183,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     else:
         reason = "the value can't be read"
         fix = f"quote it if it is text: '{key}=\"{value}\"'; lists are [a,b]"
+        if (items := value.removeprefix("[").removesuffix("]")) and value == f"[{items}]":
+            quoted = ",".join('"' + item.strip() + '"' for item in items.split(","))
+            fix = f"quote what is text in the list: '{key}=[{quoted}]'"
     return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix, word)
 
 
