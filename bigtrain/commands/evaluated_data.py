@@ -108,7 +108,7 @@ def _with_data(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
 
 
 def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
-    """Where other settings of the data would mend a file, but these come with the checkpoint: the file has to change."""
+    """Where other settings of the data would mend a file, but come with the checkpoint: the file has to change."""
     here = {field.name for field in dataclasses.fields(EvalDataConfig)}
     named = [name for name in re.findall(r"\bdata\.(\w+)", problem.fix) if hasattr(config.data, name)]
     if not set(named) - here:
