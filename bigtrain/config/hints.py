@@ -131,6 +131,8 @@ def of_file(place: str) -> list[Words]:
     files = itertools.islice(path.rglob("*.*"), _LOOKED_AT_FILES) if path.is_dir() else [path]
     kinds = {FILE_KINDS[suffix] for file in files if (suffix := file.suffix.lower()) in FILE_KINDS}
     kind = next((name for name in PARTNERS_OF_FILES if name in kinds), "text_corpus")
+    if kind == "image_folder" and not path.is_dir():
+        return []
     if path.is_dir() and kind in PARTNERS_OF_FILES:
         return [(f"data={kind}", f"data.path={place}", *also) for also in ((), (PARTNERS_OF_FILES[kind],))]
     words = [(f"data={name}", f"data.path={place}") for name in dict.fromkeys((kind, "text_corpus"))]

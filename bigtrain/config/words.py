@@ -148,9 +148,15 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
         return None
     if multirun and (several := files_override(key, value, word)):
         return several if isinstance(several, Override) else replace(several, word=word)
-    if not multirun and is_sweep_of_files(value):
+    is_read = describes_training(verb) and not key.endswith("_dir")
+    if not multirun and (
+        is_sweep_of_files(value) or (is_read and isinstance(files_override(key, value, word), Override))
+    ):
         message, cause = f"{key} is given several values", f'command line, "{word}"'
-        return Problem("CONFIG-WORD", message, cause, "one run takes one path; -m tries each", word)
+        fix = (
+            "one run takes one path; -m tries each; several files of one text are a folder or a pattern, 'texts/*.txt'"
+        )
+        return Problem("CONFIG-WORD", message, cause, fix, word)
     return _text_override(key, escape(value), word)
 
 

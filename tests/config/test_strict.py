@@ -67,6 +67,7 @@ TYPOS = {
     "trainer.batch_size=range(1,3)": "one run takes one value",
     "name='a": "a quote is not closed",
     "trainer.gpus=[1": "the value can't be read",
+    "tags=[#1,#2 b]": """quote what is text in the list: 'tags=["#1","#2 b"]'""",
     "=3": "names no setting",
     "trainer.compile=maybe": "allowed: auto, true, false",
     "trainer.max_duration=3parsecs": "2000step, 3epoch, 10Mtok",
@@ -305,3 +306,35 @@ def test_any_words_are_accepted_or_refused_in_our_words(pairs, verb):
         composed(*(f"{key}={value}" for key, value in pairs), verb=verb)
     except BigtrainError as error:
         assert all(problem.code.startswith("CONFIG-") for problem in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("file", "guess"),
+    [
+        ("cat/0.JPG", "data=image_folder data.path={} model=cnn"),
+        ("train.tsv", "data=text_classification data.path={} task=classification"),
+        ("a/b.txt", "data=text_corpus data.path={}"),
+    ],
+)
+def test_a_folder_as_data_is_read_by_what_is_in_it(tmp_path, file, guess):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert f"did you mean {guess.format(tmp_path)} ?" in refusal(f"data={tmp_path}")
+
+
+def test_several_files_are_for_a_sweep(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).touch()
+    word = f"data.path={tmp_path}/a.txt,{tmp_path}/b.txt"
+    assert "-m tries each" in refusal("data=text_corpus", word)
+    (tmp_path / "a.txt").unlink()
+    composed("data=text_corpus", word)  # it may be one file with a comma in its name, which is missed later
+
+
+def test_advice_leaves_nothing_of_what_it_is_for():
+    text = refusal("model=bert", "task=regression", "data=text_classification", "data.path=x")
+    assert "tasks that suit the model: task=classification" in text and "did you mean" not in text
+
+
+def test_words_without_a_key_may_be_a_prompt():
+    assert "did you mean prompt='Once upon' ?" in refusal("Once upon", verb="generate")
