@@ -102,6 +102,10 @@ def place_of(column: str, setting: str, names: list[str], count: int, path: Path
         what = "has no column" if column not in names else "has more than one column"
         cause, line = f"it {what} {column!r}; its columns: {listed(names)}", 1
         fix = f"give {setting} one of them, or its position, from 1 on, if the first line is no header"
+        if column in names:
+            fix = (
+                f"give {setting} the position of the one that is meant, from 1 on: {setting}={names.index(column) + 1}"
+            )
     missing = ColumnMissing(*broken_file(path, cause, fix, line).problems)
     missing.setting = setting
     raise missing

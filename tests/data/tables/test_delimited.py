@@ -140,3 +140,10 @@ def test_a_first_line_that_names_the_separator_is_no_row(tmp_path, name, first):
         table = f"{first}\r\n" + as_table(TEXTS, sign, end="\r\n", quoting=csv.QUOTE_ALL)
         expected = TEXTS if columns is NAMED else [("text", "label"), *TEXTS]
         assert read(tmp_path, name, table, columns, quotes=Quotes.double)[0] == expected
+
+
+def test_of_columns_of_one_name_a_position_is_advised(tmp_path):
+    table = "text,text,label\na,b,1\n"
+    with pytest.raises(DataError, match="more than one column 'text'(.|\n)*data.text_column=1$"):
+        read(tmp_path, "a.csv", table)
+    assert read(tmp_path, "a.csv", table, NAMED | {"data.text_column": "1"})[0] == [("a", "1")]

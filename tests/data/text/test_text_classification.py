@@ -171,6 +171,16 @@ def test_a_label_that_no_row_has_is_no_class(tmp_path):
     refused(tmp_path, "all.jsonl has no labels: 'label' is empty, or not there", path=str(tmp_path / "all.jsonl"))
 
 
+def test_many_unknown_words_are_said(tmp_path):
+    path = write(tmp_path / "all.tsv", [(f"some word{number} other{number}", number % 2) for number in range(40)])
+    with pytest.warns(UserWarning, match=r"40% of the tokens of train.* unknown, and the same to the model"):
+        build(tmp_path, path=str(path), tokenizer=Tokenizer.word, vocab_size=100)
+
+
+def test_folders_in_a_folder_without_train_are_named(tmp_path, folder):
+    refused(tmp_path, f"data.path={folder}$", path=str(tmp_path))
+
+
 def test_one_row_is_too_little(tmp_path):
     refused(tmp_path, "one class only", path=str(write(tmp_path / "all.tsv", [("a", 1)])))
     refused(tmp_path, "split would be empty", path=str(write(tmp_path / "all.tsv", [("a", 1), ("b", 0)])))
