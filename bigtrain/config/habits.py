@@ -53,7 +53,7 @@ def _switch(on: str | None, off: str | None = None) -> Convert:
 
 def _one_of(ours: Mapping[str, str], other: Convert = str) -> Convert:
     """Some values by name; of the `other` ones what that makes of them."""
-    return lambda value: ours[plain(value)] if plain(value) in ours else other(value)
+    return lambda value: ours[found] if (found := value if value in ours else plain(value)) in ours else other(value)
 
 
 def _number_of(value: str) -> str | None:
@@ -81,6 +81,7 @@ DEVICES = {
     "cuda0": "1",
     "gpu0": "1",
     "all": "auto",
+    "-1": "auto",
     "1": "1",
 }
 FORMATS = {

@@ -152,6 +152,8 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
     guesses.append([choices[name] for name in nearest(plain(value), choices, limit=1)])
     durations = _durations(value.replace(",", "."), kind) if (kind := limits.get("duration")) else []
     guesses.append(durations)
+    if 1 in (limits.get("at_most"), limits.get("below")) and _NUMBER.fullmatch(value) and 1 < float(value) < 100:
+        guesses.append([f"{float(value) / 100:g}"])  # 10, where a tenth is meant
     if re.fullmatch(r"[1-9]\d{0,2}([,_ ]\d{3})+", value):  # 1,000
         guesses.append([re.sub("[,_ ]", "", value)])
     elif _NUMBER.fullmatch(value):  # 1e3, 32.0
