@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import Any
 
 from bigtrain.build import build_data
 from bigtrain.commands.loading import Loaded
-from bigtrain.config.run import EvalConfig, RunConfig
+from bigtrain.config.run import EvalConfig, EvalDataConfig, RunConfig
 from bigtrain.data.audit.seen import Seen, seen_before, stretches_seen, why_not_compared, why_too_large
 from bigtrain.data.base import DataModule
 from bigtrain.data.text.config import SentencePairsConfig, TextClassificationConfig
-from bigtrain.errors import DataError
+from bigtrain.errors import DataError, Problem
 
 _OWN_FILES = {"path": "auto", "train_path": "train", "val_path": "val", "test_path": "test"}  # and what they hold
 
@@ -55,7 +56,10 @@ def evaluated_data(loaded: Loaded, config: EvalConfig) -> EvaluatedData:
     assert config.data.path is not None
     own = training_data(loaded, own_config)
     may_be_own = isinstance(own, str) or _holds_the_same(loaded.config, config.data.path)
-    data = _other_data(loaded, own_config, config.data.path, may_be_own)
+    try:
+        data = _other_data(loaded, own_config, config.data.path, may_be_own)
+    except DataError as error:
+        raise DataError(*(_like_the_runs(problem, own_config) for problem in error.problems)) from error
     _require_same_kind(loaded, data)
     split = _split(config.split, data)
     if data.spec.fingerprint == loaded.spec.fingerprint:  # a copy, or moved here
@@ -101,6 +105,21 @@ def _with_settings(loaded: Loaded, config: EvalConfig) -> RunConfig:
 
 def _with_data(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
+    """Where other settings of the data would mend a file, but come with the checkpoint: the file has to change."""
+    here = {field.name for field in dataclasses.fields(EvalDataConfig)}
+    named = [name for name in re.findall(r"\bdata\.(\w+)", problem.fix) if hasattr(config.data, name)]
+    if not set(named) - here:
+        return problem
+    values = {name: getattr(config.data, name) for name in named}
+    settings = [f"data.{name} is {value!r}" for name, value in values.items() if value is not None]
+    settings += ["it is UTF-8"] if "encoding" in values and values["encoding"] is None else []
+    fix = ": ".join(
+        filter(None, ("make it like the run's own files, whose settings come with the checkpoint", ", ".join(settings)))
+    )
+    return dataclasses.replace(problem, fix=fix)
 
 
 def _split_of_own_file(run: RunConfig, config: EvalConfig) -> str:

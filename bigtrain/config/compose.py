@@ -111,10 +111,11 @@ def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | No
             return frozenset(problem.message for problem in error.problems)
         return frozenset()
 
-    def composes(words: Words) -> bool:
-        return not wrong_with(words) or wrong_with(words) <= wrong_with(())  # what is wrong without it, too, stays so
+    def mends(problem: Problem, words: Words) -> bool:
+        found = wrong_with(words)
+        return not found or (problem.message not in found and found <= wrong_with(()))  # what else is wrong may stay so
 
-    return [settled(problem, composes) for problem in problems]
+    return [settled(problem, functools.partial(mends, problem)) for problem in problems]
 
 
 def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> Composition:

@@ -38,7 +38,7 @@ def files_override(key: str, value: str, word: str) -> Override | Problem | None
         return None
     if len(there) < len(parts):
         missing = ", ".join(part or "an empty one" for part in parts if part not in there)
-        fix = f"correct it; for one file with a comma in its name: {key}='{value}'"
+        fix = f"correct it; for one file with a comma in its name: \"{key}='{value}'\""
         message = f"{key}: of {len(parts)} paths there is no {missing}"
         return Problem("CONFIG-SWEEP", message, f'command line, "{word}"', fix)
     return _choice(key, parts, word)

@@ -53,7 +53,7 @@ def _switch(on: str | None, off: str | None = None) -> Convert:
 
 def _one_of(ours: Mapping[str, str], other: Convert = str) -> Convert:
     """Some values by name; of the `other` ones what that makes of them."""
-    return lambda value: ours[plain(value)] if plain(value) in ours else other(value)
+    return lambda value: ours[found] if (found := value if value in ours else plain(value)) in ours else other(value)
 
 
 def _number_of(value: str) -> str | None:
@@ -81,6 +81,7 @@ DEVICES = {
     "cuda0": "1",
     "gpu0": "1",
     "all": "auto",
+    "-1": "auto",
     "1": "1",
 }
 FORMATS = {
@@ -95,6 +96,7 @@ UNITS = {
     **dict.fromkeys(("secs", "second", "seconds"), "s"),
     **dict.fromkeys(("it", "its", "iter", "iters", "iteration", "iterations", "batches", "updates", "st"), "step"),
     **dict.fromkeys(("ep", "eps", "e"), "epoch"),
+    **dict.fromkeys(("percent", "pct"), "%"),
 }
 """Other names of units of a duration."""
 _WORKERS = "leave it out: the training process makes its batches itself, while the device computes"
@@ -326,8 +328,11 @@ ANY_FILES = "files of your own: data=text_corpus, text_classification, sentence_
 FILE_KINDS = {
     **dict.fromkeys((".csv", ".tsv"), "text_classification"),
     **dict.fromkeys((".txt", ".gz", ".jsonl", ".parquet", ".md"), "text_corpus"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "image_folder"),
 }
 """Ending of a file → the data that reads it."""
+PARTNERS_OF_FILES = {"image_folder": "model=cnn", "text_classification": "task=classification"}
+"""The data that reads a folder, in the order in which they are looked for → what it needs beside it."""
 PARTNERS = {
     "images": "model=cnn",
     "vectors": "model=mlp",

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bigtrain.config.durations import with_unit
-from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, UNITS, plain
+from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, PARTNERS_OF_FILES, UNITS, plain
 from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import (
     ROOTS,
@@ -34,6 +34,7 @@ from bigtrain.registry import REGISTRIES
 
 Words = tuple[str, ...]
 _SHOWN = 3  # guesses
+_LOOKED_AT_FILES = 1_000
 _ALIKE, _VERY_ALIKE = 0.6, 0.8
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _NAMES_OF_PARTS = ("name", "type", "kind", "class", "cls")
@@ -127,7 +128,13 @@ def of_file(place: str) -> list[Words]:
     path = Path(place).expanduser()
     if not ("/" in place or path.suffix) or not path.exists():
         return []
-    kind = "image_folder" if path.is_dir() else FILE_KINDS.get(path.suffix, "text_corpus")
+    files = itertools.islice(path.rglob("*.*"), _LOOKED_AT_FILES) if path.is_dir() else [path]
+    kinds = {FILE_KINDS[suffix] for file in files if (suffix := file.suffix.lower()) in FILE_KINDS}
+    kind = next((name for name in PARTNERS_OF_FILES if name in kinds), "text_corpus")
+    if kind == "image_folder" and not path.is_dir():
+        return []
+    if path.is_dir() and kind in PARTNERS_OF_FILES:
+        return [(f"data={kind}", f"data.path={place}", *also) for also in ((), (PARTNERS_OF_FILES[kind],))]
     words = [(f"data={name}", f"data.path={place}") for name in dict.fromkeys((kind, "text_corpus"))]
     return [*words, *((*each, partner) for each in words for partner in ("task=classification", "model=cnn"))]
 
@@ -143,8 +150,10 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
     names = getattr(without_none(hint), "__members__", None) or limits.get("choices") or ()
     choices = {plain(name): name for name in names}
     guesses.append([choices[name] for name in nearest(plain(value), choices, limit=1)])
-    if kind := limits.get("duration"):
-        guesses.append(_durations(value.replace(",", "."), kind))
+    durations = _durations(value.replace(",", "."), kind) if (kind := limits.get("duration")) else []
+    guesses.append(durations)
+    if 1 in (limits.get("at_most"), limits.get("below")) and _NUMBER.fullmatch(value) and 1 < float(value) < 100:
+        guesses.append([f"{float(value) / 100:g}"])  # 10, where a tenth is meant
     if re.fullmatch(r"[1-9]\d{0,2}([,_ ]\d{3})+", value):  # 1,000
         guesses.append([re.sub("[,_ ]", "", value)])
     elif _NUMBER.fullmatch(value):  # 1e3, 32.0
@@ -152,18 +161,28 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
     elif _NUMBER.fullmatch(value.replace(",", ".", 1)):  # 0,001
         guesses.append([value.replace(",", ".", 1)])
     guesses.append([f"[{value}]"])
-    rounds = ([guess for guess in each if guess != value] for each in guesses)
-    return tuple(tuple((f"{key}={guess}",) for guess in each) for each in rounds if each)
+    kept = ([guess for guess in each if guess != value] for each in guesses)
+    rounds: list[tuple[Words, ...]] = [tuple((f"{key}={guess}",) for guess in each) for each in kept if each]
+    if durations and kind == "whole":  # most schedules need a length in steps, so that a time can't be the whole
+        time = durations[0]
+        rounds.append(((f"{key}={time}", "scheduler=constant"), (f"trainer.time_limit={time}",)))
+    return tuple(rounds)
 
 
 def _durations(value: str, kind: str) -> list[str]:
     """The durations that a number without a unit, or with one called otherwise, may mean. `kind`: see `setting`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([a-zA-Z]*)", value)
+    if clock := re.fullmatch(r"(\d+)[h:](\d+)(?::\d+|m|min)?", value):  # 1h30m, 1:30:00
+        return [f"{60 * int(clock[1]) + int(clock[2])}min"]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)?\s*([a-zA-Z]*)", value)
     if match is None:
         return []
-    number, unit = match.groups()
+    number, unit = match[1] or "1", match[2]
+    if unit in ("k", "K", "M", "B"):
+        return [f"{number}{unit.replace('K', 'k')}{of}" for of in ("step", "tok", "sample")]
+    if unit.lower() in ("d", "day", "days"):
+        return [f"{24 * float(number):g}h"]
     if unit:
-        return [f"{number}{UNITS.get(unit.lower(), unit)}"]
+        return [f"{number}{UNITS.get(unit.lower(), unit.lower())}"]
     meant = (with_unit(number, kind), f"{number}epoch", f"{number}min")
     return [guess for guess in dict.fromkeys(meant) if guess]
 
@@ -248,13 +267,17 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
         owners = [f"{kind}={choice}" for choice, part in choices(kind).items() if part in parts]
         if owners:
             now = next((entry.name for entry in REGISTRIES[kind] if entry.config_class is here), "another")
-            return f"{key} belongs to {' and '.join(owners)}; this run has {now}"
+            return f"{key} belongs to {_enumerated(owners)}; this run has {now}"
     owners = [
         other
         for other, tree in ROOTS.items()
         if tree is not ROOTS[verb] and other == root_name(other) and key in dict_of_leaves(tree)
     ]
-    return f"{key} belongs to {' and '.join(f'bigtrain {other}' for other in owners)}" if owners else ""
+    return f"{key} belongs to {_enumerated([f'bigtrain {other}' for other in owners])}" if owners else ""
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def dict_of_leaves(tree: type) -> dict[str, Any]:

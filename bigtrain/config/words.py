@@ -12,6 +12,7 @@ unless each part is there (config/files.py); `choice(a,b)` sweeps over every set
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import Field, fields, replace
 from pathlib import Path
@@ -147,9 +148,15 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
         return None
     if multirun and (several := files_override(key, value, word)):
         return several if isinstance(several, Override) else replace(several, word=word)
-    if not multirun and is_sweep_of_files(value):
+    is_read = describes_training(verb) and not key.endswith("_dir")
+    if not multirun and (
+        is_sweep_of_files(value) or (is_read and isinstance(files_override(key, value, word), Override))
+    ):
         message, cause = f"{key} is given several values", f'command line, "{word}"'
-        return Problem("CONFIG-WORD", message, cause, "one run takes one path; -m tries each", word)
+        fix = (
+            "one run takes one path; -m tries each; several files of one text are a folder or a pattern, 'texts/*.txt'"
+        )
+        return Problem("CONFIG-WORD", message, cause, fix, word)
     return _text_override(key, escape(value), word)
 
 
@@ -168,7 +175,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     key, equals, value = word.partition("=")
     if not equals:
         fix = "settings are given as key=value"
-        if not describes_training(verb) and "/" in word:
+        if verb == "generate" and not Path(word).expanduser().exists():
+            fix = f"did you mean prompt={shlex.quote(word)} ?"
+        elif not describes_training(verb) and "/" in word:
             fix = f"did you mean checkpoint={word} ?"
         elif "." not in word and (near := nearest(word, ROOTS)):
             fix = f"{did_you_mean(near)} The verb comes first"
@@ -180,6 +189,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
     else:
         reason = "the value can't be read"
         fix = f"quote it if it is text: '{key}=\"{value}\"'; lists are [a,b]"
+        if (items := value.removeprefix("[").removesuffix("]")) and value == f"[{items}]":
+            quoted = ",".join('"' + item.strip() + '"' for item in items.split(","))
+            fix = f"quote what is text in the list: '{key}=[{quoted}]'"
     return Problem("CONFIG-WORD", f"{key}: {reason}", f'command line, "{word}"', fix, word)
 
 

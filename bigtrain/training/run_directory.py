@@ -97,6 +97,9 @@ def require_run_directory(where: str, output_dir: Path) -> Path:
     fix = f"the newest run is {latest}" if latest else "start one: bigtrain"
     if path is not None and (path / "sweep.json").is_file():
         fix = f"it is a sweep: bigtrain -m resume={path}"
+    above = next((folder for folder in (path.parents if path else ()) if (folder / "status.json").is_file()), None)
+    if above is not None and is_run_directory(above):
+        fix = f"a run goes on from its newest checkpoint: resume={above}; a new run from others: init_from={path}"
     cause = f"{path} has no config.yaml"
     if path is None:
         begun = _newest_first(output_dir)

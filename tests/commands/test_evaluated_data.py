@@ -192,3 +192,12 @@ def test_the_command_warns_and_records_it(shell):
     assert found == {"found": 80, "total": 120, "unit": "texts"}
     prompted = shell.run("generate", "checkpoint=latest", stdin="\n".join(TEXTS[:120]) + "\n")
     assert prompted.stderr.count("stands in the training data") == 80
+
+
+def test_advice_names_no_setting_that_eval_does_not_have(tmp_path):
+    loaded, _ = run_on("table", tmp_path)
+    (tmp_path / "other.tsv").write_text("review\tlabel\na\t1\n")
+    (tmp_path / "utf16.tsv").write_text("text\tlabel\na\t1\n", encoding="utf-16")
+    for name, advice in {"other.tsv": r"data.text_column is \['text'\]", "utf16.tsv": "it is UTF-8"}.items():
+        with pytest.raises(DataError, match=f"make it like the run's own files.*: {advice}$"):
+            measured(loaded, tmp_path / name)

@@ -46,7 +46,7 @@ TYPOS = {
     "optimizer.momentum=0.9": "optimizer=sgd; this run has adamw",
     "data.order=9": "belongs to data=synthetic/markov",
     "prompt=a": "belongs to bigtrain generate",
-    "checkpoint=x": "belongs to bigtrain eval and bigtrain generate",
+    "checkpoint=x": "belongs to bigtrain eval, bigtrain generate and bigtrain export",
     "trainer.batch_size=big": "it must be a whole number",
     "trainer.batch_size=1.5": "it must be a whole number",
     "trainer.batch_size=true": "it must be a whole number",
@@ -67,6 +67,7 @@ TYPOS = {
     "trainer.batch_size=range(1,3)": "one run takes one value",
     "name='a": "a quote is not closed",
     "trainer.gpus=[1": "the value can't be read",
+    "tags=[#1,#2 b]": """quote what is text in the list: 'tags=["#1","#2 b"]'""",
     "=3": "names no setting",
     "trainer.compile=maybe": "allowed: auto, true, false",
     "trainer.max_duration=3parsecs": "2000step, 3epoch, 10Mtok",
@@ -119,11 +120,22 @@ TYPOS = {
     "data=cifar-10": "did you mean data=cifar10 model=cnn ?",
     "optimizer.learning_rate=0,001": "did you mean optimizer.learning_rate=0.001 ?",
     "trainer.batch_size=1,000": "did you mean trainer.batch_size=1000 ?",
+    "task.label_smoothing=10": "did you mean task.label_smoothing=0.1 ?",
+    "model.dropout=15": "did you mean model.dropout=0.15 ?",
+    "trainer.gpus=-1": "did you mean trainer.gpus=auto ?",
+    "trainer.devices=-1": "did you mean trainer.gpus=auto ?",
     "trainer.batch_size=1e2": "did you mean trainer.batch_size=100 ?",
     "optimizer.betas=0.9,0.95": "did you mean optimizer.betas=[0.9,0.95] ?",
     "trainer.max_duration=3": "did you mean trainer.max_duration=3step or trainer.max_duration=3epoch ?",
     "trainer.max_duration=0,5epoch": "did you mean trainer.max_duration=0.5epoch ?",
     "trainer.time_limit=2hours": "did you mean trainer.time_limit=2h ?",
+    "trainer.time_limit=2Days": "did you mean trainer.time_limit=48h ?",
+    "trainer.time_limit=1:30:00": "did you mean trainer.time_limit=90min ?",
+    "trainer.max_duration=1h30m": "trainer.max_duration=90min scheduler=constant or trainer.time_limit=90min ?",
+    "trainer.max_duration=3Epoch": "did you mean trainer.max_duration=3epoch ?",
+    "trainer.max_duration=10M": "did you mean trainer.max_duration=10Mstep, trainer.max_duration=10Mtok or",
+    "trainer.eval_every=epoch": "did you mean trainer.eval_every=1epoch ?",
+    "scheduler.warmup=10percent": "did you mean scheduler.warmup=10% ?",
     "model.norm=LayerNorm": "did you mean model.norm=layernorm ?",
     # What can't be had by a word says how it can.
     "trainer.early_stopping=true": "trainer.early_stopping.patience=3 stops",
@@ -298,3 +310,35 @@ def test_any_words_are_accepted_or_refused_in_our_words(pairs, verb):
         composed(*(f"{key}={value}" for key, value in pairs), verb=verb)
     except BigtrainError as error:
         assert all(problem.code.startswith("CONFIG-") for problem in error.problems)
+
+
+@pytest.mark.parametrize(
+    ("file", "guess"),
+    [
+        ("cat/0.JPG", "data=image_folder data.path={} model=cnn"),
+        ("train.tsv", "data=text_classification data.path={} task=classification"),
+        ("a/b.txt", "data=text_corpus data.path={}"),
+    ],
+)
+def test_a_folder_as_data_is_read_by_what_is_in_it(tmp_path, file, guess):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert f"did you mean {guess.format(tmp_path)} ?" in refusal(f"data={tmp_path}")
+
+
+def test_several_files_are_for_a_sweep(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).touch()
+    word = f"data.path={tmp_path}/a.txt,{tmp_path}/b.txt"
+    assert "-m tries each" in refusal("data=text_corpus", word)
+    (tmp_path / "a.txt").unlink()
+    composed("data=text_corpus", word)  # it may be one file with a comma in its name, which is missed later
+
+
+def test_advice_leaves_nothing_of_what_it_is_for():
+    text = refusal("model=bert", "task=regression", "data=text_classification", "data.path=x")
+    assert "tasks that suit the model: task=classification" in text and "did you mean" not in text
+
+
+def test_words_without_a_key_may_be_a_prompt():
+    assert "did you mean prompt='Once upon' ?" in refusal("Once upon", verb="generate")

@@ -11,10 +11,12 @@ from bigtrain.config.run import EarlyStoppingConfig, Precision
 from bigtrain.config.schema import register_parts
 from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.data.text.config import TextCorpusConfig
+from bigtrain.errors import CheckpointError
 from bigtrain.models.config import LSTMConfig, TransformerConfig
 from bigtrain.optim.config import AdamWConfig, MuonConfig, SGDConfig
 from bigtrain.registry import OPTIMIZERS, SCHEDULERS
 from bigtrain.tasks.config import LanguageModelingConfig
+from bigtrain.training.run_directory import require_run_directory
 from bigtrain.training.trainer import Trainer
 
 from .conftest import tiny_config
@@ -153,3 +155,12 @@ def test_another_seed_gives_other_bytes(make_trainer):
     other = make_trainer(replace(CONFIGS["adamw"], seed=1), "other")
     one.fit(), other.fit()
     assert final_bytes(one) != final_bytes(other)
+
+
+def test_a_checkpoint_of_a_run_is_not_the_run_but_names_it(tmp_path):
+    run = tmp_path / "name" / "2026-01-01_00-00-00-0000"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "status.json"):
+        (run / name).touch()
+    with pytest.raises(CheckpointError, match=f"resume={run};"):
+        require_run_directory(str(run / "checkpoints" / "best"), tmp_path)

@@ -25,6 +25,7 @@ _FOUND = ("tab", "comma", "semicolon", "bar")  # in this order; what a file's en
 _OF_ENDING = {".csv": "comma", ".tsv": "tab"}
 _LOOKED_AT_LINES = 200
 _MOST_NAMES = 20  # columns listed in a message
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -47,6 +48,8 @@ def read_delimited(path: Path, columns: Mapping[str, str], form: TableFormat, no
     form = _as_the_file_shows(path, columns, form, notes)
     records = _records(path, form)
     first = next(records, None)
+    if first is not None and _separator_line(path, form):
+        first = next(records, None)
     if first is None:
         return
     has_header = not all(map(is_position, columns.values()))
@@ -99,6 +102,10 @@ def place_of(column: str, setting: str, names: list[str], count: int, path: Path
         what = "has no column" if column not in names else "has more than one column"
         cause, line = f"it {what} {column!r}; its columns: {listed(names)}", 1
         fix = f"give {setting} one of them, or its position, from 1 on, if the first line is no header"
+        if column in names:
+            fix = (
+                f"give {setting} the position of the one that is meant, from 1 on: {setting}={names.index(column) + 1}"
+            )
     missing = ColumnMissing(*broken_file(path, cause, fix, line).problems)
     missing.setting = setting
     raise missing
@@ -114,7 +121,7 @@ def _as_the_file_shows(path: Path, columns: Mapping[str, str], form: TableFormat
     """The format with nothing left open."""
     if form.separator is None:
         named = _OF_ENDING.get(Path(path.name.lower().removesuffix(".gz")).suffix)
-        form = replace(form, separator=_separator_of(path, columns, form, named))
+        form = replace(form, separator=_separator_line(path, form) or _separator_of(path, columns, form, named))
         if form.separator != named:
             notes.append(f"{path} is read as a table with a {form.separator} between its fields (data.separator)")
     if form.separator == "space":
@@ -129,6 +136,12 @@ def _as_the_file_shows(path: Path, columns: Mapping[str, str], form: TableFormat
             )
         return replace(form, quotes=Quotes.double if quoted else Quotes.none)
     return form
+
+
+def _separator_line(path: Path, form: TableFormat) -> str | None:
+    """The separator that a first line such as "sep=;" names, as spreadsheets write it above the header."""
+    match = _SEPARATOR_LINE.fullmatch(next(_lines(path, form), ""))
+    return next((name for name, sign in SEPARATORS.items() if match and sign == match[1]), None)
 
 
 def _separator_of(path: Path, columns: Mapping[str, str], form: TableFormat, named: str | None) -> str:

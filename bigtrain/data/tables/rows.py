@@ -70,9 +70,17 @@ def _read_json(table: Table) -> NumberedRows:
     for number, row in _objects(table):
         for setting, column in table.columns.items():
             if column not in row and column not in table.nullable:
-                cause = f"it has no key {column!r}; its keys: {listed(list(row))}"
-                raise broken_file(table.path, cause, f"give {setting} one of them", number)
+                raise _key_missing(table.path, column, setting, row, number)
         yield number, tuple(_text_of(row.get(column), column, table, number) for column in table.columns.values())
+
+
+def _key_missing(path: Path, column: str, setting: str, row: dict[str, Any], number: int) -> DataError:
+    cause, fix = f"it has no key {column!r}; its keys: {listed(list(row))}", f"give {setting} one of them"
+    for key, value in row.items():  # {"data": [{...}, ...]}, as some programs write a table
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            cause += f"; {key!r} is an array of objects"
+            fix = f"save the array {key!r} alone: the file is one array of objects, or an object a line"
+    return broken_file(path, cause, fix, number)
 
 
 def _objects(table: Table) -> Iterator[tuple[int, dict[str, Any]]]:

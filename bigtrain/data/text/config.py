@@ -176,7 +176,7 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         if self.val_fraction is not None and (self.path or self.val_path):
             found.append(
                 f"val_fraction is {self.val_fraction}, but only train_path without val_path has use for it; "
-                "path is divided by split"
+                "path is divided by data.split, such as data.split=0.8,0.1,0.1"
             )
         if self.path and (self.val_path or self.test_path):
             found.append("path is split by itself; give train_path instead to use val_path or test_path")

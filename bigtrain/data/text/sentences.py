@@ -33,6 +33,7 @@ from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
 _VERSION = 2  # of what this file and the readers make of a source; part of every cache key
+_MANY_UNKNOWN = 0.1  # share of the tokens of a split, from which on it is said
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _prepare(config: SentencesConfig, labelled: LabelledSplits, tokenizer: Token
         "tokenizer": tokenizer.to_json(),
         "names": list(labelled.names),
         "cut": {split: len(lengths) for split, lengths in longer.items()},
-        "notes": [*labelled.notes, *_note_of_cuts(longer, config)],
+        "notes": [*labelled.notes, *_note_of_cuts(longer, config), *_note_of_unknown(arrays, tokenizer)],
         "fingerprint": fingerprint_of(tokenizer.to_json(), list(labelled.names), list(arrays), *arrays.values()),
     }
     return Prepared(meta, arrays)
@@ -161,6 +162,20 @@ def _too_long(place: str, length: int, count: int, config: SentencesConfig) -> D
         cause=f"{count:,} text(s) of its split are too long, and data.too_long=refuse",
         fix=f"data.too_long=truncate, or data.sequence_length={length}",
     )
+
+
+def _note_of_unknown(arrays: dict[str, np.ndarray], tokenizer: Tokenizer) -> list[str]:
+    if tokenizer.unknown is None:
+        return []
+    streams = {split: arrays[f"{split}_tokens"] for split in SPLITS if f"{split}_tokens" in arrays}
+    shares = {split: float(np.mean(stream == tokenizer.unknown)) for split, stream in streams.items() if len(stream)}
+    if max(shares.values(), default=0.0) < _MANY_UNKNOWN:
+        return []
+    parts = " and ".join(f"{share:.0%} of the tokens of {split}" for split, share in shares.items() if share)
+    return [
+        f"the tokenizer has no token for part of the text: {parts} are unknown, and the same to the model; "
+        "data.tokenizer=byte has no unknown ones"
+    ]
 
 
 def _note_of_cuts(longer: dict[str, np.ndarray], config: SentencesConfig) -> list[str]:

@@ -36,11 +36,15 @@ def files_of_splits(config: TextClassificationConfig, needs_train: bool) -> dict
             return {"path": place}
         files = _in_folder(place)
     if "train" not in files and (needs_train or not files):
+        fix = "name the files so, or give them: data.path=null data.train_path=... data.val_path=..."
+        inner = sorted({path.parent for path in Path(config.path or ".").expanduser().glob("*/train.*")})
+        if config.path and inner:
+            fix = f"folders in it have such files: {' or '.join(f'data.path={path}' for path in inner[:_SHOWN])}"
         raise DataError.of(
             "DATA-MISSING",
             f"data.path={config.path} has no file for train",
             cause=f"a directory has train.*, perhaps dev.* and test.*, of {', '.join(SUFFIXES)}",
-            fix="name the files so, or give them: data.path=null data.train_path=... data.val_path=...",
+            fix=fix,
         )
     return files
 

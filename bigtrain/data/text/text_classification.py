@@ -87,7 +87,7 @@ def _read(config: TextClassificationConfig, files: dict[str, Path]) -> LabelledS
                 reason = "so it has no labels" if error.setting == _LABEL else f"which {error.setting} is"
                 notes.append(f"{path} has no column {columns[error.setting]}, {reason}: there is no test split")
     seen = rows.get("train") or rows.get("path") or []
-    _require_two_classes(seen)
+    _require_two_classes(seen, config.label_column)
     names = tuple(config.labels) or _names_of(seen, config)
     numbers = labels.numbers_of(names)
     if "test" in rows and len(rows) > 1 and labels.are_none((label for _, _, label in rows["test"]), numbers):
@@ -169,8 +169,14 @@ def _divided(config: TextClassificationConfig, parts: Parts, names: tuple[str, .
     return parts
 
 
-def _require_two_classes(rows: Rows) -> None:
+def _require_two_classes(rows: Rows, column: str) -> None:
     found = {labels.plain(label) for _, _, label in rows}
+    if found == {""}:
+        raise DataError.of(
+            "DATA-LABELS",
+            f"{_file_of(rows)} has no labels: {column!r} is empty, or not there, in each row",
+            fix="give data.label_column the column with the class",
+        )
     if len(found) == 1:
         raise DataError.of(
             "DATA-LABELS",

@@ -129,3 +129,21 @@ def test_empty_rows_and_columns_of_a_spreadsheet_are_left_out_and_counted(tmp_pa
 
 def test_a_name_in_the_header_may_have_spaces_around_it(tmp_path):
     assert read(tmp_path, "a.csv", "text, label \na,1\n")[0] == [("a", "1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("a.csv", "sep=;"), ("a.csv", '"sep=|"'), ("a.txt", "sep=,"), ("a.csv", "sep=\t")]
+)
+def test_a_first_line_that_names_the_separator_is_no_row(tmp_path, name, first):
+    sign = first.strip('"')[-1]
+    for columns in (NAMED, PLACED):
+        table = f"{first}\r\n" + as_table(TEXTS, sign, end="\r\n", quoting=csv.QUOTE_ALL)
+        expected = TEXTS if columns is NAMED else [("text", "label"), *TEXTS]
+        assert read(tmp_path, name, table, columns, quotes=Quotes.double)[0] == expected
+
+
+def test_of_columns_of_one_name_a_position_is_advised(tmp_path):
+    table = "text,text,label\na,b,1\n"
+    with pytest.raises(DataError, match="more than one column 'text'(.|\n)*data.text_column=1$"):
+        read(tmp_path, "a.csv", table)
+    assert read(tmp_path, "a.csv", table, NAMED | {"data.text_column": "1"})[0] == [("a", "1")]

@@ -162,3 +162,10 @@ def test_lines_are_read_one_by_one(tmp_path):
     assert [next(lines) for _ in range(3)] == [(1, "a"), (2, "b\x0bc\u2028d"), (3, "")]
     with pytest.raises(DataError, match=":4"):
         next(lines)
+
+
+@pytest.mark.parametrize("key", ["data", "rows"])
+def test_an_array_inside_an_object_is_named(tmp_path, key):
+    table = json.dumps({"version": 1, key: [{"text": "a", "label": 1}]}).encode()
+    with pytest.raises(DataError, match=f"'{key}' is an array of objects\n.*save the array '{key}' alone"):
+        rows(tmp_path, "a.json", table)

@@ -166,6 +166,21 @@ def test_one_class_is_nothing_to_learn(tmp_path, folder):
     refused(tmp_path, "train.tsv has one class only, '1'", labels=["bad", "good"])
 
 
+def test_a_label_that_no_row_has_is_no_class(tmp_path):
+    (tmp_path / "all.jsonl").write_text('{"text": "a", "labels": 1}\n{"text": "b", "labels": 0}\n')
+    refused(tmp_path, "all.jsonl has no labels: 'label' is empty, or not there", path=str(tmp_path / "all.jsonl"))
+
+
+def test_many_unknown_words_are_said(tmp_path):
+    path = write(tmp_path / "all.tsv", [(f"some word{number} other{number}", number % 2) for number in range(40)])
+    with pytest.warns(UserWarning, match=r"40% of the tokens of train.* unknown, and the same to the model"):
+        build(tmp_path, path=str(path), tokenizer=Tokenizer.word, vocab_size=100)
+
+
+def test_folders_in_a_folder_without_train_are_named(tmp_path, folder):
+    refused(tmp_path, f"data.path={folder}$", path=str(tmp_path))
+
+
 def test_one_row_is_too_little(tmp_path):
     refused(tmp_path, "one class only", path=str(write(tmp_path / "all.tsv", [("a", 1)])))
     refused(tmp_path, "split would be empty", path=str(write(tmp_path / "all.tsv", [("a", 1), ("b", 0)])))
