@@ -39,7 +39,7 @@ class LossMeter:
 
     def set(self, sums: dict[str, float]) -> None:
         """The sums of all ranks, as a resumed run has them: all on rank 0."""
-        for name in self._sums.keys() | sums.keys():
+        for name in {**self._sums, **sums}:  # in the same order on every rank, which `pooled` relies on
             self._sum(name).fill_(sums.get(name, 0.0) if self._world.is_main else 0.0)
 
     def _sum(self, name: str) -> Tensor:
