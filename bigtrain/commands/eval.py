@@ -105,5 +105,5 @@ def _warning(compared: dict[str, Any]) -> str:
         return f"the samples could not be compared with what the run was trained on: {reason}"
     if compared.get("found"):
         found, total, unit = compared["found"], compared["total"], compared["unit"]
-        return f"{found:,} of {total:,} {unit} stand in the training data: the model may know them by heart"
+        return f"{found:,} of {total:,} {unit} stand in the training data: the model was trained on them"
     return ""

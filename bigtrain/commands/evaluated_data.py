@@ -1,7 +1,7 @@
 """Which data `bigtrain eval` measures on, and how much of it stands in what the run was trained on.
 
 The run's own data keeps the run's own splits, wherever it lies: what was held out of the training is measured. Any
-other data is compared with the training split, so that no measure of texts that were learnt by heart goes unnoticed.
+other data is compared with the training split, so that samples which were trained on do not go unnoticed.
 """
 
 from __future__ import annotations

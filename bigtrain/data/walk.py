@@ -1,6 +1,6 @@
 """Lists the files under a folder, linked folders included: the one way to do it, for data of every kind.
 
-What is in the files, and which names are wanted, is the caller's business.
+What is in the files, and which names are wanted, the caller knows.
 """
 
 from __future__ import annotations

@@ -38,15 +38,15 @@ class Chunking(NamedTuple):
         return max(1, -(-total // max(1, chunks)))
 
 
-DEFAULT = Chunking()
+DEFAULT_CHUNKING = Chunking()
 
 
 def chunking_for(device: torch.device) -> Chunking:
     """By a fixed rule: on a GPU a chunk's logits, 2 bytes each, take a 32nd of all the memory that the device has."""
     if device.type != "cuda":
-        return DEFAULT
+        return DEFAULT_CHUNKING
     logits = torch.cuda.get_device_properties(device).total_memory // 64
-    return Chunking(max_logits=max(logits, DEFAULT.max_logits), plain_logits=2**22, alignment=64)
+    return Chunking(max_logits=max(logits, DEFAULT_CHUNKING.max_logits), plain_logits=2**22, alignment=64)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
@@ -70,7 +70,7 @@ def vocabulary_cross_entropy(
     softcap: float | None = None,
     label_smoothing: float = 0.0,
     bias_V: Tensor | None = None,
-    chunking: Chunking = DEFAULT,
+    chunking: Chunking = DEFAULT_CHUNKING,
 ) -> Tensor:
     """Sum over scored targets of -log softmax(softcap(hidden · weightᵀ + bias))[target], in nats; a scalar, at least
     fp32.

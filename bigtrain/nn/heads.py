@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.nn.cross_entropy import DEFAULT, Chunking, vocabulary_cross_entropy, vocabulary_logits
+from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, Chunking, vocabulary_cross_entropy, vocabulary_logits
 from bigtrain.nn.features import Features
 from bigtrain.nn.init import normal_linear
 
@@ -25,7 +25,7 @@ class VocabularyProjection(NamedTuple):
     softcap: float | None = None
     bias_V: Tensor | None = None
     num_tokens: int | None = None
-    chunking: Chunking = DEFAULT
+    chunking: Chunking = DEFAULT_CHUNKING
 
     def logits(self) -> Tensor:
         """(B, T, V), at least fp32."""
@@ -40,7 +40,7 @@ class VocabularyProjection(NamedTuple):
         """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
         weight_VD, bias_V = self._of_tokens()
         hidden_ND = self.hidden_BTD.flatten(0, 1)
-        chunks = hidden_ND.split(DEFAULT.rows(len(hidden_ND), len(weight_VD)))
+        chunks = hidden_ND.split(DEFAULT_CHUNKING.rows(len(hidden_ND), len(weight_VD)))
         logits = (vocabulary_logits(chunk_ND, weight_VD, self.softcap, bias_V) for chunk_ND in chunks)
         return torch.cat([chunk_NV.argmax(dim=-1) for chunk_NV in logits]).view(self.hidden_BTD.shape[:2])
 
@@ -59,7 +59,7 @@ class VocabularyProjection(NamedTuple):
 class VocabularyHead(nn.Module):
     """A head whose last layer maps D → V; `chunking` is how its loss is cut, set for the device that it trains on."""
 
-    chunking = DEFAULT
+    chunking = DEFAULT_CHUNKING
 
 
 class LanguageModelHead(VocabularyHead):

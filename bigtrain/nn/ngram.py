@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bigtrain.data.base import Dataset
 from bigtrain.data.loader import is_contiguous
 from bigtrain.data.progress import status_line
-from bigtrain.nn.cross_entropy import DEFAULT, UNSCORED
+from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, UNSCORED
 from bigtrain.nn.features import Features
 from bigtrain.nn.kneser_ney import KneserNey, joined
 
@@ -53,7 +53,7 @@ class NgramPredictions(NamedTuple):
     def likeliest(self) -> Tensor:
         """(B, T) int64: at each position the likeliest token. In chunks, as the loss of other heads."""
         contexts_NK = self.contexts_BTK.flatten(0, 1)
-        chunks = contexts_NK.split(DEFAULT.rows(len(contexts_NK), self.head.vocab_size))
+        chunks = contexts_NK.split(DEFAULT_CHUNKING.rows(len(contexts_NK), self.head.vocab_size))
         found = torch.cat([self._log_probabilities(chunk_NK).argmax(dim=-1) for chunk_NK in chunks])
         return found.view(self.contexts_BTK.shape[:2])
 

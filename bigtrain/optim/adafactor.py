@@ -41,7 +41,7 @@ class AdafactorRule:
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:

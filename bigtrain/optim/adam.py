@@ -36,7 +36,7 @@ class AdamRule:
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:
@@ -81,7 +81,7 @@ class SGDRule:
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:

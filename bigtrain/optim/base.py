@@ -30,7 +30,7 @@ class UpdateRule(Protocol):
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:
@@ -44,8 +44,8 @@ class UpdateRule(Protocol):
 class Optimizer:
     """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "l1": float, "rule": UpdateRule}`.
 
-    `lr` is the initial rate; whoever drives the schedule sets it before each step. `state` has one entry per
-    parameter with that rule's tensors, whose keys never change.
+    `lr` is the initial rate; whoever drives the schedule sets it before each step, to a number or to a scalar on the
+    device. `state` has one entry per parameter with that rule's tensors, whose keys never change.
     """
 
     def __init__(self, param_groups: list[dict[str, Any]]):
@@ -85,7 +85,7 @@ def fused_sgd(
     gradients: list[Tensor],
     buffers: Sequence[Tensor] = (),
     *,
-    lr: float,
+    lr: float | Tensor,
     masked: Tensor,
     divisor: Tensor | None = None,
     weight_decay: float = 0.0,

@@ -27,7 +27,7 @@ class LionRule:
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:

@@ -43,7 +43,7 @@ class MuonRule:
         gradients: list[Tensor],
         states: list[State],
         *,
-        lr: float,
+        lr: float | Tensor,
         masked: Tensor,
         divisor: Tensor,
     ) -> None:

@@ -12,7 +12,7 @@ def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
     torch.manual_seed(0)
     projection = VocabularyProjection(torch.randn(3, 5, 4), torch.randn(11, 4), bias_V=torch.randn(11))
     expected = projection.logits().argmax(dim=-1)
-    monkeypatch.setattr(heads, "DEFAULT", Chunking(max_logits=25))
+    monkeypatch.setattr(heads, "DEFAULT_CHUNKING", Chunking(max_logits=25))
     assert torch.equal(projection.likeliest(), expected)
 
 

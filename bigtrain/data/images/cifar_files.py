@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bigtrain.data.images.unchanged import unchanged
+from bigtrain.data.file_state import unchanged
 from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
 

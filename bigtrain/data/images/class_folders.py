@@ -1,5 +1,5 @@
-"""Finds the images in a folder per class, and says what there is none. Decoding one is `data/images/image_file.py`'s
-business, dividing them that of `data/images/image_folder.py`.
+"""Finds the images in a folder per class. Decoding one: `data/images/image_file.py`; division into splits:
+`data/images/image_folder.py`.
 """
 
 from __future__ import annotations

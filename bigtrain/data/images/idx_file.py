@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigtrain.data.images.unchanged import unchanged
+from bigtrain.data.file_state import unchanged
 from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
 

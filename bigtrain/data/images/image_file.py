@@ -1,5 +1,5 @@
-"""Reads one image file to an array, by Pillow, trusting nothing in it. Which files make a data set is
-`data/images/class_folders.py`'s business.
+"""Reads one image file to an array, by Pillow, trusting nothing in it. Which files make a data set:
+`data/images/class_folders.py`.
 """
 
 from __future__ import annotations

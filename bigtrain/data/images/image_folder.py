@@ -1,5 +1,5 @@
-"""Images in a folder per class: the data module, its cache and its splits. Finding the files is
-`data/images/class_folders.py`'s business, decoding one that of `data/images/image_file.py`.
+"""Images in a folder per class: the data module, its cache and its splits. Finding the files:
+`data/images/class_folders.py`; decoding one: `data/images/image_file.py`.
 
 Splits that have no folder of their own are drawn out of train by a hash of each file's bytes, of each class the same
 part. So hardly a file changes its split when others come or go, and copies of one image are never in two.
@@ -18,12 +18,12 @@ import numpy as np
 
 from bigtrain.data.base import SPLITS, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
+from bigtrain.data.file_state import changed_while_read, unchanged
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_names, find_images
 from bigtrain.data.images.config import ImageFolderConfig
 from bigtrain.data.images.image_file import read_image
 from bigtrain.data.images.samples import ImageSamples, as_path, normalization, split_of
-from bigtrain.data.images.unchanged import changed_while_read, unchanged
 from bigtrain.data.progress import status_line
 from bigtrain.data.splits import split_by_class, warn_of_missing_classes
 from bigtrain.data.text.text_files import unreadable_file

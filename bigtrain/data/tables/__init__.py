@@ -1,1 +1,1 @@
-"""Rows of tables, whatever their format; what the columns mean is the business of the data modules."""
+"""Rows of tables, whatever their format; the data modules say what the columns mean."""

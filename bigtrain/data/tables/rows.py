@@ -2,7 +2,7 @@
 
 A column is asked for by its name, or by its position, counted from 1. A table other than JSON and Parquet of which any
 column is asked for by name has a header in its first line; else the first line is a row like the others. How its rows
-are told apart is the business of `data/tables/delimited.py`; what the columns mean, that of the data modules, such as
+are told apart: `data/tables/delimited.py`; what the columns mean: the data modules, such as
 `data/text/text_classification.py`.
 """
 

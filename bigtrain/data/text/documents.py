@@ -2,7 +2,7 @@
 
 Formats by suffix: `.jsonl` (a document per line, under `text_key`) and `.parquet` (per row), anything else plain text,
 UTF-8 or in an encoding that is named; the first and the last also as `.gz`. Line ends become "\\n", as Python's text
-mode does. Which files are read is `data/text/text_corpus.py`'s business.
+mode does. Which files are read: `data/text/text_corpus.py`.
 """
 
 from __future__ import annotations

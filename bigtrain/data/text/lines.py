@@ -1,7 +1,7 @@
 """The lines of a text file, one after the other, so that a file may be larger than memory; plain or .gz, UTF-8 or in
 another encoding that is named.
 
-What a line holds is `data/tables/rows.py`'s business, or that of a reader of aligned texts.
+What a line holds: `data/tables/rows.py`, or the reader of aligned texts in `data/text/pairs.py`.
 """
 
 from __future__ import annotations

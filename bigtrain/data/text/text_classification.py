@@ -1,6 +1,6 @@
 """Labelled texts from tables: what the labels are called, which rows and splits are usable. Which files the settings
-mean is the business of `data/text/table_files.py`, how a table is read that of `data/tables/rows.py`, which split a
-text joins that of `data/text/class_division.py`; tokenising and caching are `data/text/sentences.py`'s.
+mean: `data/text/table_files.py`; how a table is read: `data/tables/rows.py`; which split a text joins:
+`data/text/class_division.py`; tokenising and caching: `data/text/sentences.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The bytes of text files, plain or .gz: their content hash, and every way they can be wrong as a DataError.
 
-What is in them is the business of `data/text/documents.py` and `data/tables/rows.py`.
+What is in them: `data/text/documents.py` and `data/tables/rows.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bigtrain.data.cache import cache_root, fingerprint_of
+from bigtrain.data.file_state import changed_while_read, facts_of
 from bigtrain.data.text.encodings import likely_encoding
 from bigtrain.errors import DataError
 
@@ -158,7 +159,7 @@ class FileState:
     @classmethod
     def of(cls, path: Path) -> Self:
         """Raises DataError for what is no ordinary file, or can't be looked at."""
-        return cls(path, _facts_of(_stat(path)))
+        return cls(path, facts_of(_stat(path)))
 
     @property
     def size_bytes(self) -> int:
@@ -168,24 +169,15 @@ class FileState:
     def has_changed(self) -> bool:
         """Whether it was written to, replaced or removed since."""
         try:
-            return _facts_of(self.path.stat()) != self.facts
+            return facts_of(self.path.stat()) != self.facts
         except OSError:
             return True
-
-
-def _facts_of(stat: os.stat_result) -> tuple[int, ...]:
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def require_unchanged(states: Iterable[FileState]) -> None:
     """Raises DataError that names the first file that is not as it was when its content was hashed."""
     if changed := next((state for state in states if state.has_changed()), None):
-        raise DataError.of(
-            "DATA-CHANGED",
-            f"{changed.path} changed while it was being read",
-            cause="it was written to, replaced or removed",
-            fix="start again when nothing writes to it any more",
-        )
+        raise changed_while_read(changed.path, "it was written to, replaced or removed")
 
 
 def broken_file(path: Path, cause: str, fix: str, line: int | None = None) -> DataError:

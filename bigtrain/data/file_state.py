@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,13 @@ def unchanged(path: Path) -> Iterator[None]:
     """What is read inside comes from one file in one state. Raises DataError where not, even if what was read is found
     to be damaged; and OSError where there is no file.
     """
-    before = _state(path)
+    before = facts_of(path.stat())
     damage: DataError | None = None
     try:
         yield
     except DataError as error:
         damage = error
-    if _state(path) != before:
+    if facts_of(path.stat()) != before:
         raise changed_while_read(path, "it was written to, or replaced") from damage
     if damage is not None:
         raise damage
@@ -36,6 +37,6 @@ def changed_while_read(path: Path, cause: str) -> DataError:
     )
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def facts_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What differs once a file has been written to or replaced: device, inode, size in bytes, time in nanoseconds."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
