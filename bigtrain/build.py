@@ -22,8 +22,6 @@ from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
 from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
-from bigtrain.data.progress import status_line
-from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.train_sample import TrainSample, train_sample_size
 from bigtrain.distributed.replica import replicate
@@ -33,13 +31,16 @@ from bigtrain.models.network import Network, tie_weights
 from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
+from bigtrain.randomness import SeedDomain, mix, sample_keys
 from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
+from bigtrain.signals import StopRequest
+from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.tasks.base import Task, TrainingModule
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.throughput import flops_per_sample
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.cadence import Cadence, WorkUnits
 from bigtrain.training.carried import carries_state, state_of
-from bigtrain.training.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.training.evaluator import Evaluator
 from bigtrain.training.extension import lay_out, record_extension
 from bigtrain.training.machine import (
@@ -55,13 +56,10 @@ from bigtrain.training.machine import (
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.samples import ShowSamples, no_observer, observer_for
 from bigtrain.training.selection import Selection
-from bigtrain.training.signals import StopRequest
 from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Limits, Trainer
 from bigtrain.training.watch import Profile, Watch
-
-_INITIALISATION = 0x1217  # the seed domain of initial weights, apart from those of steps
 
 
 @dataclass
@@ -117,7 +115,7 @@ def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpe
 
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
     """Backbone and heads, tied; initialised from the seed, on the CPU: any device starts from the same weights."""
-    torch.manual_seed(mix(config.seed, _INITIALISATION))
+    torch.manual_seed(mix(config.seed, SeedDomain.INITIALISATION))
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
     tie_weights(network, config.model)

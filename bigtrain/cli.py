@@ -170,7 +170,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
             raise ConfigError.of("CONFIG-FLAG", "--dry-run goes with pipeline=", fix=fix)
         displays = flags.help or flags.hydra_help or flags.cfg or flags.info
         if flags.multirun:
-            from bigtrain.config.multirun import expand, validated
+            from bigtrain.sweep.jobs import expand, validated
 
             sweep = expand(request)
             # A display shows the first job; --cfg shows every one.
@@ -202,7 +202,7 @@ def _command(name: str) -> Any:
     """The module of a command. From here on PyTorch is needed, which takes seconds on a busy machine: that is said on a
     terminal only, as every command would say it, those that fail at once included.
     """
-    from bigtrain.data.progress import status_line
+    from bigtrain.tracking.status_line import status_line
 
     with status_line("Loading PyTorch", "") if sys.stderr.isatty() else contextlib.nullcontext():
         return importlib.import_module(f"bigtrain.commands.{name}")
@@ -210,7 +210,7 @@ def _command(name: str) -> Any:
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
     """pipeline=NAME: all its steps are composed before the first one starts."""
-    from bigtrain.config.pipeline import read_pipeline
+    from bigtrain.pipeline.definition import read_pipeline
     from bigtrain.pipeline.plan import displayed, make_plan
 
     if flags.multirun or flags.info or flags.hydra_help or flags.config_name:
@@ -232,7 +232,7 @@ def _pipeline(request: Any, flags: argparse.Namespace) -> int:
 
 
 def _find_run(where: str, output_dir: Path) -> Path:
-    from bigtrain.training.run_directory import require_run_directory
+    from bigtrain.storage.run_directory import require_run_directory
 
     return require_run_directory(where, output_dir)
 

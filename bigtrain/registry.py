@@ -70,4 +70,10 @@ TASKS = Registry("task")
 OPTIMIZERS = Registry("optimizer")
 SCHEDULERS = Registry("scheduler")
 
+WEIGHT_FORMATS: dict[str, str] = {}
+"""Folders that `init_from` may name beside bigtrain's own checkpoints: name → the module that reads their settings.
+
+It has `recognises(where) -> bool` and `adopt(tree, config, choice, parts)`, as `bigtrain.interop.pretrained` does.
+"""
+
 REGISTRIES = {registry.kind: registry for registry in (MODELS, DATA, TASKS, OPTIMIZERS, SCHEDULERS)}

@@ -10,10 +10,10 @@ import torch
 from bigtrain.config.schema import register_parts
 from bigtrain.data.base import DataSpec
 from bigtrain.data.loader import keyed_samples
-from bigtrain.data.randomness import sample_keys
 from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
 from bigtrain.models.vision.config import CNNConfig, ResNetConfig, VGGConfig
+from bigtrain.randomness import sample_keys
 from bigtrain.registry import MODELS, TASKS
 
 register_parts()

@@ -11,10 +11,10 @@ from bigtrain.build import build_parts, build_trainer
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.run import Precision, RunConfig, TrackingConfig, TrainerConfig
 from bigtrain.optim.config import ConstantConfig
+from bigtrain.signals import StopRequest
+from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tasks.config import MaskedLanguageModelingConfig
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.checkpoint import CheckpointStore
-from bigtrain.training.signals import StopRequest
 
 STEPS = 6
 SIZES = {"train": 18, "val": 7}

@@ -16,10 +16,10 @@ from bigtrain.config.run import RunConfig
 from bigtrain.data.audit.findings import Report
 from bigtrain.data.audit.short import short_audit
 from bigtrain.data.base import DataModule
-from bigtrain.data.progress import status_line
 from bigtrain.errors import DataError
+from bigtrain.storage import durable
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training import durable
 
 AUDIT_FILE = "audit.json"
 _STYLES = {"warn": "yellow", "fail": "bold red", "ok": "green", "note": "dim"}

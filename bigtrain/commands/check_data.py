@@ -17,9 +17,9 @@ from bigtrain.data.audit.audit import audit, rows_of
 from bigtrain.data.base import DataModule
 from bigtrain.errors import ConfigError, ExitCode
 from bigtrain.registry import DATA
+from bigtrain.storage import durable
+from bigtrain.storage.run_directory import new_run_path
 from bigtrain.tracking.console import SteadyConsole
-from bigtrain.training import durable
-from bigtrain.training.run_directory import new_run_path
 
 
 def run(composed: Composed) -> int:

@@ -22,10 +22,10 @@ from bigtrain.errors import ConfigError, ExitCode, printable
 from bigtrain.report.comparing import Comparability, comparability, differing_settings
 from bigtrain.report.curves import Panel, curves_png, series_of
 from bigtrain.report.runs import Point, RunRecord, find_runs, readable
+from bigtrain.storage import durable
 from bigtrain.tracking.console import SteadyConsole, encodable
 from bigtrain.tracking.curve import bounds, sparkline
 from bigtrain.tracking.formatting import clock, number, scaled, short_path
-from bigtrain.training import durable
 
 PNG, CSV = "compare.png", "compare.csv"
 _MOST_COLUMNS = 4  # runs that stand side by side; more stand below each other

@@ -15,17 +15,17 @@ from bigtrain.commands.evaluated_data import evaluated_data
 from bigtrain.commands.loading import load
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import EvalConfig
-from bigtrain.data.progress import status_line
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import ExitCode
 from bigtrain.registry import TASKS
 from bigtrain.report.baselines import baselines_of
+from bigtrain.storage import durable
 from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.console import SteadyConsole
 from bigtrain.tracking.formatting import number
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training import durable
 from bigtrain.training.evaluator import Evaluator
 from bigtrain.training.precision import ResolvedPrecision
 

@@ -12,8 +12,8 @@ from bigtrain.config.run import ExportConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import ExitCode, MachineError
 from bigtrain.interop.hugging_face import folder_files
+from bigtrain.storage import durable
 from bigtrain.tracking.console import say
-from bigtrain.training import durable
 
 
 def run(composed: Composed) -> int:

@@ -13,7 +13,7 @@ from bigtrain.config.resume import length_problem
 from bigtrain.config.run import RunConfig
 from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError, ConfigError
-from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
+from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore, verify
 from bigtrain.training.extension import planned_duration
 from bigtrain.training.snapshot import read_state
 

@@ -18,10 +18,10 @@ from bigtrain.commands.translate import print_targets, refuse_beams, refuse_samp
 from bigtrain.config.compose import Composed
 from bigtrain.config.run import GenerateConfig
 from bigtrain.data.audit.seen import gist_digest, gists_of, why_not_compared
-from bigtrain.data.randomness import mix
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.distributed.world import World, lone_world
 from bigtrain.errors import ConfigError, DataError, ExitCode, printable
+from bigtrain.randomness import mix
 from bigtrain.tasks.generation import Sampling, stream, text_pieces
 from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.console import say

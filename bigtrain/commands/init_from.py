@@ -1,6 +1,6 @@
 """What a new run starts from: the weights, and the tokenizer, of a checkpoint of ours or of a Hugging Face folder.
 
-The model's settings that a Hugging Face folder brings are in place by then (`config/pretrained.py`).
+The model's settings that a Hugging Face folder brings are in place by then (`interop/pretrained.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
-from bigtrain.config.pretrained import is_hugging_face, tokenizer_file, unread_tokenizer
 from bigtrain.config.run import RunConfig
 from bigtrain.config.words import escape
 from bigtrain.data.tokenizers.subword_definition import is_extension
@@ -19,9 +18,10 @@ from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.interop.hugging_face import load_folder
+from bigtrain.interop.pretrained import recognises, tokenizer_file, unread_tokenizer
 from bigtrain.interop.tokenizer_files import definition_of
-from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
-from bigtrain.training.run_directory import find_latest_run
+from bigtrain.storage.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.storage.run_directory import find_latest_run
 from bigtrain.training.snapshot import load_matching
 
 
@@ -32,7 +32,7 @@ def settled(composed: Composed) -> Composed:
     config: RunConfig = composed.config
     if not config.init_from or composed.resumed is not None:
         return composed
-    if is_hugging_face(config.init_from):
+    if recognises(config.init_from):
         source = Path(config.init_from).expanduser().absolute()
     elif config.init_from not in ("latest", "best") and not Path(config.init_from).expanduser().exists():
         name = Path(config.init_from).name
@@ -69,7 +69,7 @@ def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenize
         return tokenizer_from_json(resumed.read_json("tokenizer.json"))
     if _is_tokenizer_of_source(path, config):
         return _read_own(Path(path))
-    return read_tokenizer(path, may_grow=False) if config.init_from and is_hugging_face(config.init_from) else None
+    return read_tokenizer(path, may_grow=False) if config.init_from and recognises(config.init_from) else None
 
 
 def initialise(config: RunConfig, parts: Parts) -> list[str]:
@@ -86,7 +86,7 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
             notes.append(f"init_from: text becomes tokens as {file} has it")
         else:
             notes += _compared_tokens(file, parts.data.tokenizer, path)
-    if is_hugging_face(config.init_from):
+    if recognises(config.init_from):
         notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
         spare = (getattr(config.model, "num_embeddings", None) or 0) - (parts.data.spec.vocab_size or 0)
         notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
@@ -113,7 +113,7 @@ def _compared_tokens(file: Path, tokenizer: Tokenizer, path: str | None) -> list
             raise
         return [f"init_from: {file} can't be used; its tokens are taken to be those of {path}"]
     same = own.to_json() == json.loads(json.dumps(tokenizer.to_json()))
-    if same or (is_hugging_face(str(file.parent)) and is_extension(definition_of(tokenizer), definition_of(own))):
+    if same or (recognises(str(file.parent)) and is_extension(definition_of(tokenizer), definition_of(own))):
         more = tokenizer.vocab_size - own.vocab_size
         return [f"init_from: tokens that the data has beyond those of {file}: {more:,}"] if more else []
     raise DataError.of(

@@ -9,17 +9,17 @@ from bigtrain.build import build_network
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import config_from_document
 from bigtrain.data.base import DataSpec
-from bigtrain.data.progress import status_line
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError, ConfigError, DataError, PluginMissing
 from bigtrain.models.network import Network
 from bigtrain.registry import TASKS
+from bigtrain.storage.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.storage.run_directory import find_latest_run, say_latest
 from bigtrain.tasks.base import Task
-from bigtrain.training.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.tracking.status_line import status_line
 from bigtrain.training.machine import prepare_device
-from bigtrain.training.run_directory import find_latest_run, say_latest
 from bigtrain.training.snapshot import load_evaluated_weights
 
 

@@ -11,8 +11,8 @@ from bigtrain.config.contradictions import find_contradictions, told_of
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.data.base import DataModule
+from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.tracking.tracker import Opening, RunFacts
-from bigtrain.training.checkpoint import Checkpoint
 from bigtrain.training.extension import rate_ahead
 from bigtrain.training.machine import device_name
 from bigtrain.training.precision import emulated_on_cpu

@@ -13,23 +13,22 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
-from bigtrain.data.progress import status_line
-from bigtrain.data.randomness import mix
 from bigtrain.errors import CheckpointError, DataError
+from bigtrain.randomness import SeedDomain, mix
 from bigtrain.report.baselines import baselines_of
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
+from bigtrain.storage.checkpoint import verify
 from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.checkpoint import verify
 from bigtrain.training.machine import device_name
 from bigtrain.training.samples import sample_text, written_targets
 from bigtrain.training.snapshot import load_evaluated_weights
 from bigtrain.training.trainer import Trainer
 
-_FINAL_SAMPLE = 0xF1A1  # the seed domain of the sample shown at the end
 _FINAL_PAIRS = 3
 
 
@@ -166,7 +165,7 @@ def _final_sample(parts: Parts) -> tuple[str, str | None]:
         return sample, sample.splitlines()[0].removeprefix("source").strip()
     if not parts.writes_text:
         return "", None
-    sample = sample_text(network, data, parts.config.tracking, mix(parts.config.seed, _FINAL_SAMPLE), device)
+    sample = sample_text(network, data, parts.config.tracking, mix(parts.config.seed, SeedDomain.FINAL_SAMPLE), device)
     return sample, _prompt(parts, sample)
 
 

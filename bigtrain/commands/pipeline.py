@@ -19,13 +19,12 @@ from bigtrain.commands import train
 from bigtrain.commands.init_from import brought_tokenizer, settled
 from bigtrain.config.compose import Composed, compose, validate
 from bigtrain.config.kinds import Audit
-from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.redact import redact_words
 from bigtrain.config.words import escape
 from bigtrain.data.audit.seen import seen_before
 from bigtrain.data.base import DataModule
 from bigtrain.errors import DataError, ExitCode, printable
-from bigtrain.pipeline.display import show_outcome, show_plan
+from bigtrain.pipeline.definition import Pipeline
 from bigtrain.pipeline.plan import Plan, Step, request_of
 from bigtrain.pipeline.report import write_report
 from bigtrain.pipeline.store import (
@@ -37,17 +36,18 @@ from bigtrain.pipeline.store import (
     start_hash,
     state_of,
 )
+from bigtrain.pipeline.tables import show_outcome, show_plan
 from bigtrain.pipeline.verdict import progress_of, sentences
-from bigtrain.tracking.console import SteadyConsole, say
-from bigtrain.tracking.formatting import short_path
-from bigtrain.training import durable
-from bigtrain.training.run_directory import (
+from bigtrain.signals import StopRequest
+from bigtrain.storage import durable
+from bigtrain.storage.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
     create_run_directory,
     require_run_directory,
 )
-from bigtrain.training.signals import StopRequest
+from bigtrain.tracking.console import SteadyConsole, say
+from bigtrain.tracking.formatting import short_path
 
 
 def run(plan: Plan, dry_run: bool = False) -> int:

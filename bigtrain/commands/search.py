@@ -7,20 +7,20 @@ from pathlib import Path
 
 from rich.table import Table
 
-from bigtrain.config.multirun import Sweep
 from bigtrain.config.redact import redact_words
-from bigtrain.config.search import FILE as WORDS
-from bigtrain.config.search import Search, document_of
 from bigtrain.errors import ExitCode
+from bigtrain.storage import durable
+from bigtrain.storage.run_directory import create_run_directory
+from bigtrain.sweep.jobs import Sweep
 from bigtrain.sweep.leaderboard import FILE, leaderboard_table
 from bigtrain.sweep.loop import Progress, run_all, say
 from bigtrain.sweep.processes import ProcessLauncher
-from bigtrain.sweep.searching import BEST, SearchedTrials
+from bigtrain.sweep.search import FILE as WORDS
+from bigtrain.sweep.search import Search, document_of
 from bigtrain.sweep.study import JOURNAL, import_optuna
+from bigtrain.sweep.trials import BEST, SearchedTrials
 from bigtrain.tracking.console import SteadyConsole
 from bigtrain.tracking.formatting import short_path
-from bigtrain.training import durable
-from bigtrain.training.run_directory import create_run_directory
 
 IMPORTANCE = "importance.png"
 

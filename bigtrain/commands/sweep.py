@@ -8,18 +8,18 @@ from collections import deque
 from pathlib import Path
 
 from bigtrain.commands import search
-from bigtrain.config.multirun import Sweep
 from bigtrain.config.redact import redact_words
 from bigtrain.errors import MachineError
+from bigtrain.storage import durable
+from bigtrain.storage.run_directory import create_run_directory, is_run_directory
+from bigtrain.sweep.jobs import Sweep
 from bigtrain.sweep.leaderboard import FILE, leaderboard_table, write_leaderboard
 from bigtrain.sweep.loop import Progress, run_all, say
-from bigtrain.sweep.outcome import Trial, exit_code_of, trials_of
 from bigtrain.sweep.processes import Launcher, ProcessLauncher
 from bigtrain.sweep.submitted import SubmititLauncher
+from bigtrain.sweep.trial import Trial, exit_code_of, trials_of
 from bigtrain.tracking.console import SteadyConsole
 from bigtrain.tracking.formatting import short_path
-from bigtrain.training import durable
-from bigtrain.training.run_directory import create_run_directory, is_run_directory
 
 
 def run(sweep: Sweep, debug: bool = False) -> int:

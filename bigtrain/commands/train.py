@@ -34,16 +34,10 @@ from bigtrain.config.saved import document_text
 from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
 from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
-from bigtrain.tracking.console import SteadyConsole, console_for
-from bigtrain.tracking.jsonl import JsonlSink, cut_back
-from bigtrain.tracking.log_file import LogFileSink
-from bigtrain.tracking.results import Results, override, print_results
-from bigtrain.tracking.tensorboard import TensorBoardSink
-from bigtrain.tracking.tracker import Sink, Tracker
-from bigtrain.training import durable
-from bigtrain.training.checkpoint import Checkpoint, CheckpointStore, verify
-from bigtrain.training.machine import device_name, prepare_device
-from bigtrain.training.run_directory import (
+from bigtrain.signals import StopRequest
+from bigtrain.storage import durable
+from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore, verify
+from bigtrain.storage.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
     create_run_directory,
@@ -53,7 +47,13 @@ from bigtrain.training.run_directory import (
     new_run_path,
     removed_unless_begun,
 )
-from bigtrain.training.signals import StopRequest
+from bigtrain.tracking.console import SteadyConsole, console_for
+from bigtrain.tracking.jsonl import JsonlSink, cut_back
+from bigtrain.tracking.log_file import LogFileSink
+from bigtrain.tracking.results import Results, override, print_results
+from bigtrain.tracking.tensorboard import TensorBoardSink
+from bigtrain.tracking.tracker import Sink, Tracker
+from bigtrain.training.machine import device_name, prepare_device
 from bigtrain.training.snapshot import read_state
 from bigtrain.training.trainer import Trainer
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import is_hydra, parse_words
 from bigtrain.errors import BigtrainError, ConfigError, Problem
+from bigtrain.registry import WEIGHT_FORMATS
 
 FindRun = Callable[[str, Path], Path]
 
@@ -198,13 +200,13 @@ def validate_with_guesses(composition: Composition) -> Composed:
 
 
 def _with_pretrained(composition: Composition, config: RunConfig) -> RunConfig:
-    """The settings that come with the weights, where `init_from` names a Hugging Face folder."""
-    from bigtrain.config import pretrained  # only here: it knows architectures
-
-    if not pretrained.is_hugging_face(str(config.init_from)):
+    """The settings that come with the weights, where `init_from` names a folder in another library's format."""
+    formats = map(importlib.import_module, WEIGHT_FORMATS.values())
+    found = next((format for format in formats if format.recognises(str(config.init_from))), None)
+    if found is None:
         return config
     tree = composition.tree
-    pretrained.adopt(tree, config, composition.choices.get("model", ""), composition.parts("model"))
+    found.adopt(tree, config, composition.choices.get("model", ""), composition.parts("model"))
     adopted: RunConfig = to_config(tree)
     return adopted
 

@@ -4,8 +4,8 @@ Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, 
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
 unless it refers to something (`${oc.env:HOME}/x`), and a text may hold commas.
 
-With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (config/multirun.py), and with
-`sweep=optuna` an `interval(0,1)` too (config/search.py). A comma in a free text stays text there too, and in a path
+With `-m` a comma, `choice(a,b)`, `range(1,4)` or `glob(*)` asks for several runs (sweep/jobs.py), and with
+`sweep=optuna` an `interval(0,1)` too (sweep/search.py). A comma in a free text stays text there too, and in a path
 unless each part is there (config/files.py); `choice(a,b)` sweeps over every setting.
 """
 
@@ -111,7 +111,7 @@ def is_hydra(override: Override) -> bool:
 
 
 def is_of_pipeline(word: str) -> bool:
-    """Whether a word chooses a pipeline, or changes one (config/pipeline.py)."""
+    """Whether a word chooses a pipeline, or changes one (pipeline/definition.py)."""
     return word.lstrip("+").startswith(("pipeline=", "pipeline."))
 
 
@@ -222,7 +222,7 @@ def _hydra_problem(override: Override, cause: str, multirun: bool) -> Problem | 
     """Of Hydra's own settings only the search path and, with -m, the launcher are taken; others could run code."""
     key, value = override.key_or_group, override.value()
     if multirun and is_launcher(override) and not override.is_sweep_override():
-        return None  # config/launcher.py looks at it
+        return None  # sweep/launcher.py looks at it
     if key != "hydra.searchpath":
         near = did_you_mean(nearest(key, ["hydra.searchpath", "hydra/launcher"]))
         message = f"{key} can't be set: bigtrain sets Hydra up itself"

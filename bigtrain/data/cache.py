@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from bigtrain.storage.durable import sync_folder
+
 _FORMAT = 1
 _META_LIMIT_BYTES = 64 << 20  # a tokenizer of 50,000 subwords has 2 MB
 _STALE_SECONDS = 24 * 3600.0
@@ -153,7 +155,7 @@ def _write(entry: Path, prepared: Prepared) -> None:
             json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(temporary)
+        sync_folder(temporary)
         if entry.exists() and _load(entry) is None:
             shutil.rmtree(entry)
         try:
@@ -161,7 +163,7 @@ def _write(entry: Path, prepared: Prepared) -> None:
         except OSError:
             if _load(entry) is None:  # else another process was faster, and its entry is as good as ours
                 raise
-        _sync_folder(entry.parent)
+        sync_folder(entry.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -175,14 +177,6 @@ def _write_array(path: Path, array: np.ndarray | Chunked) -> list[Any]:
         file.flush()
         os.fsync(file.fileno())
         return [array.dtype.str, list(array.shape), file.tell()]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_untouched(folder: Path, pattern: str, seconds: float) -> None:

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from bigtrain.data.base import Dataset
 from bigtrain.data.order import ContiguousOrder, Order
-from bigtrain.data.randomness import sample_keys, uniforms
 from bigtrain.distributed.world import World
+from bigtrain.randomness import SeedDomain, sample_keys, uniforms
 
 Batch = dict[str, Tensor]
 Collate = Callable[[Batch], Batch]
 
-_EVALUATION = 0xE7A1  # the seed of what is random about samples in an evaluation: the same for every run
 _EVALUATION_STREAMS, _EVALUATION_WINDOWS = 32, 16  # at most so many streams, of about so many windows at least
-_PARTNERS = 0x9A127  # the domain of the numbers that choose partners
 
 
 class TrainLoader:
@@ -90,7 +88,7 @@ def keyed_samples(dataset: Dataset, ids: np.ndarray, keys: np.ndarray, partners:
     """
     samples = dataset.gather(ids)
     if partners:
-        drawn = (uniforms(keys, 1, _PARTNERS)[:, 0] * len(dataset)).astype(np.int64)
+        drawn = (uniforms(keys, 1, SeedDomain.PARTNERS)[:, 0] * len(dataset)).astype(np.int64)
         samples |= {f"partner_{name}": value for name, value in dataset.gather(drawn).items()}
     samples["keys"] = torch.from_numpy(keys.view(np.int64))
     return samples
@@ -111,7 +109,7 @@ def evaluation_batches(
         counts = round_start + world.rank < len(starts)
         start = starts[round_start + world.rank] if counts else 0
         chosen = ids[start : start + batch_size]
-        yield collate(keyed_samples(dataset, chosen, sample_keys(_EVALUATION, 0, chosen), partners)), counts
+        yield collate(keyed_samples(dataset, chosen, sample_keys(SeedDomain.EVALUATION, 0, chosen), partners)), counts
 
 
 def evaluation_streams(
@@ -131,7 +129,7 @@ def evaluation_streams(
         for position in range(len(stretches[0])):
             rows = [stretch[position] for stretch in group if position < len(stretch)]
             ids = np.array(rows or [0])
-            batch = collate(keyed_samples(dataset, ids, sample_keys(_EVALUATION, 0, ids), partners=False))
+            batch = collate(keyed_samples(dataset, ids, sample_keys(SeedDomain.EVALUATION, 0, ids), partners=False))
             streams = first + np.arange(len(ids))
             yield batch | carried(streams, np.full(len(ids), position == 0)), counts and bool(rows)
 

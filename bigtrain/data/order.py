@@ -18,11 +18,10 @@ from typing import Protocol
 
 import numpy as np
 
-from bigtrain.data.randomness import mix, mix_array
+from bigtrain.randomness import SeedDomain, mix, mix_array
 
 _ROUNDS = 6
 _POOL_BATCHES = 100  # batches' worth of samples that are sorted by length together
-_POOLS, _BATCHES, _STREAMS = 0x9001, 0xBA7C, 0x57EA  # domains of the seed
 _BLOCK_STEPS = 64  # ids are made for this many steps at once: 5 µs a step; one by one it was 120
 
 
@@ -144,7 +143,7 @@ class BucketedOrder:
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
         count = len(self._batches)
-        return permute(mix(self.seed, _BATCHES), epoch, np.arange(count), count)
+        return permute(mix(self.seed, SeedDomain.BATCH_ORDER), epoch, np.arange(count), count)
 
 
 class ContiguousOrder:
@@ -174,7 +173,7 @@ class ContiguousOrder:
     def ids(self, step: int) -> np.ndarray:
         """See `Order`."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        first = mix(self.seed, _STREAMS, epoch) % self.size
+        first = mix(self.seed, SeedDomain.STREAM_OFFSET, epoch) % self.size
         return (first + np.arange(self.batch_size) * self.steps_per_epoch + position) % self.size
 
     def epochs(self, step: int) -> np.ndarray:
@@ -189,7 +188,7 @@ class ContiguousOrder:
 def _cut_batches(lengths: np.ndarray, seed: int, batch_size: int, batch_tokens: int | None) -> list[np.ndarray]:
     size, lengths = len(lengths), np.maximum(lengths, 1).astype(np.int64)
     typical = batch_size if batch_tokens is None else max(1, int(batch_tokens / lengths.mean()))
-    shuffled = permute(mix(seed, _POOLS), 0, np.arange(size), size)
+    shuffled = permute(mix(seed, SeedDomain.POOLS), 0, np.arange(size), size)
     batches: list[np.ndarray] = []
     for pool in np.array_split(shuffled, -(-size // (typical * _POOL_BATCHES))):
         pool = pool[np.argsort(-lengths[pool], kind="stable")]

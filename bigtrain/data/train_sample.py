@@ -11,13 +11,13 @@ from torch import Tensor
 from bigtrain.data.base import Dataset
 from bigtrain.data.loader import evaluation_stream_count, is_contiguous, lengths_of
 from bigtrain.data.order import permute
+from bigtrain.randomness import SeedDomain
 
 TRAIN_SAMPLE = "train_eval"
 """Its name among the splits, and before its metrics."""
 
 _SHARE = 5  # of the validation split's size, so an evaluation costs a fifth more
 _LEAST, _MOST = 32, 1000
-_CHOICE = 0x7EA1  # the seed domain of which samples are chosen
 
 
 class TrainSample:
@@ -48,7 +48,7 @@ def train_sample_size(train: int, val: int) -> int:
 
 def _drawn(total: int, size: int) -> np.ndarray:
     """Not every k-th: labels that come in turns would be missed."""
-    return np.sort(permute(_CHOICE, 0, np.arange(size), total))
+    return np.sort(permute(SeedDomain.TRAIN_SAMPLE, 0, np.arange(size), total))
 
 
 def _spread(total: int, size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The architectures of Hugging Face's that are cases of models of ours, setting by setting; torch-free.
 
-Reading a config.json is `config/pretrained.py`'s business, the names of the weights are in `interop/weights.py`.
+Reading a config.json is `interop/pretrained.py`'s business, the names of the weights are in `interop/weights.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from bigtrain.errors import CheckpointError
 from bigtrain.models.config import Activation, Norm, NormPosition, Positional
+from bigtrain.registry import WEIGHT_FORMATS
 
 REQUIRED: Any = object()
 """The default of a key that their file must have."""
@@ -162,6 +163,7 @@ BERT = Family(
     buffers=(".position_ids",),
 )
 
+WEIGHT_FORMATS["hugging_face"] = "bigtrain.interop.pretrained"
 FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, BERT)}
 
 

@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from bigtrain.config.kinds import ModelConfig
-from bigtrain.config.pretrained import (
+from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.errors import CheckpointError
+from bigtrain.interop.config import GPT2, Family, family_of, to_document
+from bigtrain.interop.pretrained import (
     missing_weights_fix,
     only_pickles,
     read_architecture,
@@ -25,10 +29,6 @@ from bigtrain.config.pretrained import (
     tokenizer_file,
     unread_tokenizer,
 )
-from bigtrain.data.base import DataSpec
-from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.errors import CheckpointError
-from bigtrain.interop.config import GPT2, Family, family_of, to_document
 from bigtrain.interop.tokenizer_files import tokenizer_files
 from bigtrain.interop.weights import views
 from bigtrain.models.network import Network

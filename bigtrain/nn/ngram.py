@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from bigtrain.data.base import Dataset
 from bigtrain.data.loader import is_contiguous
-from bigtrain.data.progress import status_line
 from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, UNSCORED
 from bigtrain.nn.features import Features
 from bigtrain.nn.kneser_ney import KneserNey, joined
+from bigtrain.tracking.status_line import status_line
 
 _READ = 4096  # windows gathered at once
 _LARGEST = (1.0, 2.0, 3.0)  # of D_1, D_2 and D_3: an n-gram never loses more than it has

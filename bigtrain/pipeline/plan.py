@@ -9,10 +9,10 @@ from typing import Any
 
 from bigtrain.config.compose import Composed, Composition, compose, validate
 from bigtrain.config.library import Request
-from bigtrain.config.pipeline import CONTROL, Pipeline
 from bigtrain.config.saved import flatten
 from bigtrain.config.strict import show
 from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.pipeline.definition import CONTROL, Pipeline
 from bigtrain.registry import MODELS, TASKS
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bigtrain.config.pipeline import CONTROL, Pipeline
 from bigtrain.config.watched import at_the_end, watched_metric
+from bigtrain.pipeline.definition import CONTROL, Pipeline
 from bigtrain.pipeline.plan import Step
 from bigtrain.pipeline.store import Outcome
 from bigtrain.pipeline.verdict import gains_of, watched_value

@@ -18,8 +18,8 @@ from typing import Any
 from bigtrain.config.resume import FREE_KEYS
 from bigtrain.config.saved import MARK, flatten
 from bigtrain.pipeline.plan import Step
-from bigtrain.training.durable import sha256_of
-from bigtrain.training.run_directory import Status, is_run_directory
+from bigtrain.storage.durable import sha256_of
+from bigtrain.storage.run_directory import Status, is_run_directory
 
 EVALUATION = "eval.json"
 

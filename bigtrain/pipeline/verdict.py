@@ -8,9 +8,9 @@ import json
 import math
 from dataclasses import dataclass
 
-from bigtrain.config.pipeline import Pipeline
 from bigtrain.config.watched import smaller_is_better
 from bigtrain.data.audit.findings import Report
+from bigtrain.pipeline.definition import Pipeline
 from bigtrain.pipeline.store import Outcome
 from bigtrain.report.overfit import overfit_verdict
 from bigtrain.tracking.formatting import clock, number, scaled

@@ -23,6 +23,7 @@ from bigtrain.data.loader import evaluation_batches, lengths_of
 from bigtrain.data.order import permute
 from bigtrain.distributed.world import lone_world
 from bigtrain.nn.cross_entropy import UNSCORED
+from bigtrain.randomness import SeedDomain
 from bigtrain.report.ngram import MAX_TOKENS, counting_losses, smoothed_unigram
 from bigtrain.tasks.base import Task
 from bigtrain.tasks.classification import Classification
@@ -33,7 +34,6 @@ from bigtrain.tasks.masked_lm import MaskedLanguageModeling
 MAX_PIXELS = 100_000_000  # values of images and vectors read of a split
 MAX_WORDS = 2_000_000  # tokens of sentences read of a split, padding included
 _CHUNK = 2048
-_CHOICE = 0xBA5E  # the seed domain of which samples are read, where not all are
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _read(dataset: Dataset, most: int) -> np.ndarray:
     else:
         width = float(lengths.mean())
     count = min(len(dataset), max(1, int(most / width)))
-    return np.sort(permute(_CHOICE, 0, np.arange(count), len(dataset)))
+    return np.sort(permute(SeedDomain.BASELINE_SAMPLES, 0, np.arange(count), len(dataset)))
 
 
 def _labels(dataset: Dataset, ids: np.ndarray) -> np.ndarray:

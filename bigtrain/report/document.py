@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigtrain.errors import printable
+from bigtrain.storage import durable
 from bigtrain.tracking.tensorboard import fenced
-from bigtrain.training import durable
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from bigtrain.config.watched import watched_metric
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import BigtrainError, CheckpointError
 from bigtrain.registry import TASKS
+from bigtrain.storage.run_directory import Status, is_locked, is_run_directory
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.tracker import Row
-from bigtrain.training.run_directory import Status, is_locked, is_run_directory
 
 _DEEPEST = 3  # folders between a sweep, a pipeline or outputs/ and the runs in it
 _MOST_NAMES = 3  # in a sentence

@@ -7,7 +7,7 @@ from pathlib import Path
 from bigtrain.config.saved import plain_settings
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import ConfigError
-from bigtrain.sweep.outcome import Trial
+from bigtrain.sweep.trial import Trial
 
 
 def write_entry(sweep_dir: Path, trial: Trial) -> None:

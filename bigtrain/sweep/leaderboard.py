@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 
 from bigtrain.config.watched import at_the_end
-from bigtrain.sweep.outcome import Trial
+from bigtrain.storage import durable
+from bigtrain.sweep.trial import Trial
 from bigtrain.tracking.formatting import clock, number
-from bigtrain.training import durable
 
 FILE = "leaderboard.csv"
 

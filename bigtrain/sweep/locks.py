@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bigtrain.training import durable
+from bigtrain.storage import durable
 
 
 def try_lock(path: Path) -> int | None:

@@ -14,13 +14,13 @@ from typing import Protocol, TextIO
 from rich.live import Live
 from rich.table import Table
 
-from bigtrain.config.multirun import Job
 from bigtrain.errors import ExitCode
-from bigtrain.sweep.outcome import Trial
+from bigtrain.signals import StopRequest
+from bigtrain.sweep.jobs import Job
 from bigtrain.sweep.processes import Launched, Launcher
+from bigtrain.sweep.trial import Trial
 from bigtrain.tracking.console import SteadyConsole, encodable, has_cursor
 from bigtrain.tracking.formatting import clock, number
-from bigtrain.training.signals import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 

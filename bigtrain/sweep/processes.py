@@ -15,8 +15,8 @@ from typing import Protocol
 from bigtrain.config.library import Request
 from bigtrain.distributed.launch import LAUNCHED, available_cores
 from bigtrain.errors import ExitCode
-from bigtrain.sweep.outcome import Trial
-from bigtrain.training.run_directory import RUN_DIR_VARIABLE, is_locked, is_run_directory
+from bigtrain.storage.run_directory import RUN_DIR_VARIABLE, is_locked, is_run_directory
+from bigtrain.sweep.trial import Trial
 
 
 class Launched(Protocol):

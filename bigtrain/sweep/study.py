@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.search import Choices, Interval, Search
-from bigtrain.data.randomness import mix
 from bigtrain.errors import ConfigError, MachineError
+from bigtrain.randomness import mix
+from bigtrain.storage import durable
 from bigtrain.sweep.locks import JournalLock, locked, try_lock
-from bigtrain.training import durable
+from bigtrain.sweep.search import Choices, Interval, Search
 
 JOURNAL = "study.journal"
 _NAME = "sweep"

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.multirun import Sweep
 from bigtrain.errors import ExitCode, MachineError
-from bigtrain.sweep.outcome import Trial, read_status
+from bigtrain.storage import durable
+from bigtrain.sweep.jobs import Sweep
 from bigtrain.sweep.processes import Launched, command_of, job_environment, start_process
-from bigtrain.training import durable
+from bigtrain.sweep.trial import Trial, read_status
 
 _SECONDS_FOR_FILES = 30.0  # how long a network file system may take to show what a job wrote at its end
 _LOST = int(ExitCode.ENVIRONMENT)  # killed from outside, and so without a word

@@ -10,11 +10,10 @@ import math
 
 import numpy as np
 
-from bigtrain.data.randomness import uniforms
+from bigtrain.randomness import SeedDomain, uniforms
 
 MASKED, REPLACED = 0.8, 0.1  # shares of the guessed tokens: [MASK] stands there, or any token; else they stay
 
-_CHOICE, _FATE, _TOKEN = 0x3A5C, 0xFA7E, 0x70CE  # domains of the keys
 _NEVER = 2.0  # sorts behind every number that is drawn
 
 
@@ -31,7 +30,7 @@ def choose(keys_B: np.ndarray, allowed_BT: np.ndarray, rate: float, words_BT: np
     """
     length = allowed_BT.shape[1]
     budget_B1 = np.maximum(1, np.rint(rate * allowed_BT.sum(axis=1, keepdims=True)))
-    drawn_BT = uniforms(keys_B, length, _CHOICE)
+    drawn_BT = uniforms(keys_B, length, SeedDomain.MASKED_POSITIONS)
     if words_BT is None:
         words_BT = np.broadcast_to(np.arange(length), allowed_BT.shape)
     else:
@@ -53,8 +52,8 @@ def hide(
 ) -> np.ndarray:
     """(B, T): the tokens, where one was chosen mostly the mask, sometimes one of the `ordinary` ids, or itself."""
     length = tokens_BT.shape[1]
-    fate_BT = uniforms(keys_B, length, _FATE)
-    random_BT = ordinary[(uniforms(keys_B, length, _TOKEN) * len(ordinary)).astype(np.int64)]
+    fate_BT = uniforms(keys_B, length, SeedDomain.MASK_REPLACEMENT)
+    random_BT = ordinary[(uniforms(keys_B, length, SeedDomain.MASK_RANDOM_TOKEN) * len(ordinary)).astype(np.int64)]
     read_BT = np.where(fate_BT < MASKED, mask_id, np.where(fate_BT < MASKED + REPLACED, random_BT, tokens_BT))
     return np.where(chosen_BT, read_BT, tokens_BT)
 

@@ -10,13 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigtrain.data.randomness import uniforms
 from bigtrain.nn.cross_entropy import UNSCORED
+from bigtrain.randomness import SeedDomain, uniforms
 from bigtrain.tasks.base import Batch
 
 FOLLOWS, STRANGER = 0, 1  # what the second text is to the first, as BERT numbers it
-
-_SECOND = 0x2E47  # the domain of the keys
 
 
 class Texts(NamedTuple):
@@ -70,7 +68,7 @@ def two_texts(samples: Batch, frame: Frame) -> tuple[Texts, np.ndarray]:
     first = _part(own, slice(1, border), segment=0)
     seconds = [_part(window, slice(border, 1 + room), segment=1) for window in (own, partner)]
     keys_B = samples["keys"].numpy().view(np.uint64)
-    is_strange_B = uniforms(keys_B, 1, _SECOND)[:, 0] < 0.5
+    is_strange_B = uniforms(keys_B, 1, SeedDomain.SECOND_TEXT)[:, 0] < 0.5
     is_strange_B &= (own.tokens != partner.tokens).any(axis=1)  # a window may have been drawn as its own partner
     second = Texts(*(np.where(is_strange_B[:, None], *reversed(pair)) for pair in zip(*seconds, strict=True)))
     labels_B = np.where(is_strange_B, STRANGER, FOLLOWS)

@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: a live panel on a terminal, a plain line per logged row elsewhere.
 
 Both are driven by the loop's own calls; there is no drawing thread that would take time from training unseen. What
-keeps the loop waiting (an evaluation, a checkpoint) is drawn by the thread of data/progress.py.
+keeps the loop waiting (an evaluation, a checkpoint) is drawn by the thread of tracking/status_line.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from bigtrain.data.progress import show_in
 from bigtrain.errors import printable
 from bigtrain.tracking.live_view import LiveView, note_room
 from bigtrain.tracking.progress import Progress, opening_lines, row_line, start_lines
+from bigtrain.tracking.status_line import show_in
 from bigtrain.tracking.tracker import Opening, Row, RunFacts, Sink
 
 LABEL_WIDTH = len("parameters")  # the longest label of the lines before the first step

@@ -18,8 +18,8 @@ import torch
 
 from bigtrain.data.cache import cache_root
 from bigtrain.errors import MachineError
+from bigtrain.storage import durable
 from bigtrain.tracking.throughput import measured_peak_flops
-from bigtrain.training import durable
 
 _FILE = "machine.json"
 _FILE_BYTES = 1 << 16

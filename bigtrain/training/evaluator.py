@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
-from bigtrain.data.progress import status_line
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
 from bigtrain.tasks.generation import eagerly
+from bigtrain.tracking.status_line import status_line
 from bigtrain.training.carried import carries_state, state_apart
 from bigtrain.training.precision import ResolvedPrecision
 

@@ -13,8 +13,8 @@ from typing import Any
 from bigtrain.config.durations import Duration, parse_duration
 from bigtrain.config.saved import flatten
 from bigtrain.optim.schedules import Schedule, laid_out_again
+from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.training.cadence import WorkUnits
-from bigtrain.training.checkpoint import Checkpoint
 from bigtrain.training.state import TrainState
 
 _REWARM = 20  # without a warm-up of its own, a schedule rises again over so small a part of the added steps

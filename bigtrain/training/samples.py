@@ -15,8 +15,8 @@ from bigtrain.config.run import TrackingConfig
 from bigtrain.data.base import DataModule
 from bigtrain.data.images.augment import Augmentation
 from bigtrain.data.loader import keyed_samples, to_device
-from bigtrain.data.randomness import mix, sample_keys
 from bigtrain.models.network import Network
+from bigtrain.randomness import mix, sample_keys
 from bigtrain.tasks.base import Batch, Task
 from bigtrain.tasks.generation import Sampling, generate
 from bigtrain.tasks.seq2seq import Seq2Seq

@@ -20,7 +20,7 @@ from torch.amp import GradScaler
 
 from bigtrain.errors import CheckpointError
 from bigtrain.optim.base import Optimizer
-from bigtrain.training.checkpoint import Checkpoint
+from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
 

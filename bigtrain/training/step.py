@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bigtrain.data.randomness import mix
+from bigtrain.randomness import mix
 from bigtrain.tasks.base import Batch
 
 

@@ -22,26 +22,26 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from bigtrain.data.loader import Prefetch, TrainLoader, to_device
-from bigtrain.data.progress import status_line
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.replica import gradients_travel
 from bigtrain.distributed.world import World
 from bigtrain.errors import NumericsError
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
+from bigtrain.signals import StopRequest, reason_of
+from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tasks.base import LossOutput, TrainingModule
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.throughput import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import Cadence
 from bigtrain.training.carried import bring_together
-from bigtrain.training.checkpoint import CheckpointStore
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.loss_meter import LossMeter
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard
 from bigtrain.training.precision import ResolvedPrecision, overflowed
 from bigtrain.training.selection import Selection
-from bigtrain.training.signals import StopRequest, reason_of
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.state import TrainState
 from bigtrain.training.step import RecordedStep, StepInputs, StepPlan, seed_generators

@@ -6,8 +6,8 @@ import torch
 
 from bigtrain.data.loader import Prefetch, TrainLoader, evaluation_batches, keyed_samples
 from bigtrain.data.order import BucketedOrder, ShuffledOrder
-from bigtrain.data.randomness import sample_keys
 from bigtrain.distributed.world import World
+from bigtrain.randomness import sample_keys
 
 SIZE = 101
 

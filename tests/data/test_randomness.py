@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtrain.data.randomness import mix, mix_array, sample_keys, uniforms
+from bigtrain.randomness import mix, mix_array, sample_keys, uniforms
 
 COUNT = 100_000
 IDS = np.arange(COUNT)

@@ -13,10 +13,10 @@ from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.distributed.world import join_world
 from bigtrain.models.config import LSTMConfig, TransformerConfig
 from bigtrain.optim.config import AdamWConfig, LinearConfig
+from bigtrain.signals import StopRequest
+from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.checkpoint import CheckpointStore
-from bigtrain.training.signals import StopRequest
 
 TOTAL_STEPS = 30
 MODELS = {

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from tiny_networks import SENTENCES, TEXT, perturb, tiny_network
 
-from bigtrain.config.pretrained import read_architecture
 from bigtrain.interop.hugging_face import load_folder
+from bigtrain.interop.pretrained import read_architecture
 from bigtrain.registry import MODELS
 from bigtrain.tasks.config import LanguageModelingConfig
 

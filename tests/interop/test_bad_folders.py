@@ -7,9 +7,9 @@ import safetensors.torch
 import torch
 from tiny_networks import perturb, tiny_config, tiny_network
 
-from bigtrain.config.pretrained import read_architecture
 from bigtrain.errors import CheckpointError
 from bigtrain.interop.hugging_face import folder_files, load_folder
+from bigtrain.interop.pretrained import read_architecture
 from bigtrain.models.config import Activation, LSTMConfig, Norm, Positional, TransformerConfig
 
 from .folders import SPEC

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bigtrain.config.pretrained import read_architecture
 from bigtrain.errors import CheckpointError, ConfigError
 from bigtrain.interop.hugging_face import folder_files, load_folder
+from bigtrain.interop.pretrained import read_architecture
 from bigtrain.registry import MODELS
 from bigtrain.tasks.config import ClassificationConfig, LanguageModelingConfig, MaskedLanguageModelingConfig
 from bigtrain.tasks.generation import Sampling, generate

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from bigtrain.config.library import Request
-from bigtrain.config.multirun import expand
+from bigtrain.sweep.jobs import expand
 from bigtrain.sweep.leaderboard import leaderboard_table, ranked, write_leaderboard
-from bigtrain.sweep.outcome import Trial, exit_code_of, trials_of
+from bigtrain.sweep.trial import Trial, exit_code_of, trials_of
 
 
 def trials(folder, *words: str) -> list[Trial]:

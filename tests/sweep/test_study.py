@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bigtrain.config.library import Request
-from bigtrain.config.multirun import Sweep, expand
 from bigtrain.errors import MachineError
-from bigtrain.sweep.searching import SearchedTrials
+from bigtrain.sweep.jobs import Sweep, expand
 from bigtrain.sweep.study import JOURNAL, Study
+from bigtrain.sweep.trials import SearchedTrials
 
 WORDS = (
     "sweep=optuna",

@@ -11,13 +11,13 @@ from tiny_networks import IMAGES, SENTENCES, TEXT, samples, tiny_config, tiny_ne
 from bigtrain.build import Parts
 from bigtrain.data.base import DataSpec
 from bigtrain.data.loader import keyed_samples
-from bigtrain.data.randomness import sample_keys
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.bpe import train_bpe
 from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.data.tokenizers.wordpiece import train_wordpiece
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import BertConfig
+from bigtrain.randomness import sample_keys
 from bigtrain.tasks.base import evaluation_totals
 from bigtrain.tasks.config import LanguageModelingConfig, MaskedLanguageModelingConfig
 from bigtrain.tasks.masked_lm import NEXT, TOKENS, MaskedLanguageModeling

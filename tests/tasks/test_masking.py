@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.data.randomness import sample_keys
+from bigtrain.randomness import sample_keys
 from bigtrain.tasks.masking import choose, hide, num_slots, number_words, positions_of
 
 MASK_ID, ORDINARY = 50, np.arange(5, 50)

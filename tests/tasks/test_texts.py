@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.data.randomness import sample_keys
+from bigtrain.randomness import sample_keys
 from bigtrain.tasks.texts import FOLLOWS, STRANGER, Frame, one_text, sentence, two_texts
 
 CLS, SEP = 2, 3

@@ -13,13 +13,13 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from bigtrain.data import progress
 from bigtrain.errors import Problem, printable
 from bigtrain.tracking.console import LiveConsole, PlainConsole, SteadyConsole, console_for, say
 from bigtrain.tracking.curve import braille_plot, resample, sparkline
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
 from bigtrain.tracking.live_view import LiveView
 from bigtrain.tracking.progress import History, Progress
+from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tracker import Opening, Tracker
 
 
@@ -360,11 +360,11 @@ def test_what_is_known_before_the_model_is_made_is_said_then_and_once(terminal, 
 
 
 def test_what_the_loop_waits_for_stands_in_the_panel(terminal, facts, monkeypatch):
-    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_BETWEEN_SECONDS", 0.02)
+    monkeypatch.setattr("bigtrain.tracking.status_line.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("bigtrain.tracking.status_line._BETWEEN_SECONDS", 0.02)
     live = LiveConsole(terminal(80))
     live.start(facts)
-    with progress.status_line("Evaluating val", "") as report:
+    with status_line("Evaluating val", "") as report:
         report(0.5)
         time.sleep(0.3)
         assert "Evaluating val: 50%" in live._console.file.getvalue()

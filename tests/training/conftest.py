@@ -11,9 +11,9 @@ from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.distributed.world import World
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import AdamWConfig, CosineConfig
+from bigtrain.signals import StopRequest
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.signals import StopRequest
 
 
 class Recorder:
@@ -66,7 +66,7 @@ def make_trainer(tmp_path):
         recorder = Recorder()
         parts = build_parts(config, build_data(config), world)
         run_dir = tmp_path / run
-        from bigtrain.training.checkpoint import CheckpointStore
+        from bigtrain.storage.checkpoint import CheckpointStore
 
         store = CheckpointStore(run_dir / "checkpoints", config.trainer.keep_last)
         store.prepare()

@@ -15,8 +15,8 @@ from bigtrain.errors import CheckpointError
 from bigtrain.models.config import LSTMConfig, TransformerConfig
 from bigtrain.optim.config import AdamWConfig, MuonConfig, SGDConfig
 from bigtrain.registry import OPTIMIZERS, SCHEDULERS
+from bigtrain.storage.run_directory import require_run_directory
 from bigtrain.tasks.config import LanguageModelingConfig
-from bigtrain.training.run_directory import require_run_directory
 from bigtrain.training.trainer import Trainer
 
 from .conftest import tiny_config

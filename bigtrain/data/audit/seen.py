@@ -21,7 +21,7 @@ from bigtrain.data.audit.texts import Pass, digest_texts, gist_of
 from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.originals import Original, Originals
-from bigtrain.data.progress import status_line
+from bigtrain.tracking.status_line import status_line
 
 _VERSION = 2  # of what is compared; part of the cache key
 _MOST_SAMPLES = 1_000_000

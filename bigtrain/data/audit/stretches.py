@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bigtrain.data.base import DataModule, Dataset
-from bigtrain.data.progress import status_line
+from bigtrain.tracking.status_line import status_line
 
 CHARACTERS = 50  # about: some ten words in a row are said twice by copying, hardly by chance
 _FEWEST_TOKENS = 8

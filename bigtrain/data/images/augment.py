@@ -16,11 +16,9 @@ from torch import Tensor
 from bigtrain.data.base import DataSpec
 from bigtrain.data.images.config import ImageAugmentConfig
 from bigtrain.data.loader import Batch
-from bigtrain.data.randomness import mix_array, uniforms
 from bigtrain.errors import ConfigError
+from bigtrain.randomness import SeedDomain, mix_array, uniforms
 
-_CHANGES, _MIXES = 0xA06, 0xA07  # domains of the numbers drawn
-_PARTNER = 0xA08  # the key of a partner, from that of its sample
 _ERASED_AREA = (0.02, 0.4)  # of the image: least and most, as in the paper; likewise
 _ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 
@@ -43,8 +41,8 @@ class Augmentation:
         images = self._changed(samples["images"], keys)
         if not self.needs_partners:
             return samples | {"images": images}
-        partners = self._changed(samples["partner_images"], mix_array(_PARTNER, keys))
-        uniform, angle, down, right = draws(keys, 4, _MIXES)
+        partners = self._changed(samples["partner_images"], mix_array(SeedDomain.MIXUP_PARTNER, keys))
+        uniform, angle, down, right = draws(keys, 4, SeedDomain.MIXUP)
         own_B = symmetric_beta(self._config.mixup or self._config.cutmix, uniform, angle)
         if self._config.mixup:
             images = blended(images, partners, own_B)
@@ -55,7 +53,7 @@ class Augmentation:
     def _changed(self, images: Tensor, keys: np.ndarray) -> Tensor:
         """What happens to an image alone. Each change has draws of its own: one more leaves the others as they were."""
         config = self._config
-        turn, down, right, mirror, light, contrast, erase, *rectangle = draws(keys, 11, _CHANGES)
+        turn, down, right, mirror, light, contrast, erase, *rectangle = draws(keys, 11, SeedDomain.IMAGE_AUGMENTATION)
         if config.rotate:
             images = rotated(images, (2 * turn - 1) * config.rotate)
         if config.crop:

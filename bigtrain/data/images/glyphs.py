@@ -59,7 +59,7 @@ def _draw(counts: dict[str, int]) -> Prepared:
         draw_digits,
         render_masters,
     )  # matplotlib: 0.3 s that a cached start saves
-    from bigtrain.data.progress import status_line
+    from bigtrain.tracking.status_line import status_line
 
     masters = render_masters()
     arrays: dict[str, np.ndarray] = {}

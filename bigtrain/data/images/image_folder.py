@@ -24,12 +24,12 @@ from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_name
 from bigtrain.data.images.config import ImageFolderConfig
 from bigtrain.data.images.image_file import read_image
 from bigtrain.data.images.samples import ImageSamples, as_path, normalization, split_of
-from bigtrain.data.progress import status_line
 from bigtrain.data.splits import split_by_class, warn_of_missing_classes
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError, Problem
+from bigtrain.tracking.status_line import status_line
 
 _VERSION = 1  # of the decoding; part of the cache key
 _BLOCK = 256  # images decoded between two reports of progress

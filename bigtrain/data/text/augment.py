@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigtrain.data.randomness import uniforms
 from bigtrain.data.text.config import TextAugmentConfig
-
-_DROPOUT, _SWAP = 0xD407, 0x5A4B  # domains of the numbers drawn from a sample's key
+from bigtrain.randomness import SeedDomain, uniforms
 
 Samples = dict[str, Tensor]
 
@@ -42,7 +40,7 @@ def swap_neighbours(tokens_BT: np.ndarray, lengths_B: np.ndarray, keys: np.ndarr
     probability.
     """
     length = tokens_BT.shape[1]
-    drawn = uniforms(keys, length + 1, _SWAP)
+    drawn = uniforms(keys, length + 1, SeedDomain.WORD_SWAP)
     places = np.arange(length)
     starts_B1 = 1 + (drawn[:, -1:] < 0.5)
     left = (places >= starts_B1) & ((places - starts_B1) % 2 == 0) & (places + 2 < lengths_B[:, None])
@@ -55,7 +53,7 @@ def drop_tokens(
     tokens_BT: np.ndarray, lengths_B: np.ndarray, keys: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each token inside the frame is left out with this probability; a text keeps one at least. Tokens and lengths."""
-    drawn = uniforms(keys, tokens_BT.shape[1], _DROPOUT)
+    drawn = uniforms(keys, tokens_BT.shape[1], SeedDomain.WORD_DROPOUT)
     places = np.arange(tokens_BT.shape[1])
     inner = (places > 0) & (places < lengths_B[:, None] - 1)
     drawn[~inner] = 1.0

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigtrain.data.progress import status_line
 from bigtrain.data.text.documents import Corpus, in_memory
 from bigtrain.errors import DataError
+from bigtrain.tracking.status_line import status_line
 
 NANOGPT_FRACTION = 0.9
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from bigtrain.data.audit.texts import gist_of
 from bigtrain.data.base import DataSpec
-from bigtrain.data.progress import status_line
 from bigtrain.data.text.config import PythonDocsConfig
 from bigtrain.data.text.division import Divided, divide, hashed_order
 from bigtrain.data.text.docstrings import clean, cleaned_docstrings, parse, python_files
@@ -25,6 +24,7 @@ from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.text.topics import held_out, says
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.tracking.status_line import status_line
 
 _VERSION = 2  # of the cleaning
 _NUMBER = re.compile(r"\d+")

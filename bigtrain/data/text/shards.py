@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from bigtrain.data.cache import Chunked, Prepared, find, fingerprint_of, load_or_build, remove_untouched
-from bigtrain.data.progress import status_line
 from bigtrain.data.text.division import Divided, Stretch
 from bigtrain.data.text.token_stream import join_documents, scored_text_bytes, token_dtype
 from bigtrain.data.tokenizers.tokenizer import CharTokenizer, Tokenizer, characters_of
+from bigtrain.tracking.status_line import status_line
 
 SHARD_CHARACTERS = 8 << 20  # a shard ends with the document that brings it to as many,
 LONGEST_SHARD = 32 << 20  # or inside one that brings it to as many

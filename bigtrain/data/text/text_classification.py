@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.progress import status_line
 from bigtrain.data.tables.delimited import ColumnMissing, TableFormat, is_position
 from bigtrain.data.tables.rows import Table, read_rows
 from bigtrain.data.text import labels
@@ -23,6 +22,7 @@ from bigtrain.data.text.table_files import files_of_splits
 from bigtrain.data.text.text_files import FileState, broken_file, content_hash, require_unchanged
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
+from bigtrain.tracking.status_line import status_line
 
 _VERSION = 2  # of how a table is read; part of the cache key
 _MANY_ROWS = 10  # from here on, more labels than half the rows are a mistake

@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 from bigtrain.data.base import DataSpec
-from bigtrain.data.progress import status_line
 from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.config import PythonDocsTopicsConfig
 from bigtrain.data.text.docstrings import docstrings_of, python_files
 from bigtrain.data.text.sentences import LabelledSplits, Sentences, SentenceSplits
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.tracking.status_line import status_line
 
 PACKAGES = 16  # those with the most docstrings
 _VERSION = 1  # of the cleaning

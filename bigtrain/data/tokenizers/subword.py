@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigtrain.data.progress import status_line
 from bigtrain.data.tokenizers.subword_definition import (
     checked_definition,
     components,
@@ -26,6 +25,7 @@ from bigtrain.data.tokenizers.subword_definition import (
 )
 from bigtrain.data.tokenizers.tokenizer import DOCUMENT_BREAK, encoded, split_at
 from bigtrain.errors import DataError
+from bigtrain.tracking.status_line import status_line
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,14 +13,14 @@ from bigtrain.data.base import DataSpec
 from bigtrain.data.images import augment
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig, ImageAugmentConfig
-from bigtrain.data.randomness import sample_keys
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import MLPConfig
 from bigtrain.optim.config import ConstantConfig, SGDConfig
+from bigtrain.randomness import sample_keys
+from bigtrain.signals import StopRequest
 from bigtrain.tasks.config import ClassificationConfig
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.signals import StopRequest
 
 SHAPE = (3, 12, 9)
 SPEC = DataSpec(

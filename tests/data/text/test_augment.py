@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bigtrain.data.randomness import sample_keys
 from bigtrain.data.text.augment import augmentation
 from bigtrain.data.text.config import TextAugmentConfig
+from bigtrain.randomness import sample_keys
 
 BEGIN, END = 1, 2
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtrain.errors import CheckpointError, printable
-from bigtrain.training import durable
+from bigtrain.storage import durable
 
 FORMAT_VERSION = 1
 _STEP_NAME = re.compile(r"step-(\d{8,})")

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from bigtrain.data import progress
-from bigtrain.data.progress import status_line
+from bigtrain.tracking.status_line import show_in, status_line
 
 
 class Stream(io.StringIO):
@@ -27,9 +26,9 @@ class Stream(io.StringIO):
 def errors(monkeypatch):
     """errors(terminal) → what is written to standard error from now on."""
     monkeypatch.setenv("TERM", "xterm")
-    progress.show_in(None)
-    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(progress, "_BETWEEN_SECONDS", 0.02)
+    show_in(None)
+    monkeypatch.setattr("bigtrain.tracking.status_line.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("bigtrain.tracking.status_line._BETWEEN_SECONDS", 0.02)
 
     def replace(terminal: bool) -> Stream:
         stream = Stream(terminal)

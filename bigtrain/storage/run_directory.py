@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtrain.errors import BigtrainError, CheckpointError, MachineError
-from bigtrain.training import durable
+from bigtrain.storage import durable
 
 RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
 """In the environment: the directory that a run is to have. Sweeps name it for their jobs, launchers for their ranks."""

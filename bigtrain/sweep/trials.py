@@ -8,17 +8,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.experiment import experiment_text
-from bigtrain.config.multirun import Sweep
-from bigtrain.config.search import Search
 from bigtrain.errors import ExitCode
+from bigtrain.storage import durable
+from bigtrain.sweep.experiment import experiment_text
 from bigtrain.sweep.hparams import write_entry
+from bigtrain.sweep.jobs import Sweep
 from bigtrain.sweep.leaderboard import write_leaderboard
-from bigtrain.sweep.outcome import Trial, read_status, trial_of
+from bigtrain.sweep.search import Search
 from bigtrain.sweep.study import Study
+from bigtrain.sweep.trial import Trial, read_status, trial_of
 from bigtrain.tracking.formatting import number as shown
 from bigtrain.tracking.jsonl import read_rows
-from bigtrain.training import durable
 
 BEST = "best"
 """Name of the experiment with the best settings, in the sweep's directory."""

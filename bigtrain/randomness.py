@@ -6,11 +6,39 @@ The mixing function is SplitMix64's finaliser (Steele, Lea, Flood 2014).
 
 from __future__ import annotations
 
+from enum import IntEnum, unique
+
 import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_SAMPLES = 0x5A3B1E  # the domain of sample keys, apart from those of steps
+
+
+@unique
+class SeedDomain(IntEnum):
+    """What a random number is for. It is mixed into the seed or into a sample's key, so that no two uses of one seed
+    draw the same numbers. The values are arbitrary, and part of what makes a run reproducible: never change one.
+    """
+
+    INITIALISATION = 0x1217  # initial weights
+    SAMPLE_KEYS = 0x5A3B1E  # the key of a sample in an epoch
+    EVALUATION = 0xE7A1  # sample keys of an evaluation, which are the same for every run
+    POOLS = 0x9001  # which samples share a pool, in batches of similar lengths
+    BATCH_ORDER = 0xBA7C  # the order of those batches in an epoch
+    STREAM_OFFSET = 0x57EA  # where the first window of an epoch begins, for models that carry a state
+    TRAIN_SAMPLE = 0x7EA1  # training samples that are evaluated beside the validation split
+    BASELINE_SAMPLES = 0xBA5E  # training samples that the baselines read, where not all are
+    PARTNERS = 0x9A127  # the second sample, for tasks that need one
+    SECOND_TEXT = 0x2E47  # whether the second text of a pair is the one that follows (next-sentence prediction)
+    MASKED_POSITIONS = 0x3A5C
+    MASK_REPLACEMENT = 0xFA7E  # [MASK], a random token, or the token itself
+    MASK_RANDOM_TOKEN = 0x70CE
+    WORD_DROPOUT = 0xD407
+    WORD_SWAP = 0x5A4B
+    IMAGE_AUGMENTATION = 0xA06
+    MIXUP = 0xA07
+    MIXUP_PARTNER = 0xA08  # the key of a partner, from that of its sample
+    FINAL_SAMPLE = 0xF1A1  # the text generated at the end of a run
 
 
 def mix(*parts: int) -> int:
@@ -36,7 +64,7 @@ def sample_keys(seed: int, epochs: np.ndarray | int, ids: np.ndarray) -> np.ndar
     """A key (N,) uint64 per sample and epoch: all that is random about a sample (masks, augmentation) follows from
     it.
     """
-    per_epoch = mix_array(mix(seed, _SAMPLES), np.atleast_1d(epochs).astype(np.uint64))
+    per_epoch = mix_array(mix(seed, SeedDomain.SAMPLE_KEYS), np.atleast_1d(epochs).astype(np.uint64))
     return mix_array(per_epoch, ids.astype(np.uint64))
 
 

@@ -16,16 +16,16 @@ from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override
 
-from bigtrain.config.axes import MAX_JOBS, picked, values_of
 from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
 from bigtrain.config.files import found
-from bigtrain.config.launcher import Launcher, read_launcher
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
-from bigtrain.config.search import Search, read_search, saved_request
 from bigtrain.config.watched import watched_metric
 from bigtrain.config.words import is_hydra, is_launcher, is_search, parse_words
 from bigtrain.errors import ConfigError, Problem
+from bigtrain.sweep.axes import MAX_JOBS, picked, values_of
+from bigtrain.sweep.launcher import Launcher, read_launcher
+from bigtrain.sweep.search import Search, read_search, saved_request
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,0\d+")  # 0,001
 _MOST_TRIED = 8  # combinations, before a value is refused

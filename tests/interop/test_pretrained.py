@@ -8,7 +8,7 @@ import pytest
 
 from bigtrain.models.config import Activation, Norm, NormPosition, Positional
 
-from .composing import composed, refusal
+from ..config.composing import composed, refusal
 
 CONFIGS = {
     "gpt2": {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40},

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bigtrain.config.pipeline import CONTROL, Pipeline
+from bigtrain.pipeline.definition import CONTROL, Pipeline
 from bigtrain.pipeline.plan import Plan, Step
 from bigtrain.pipeline.report import outcome_rows, primary_metric
 from bigtrain.pipeline.store import Outcome

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.multirun import Job, Sweep
 from bigtrain.errors import ExitCode
+from bigtrain.sweep.jobs import Job, Sweep
 
 _LONGEST_LABEL = 100
 _UNUSUAL = re.compile(r"[^\w.+%-]+")  # in a file name

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bigtrain.config.library import Library, Request
-from bigtrain.config.pipeline import Pipeline, read_pipeline
 from bigtrain.errors import BigtrainError
+from bigtrain.pipeline.definition import Pipeline, read_pipeline
 from bigtrain.pipeline.plan import Plan, make_plan
 from tests.pipeline.small import SMALL, write_pipeline
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from bigtrain.config.library import Request
-from bigtrain.config.multirun import expand, validated
-from bigtrain.config.search import FILE, Choices, Interval, document_of
 from bigtrain.errors import BigtrainError
+from bigtrain.sweep.jobs import expand, validated
+from bigtrain.sweep.search import FILE, Choices, Interval, document_of
 
 LR = "optimizer.learning_rate=interval(1e-4,1e-2)"
 

@@ -6,8 +6,8 @@ import pytest
 
 from bigtrain.config.compose import compose, validate
 from bigtrain.config.library import Request
-from bigtrain.config.multirun import Sweep, expand, validated
 from bigtrain.errors import BigtrainError, ConfigError
+from bigtrain.sweep.jobs import Sweep, expand, validated
 
 
 def jobs_of(*words: str) -> list[dict[str, str]]:

@@ -37,7 +37,7 @@ class Architecture:
     path: Path
 
 
-def is_hugging_face(where: str) -> bool:
+def recognises(where: str) -> bool:
     """Whether `init_from` names a Hugging Face folder: one of their files is there, and none of a checkpoint's own."""
     try:
         path = Path(where).expanduser()

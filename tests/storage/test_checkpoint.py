@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.errors import CheckpointError, MachineError
-from bigtrain.training import checkpoint, durable
-from bigtrain.training.checkpoint import CheckpointStore, find_checkpoint, verify
+from bigtrain.storage import checkpoint, durable
+from bigtrain.storage.checkpoint import CheckpointStore, find_checkpoint, verify
 
 FILES = {"model.safetensors": bytes(range(256)) * 3, "state.json": b'{"step": 1}'}
 

@@ -21,7 +21,6 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bigtrain.config.axes import picked, values_of
 from bigtrain.config.hints import did_you_mean
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
@@ -31,6 +30,7 @@ from bigtrain.config.strict import show
 from bigtrain.config.words import fields_named, is_hydra, is_search
 from bigtrain.config.yaml_files import MAX_DOCUMENT_BYTES, read_text
 from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.sweep.axes import picked, values_of
 
 FILE = "sweep.json"
 """In a sweep's directory: the words it was started with."""
