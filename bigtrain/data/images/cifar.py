@@ -18,7 +18,8 @@ from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.cifar_files import broken, read_files
 from bigtrain.data.images.config import CIFAR10Config, CIFAR100Config
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.paths import as_path
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 

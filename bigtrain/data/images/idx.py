@@ -15,10 +15,10 @@ from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx_file import read_idx
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.paths import as_path, is_hidden
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.walk import is_hidden
 from bigtrain.errors import DataError
 
 _PARTS = ("train-images", "train-labels", "test-images", "test-labels")

@@ -5,7 +5,6 @@ business of `data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/ra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,14 +33,6 @@ class ImageSamples:
         """See `data/base.py`."""
         images = np.take(self.images, self.chosen[ids], axis=0)
         return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.labels[ids])}
-
-
-def as_path(path: str) -> Path:
-    """The path of a setting, which no shell has expanded."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of an unknown user: reported as something that is not there
-        return Path(path)
 
 
 def hold_out(

@@ -17,6 +17,7 @@ from torch import Tensor
 from bigtrain.data.base import SPLITS
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original
+from bigtrain.data.paths import as_path
 from bigtrain.data.tables.delimited import TableFormat
 from bigtrain.data.text.config import VAL_FRACTION, LongPair, SentencePairsConfig
 from bigtrain.data.text.division import hashed_order
@@ -178,8 +179,8 @@ class SentencePairs(TokenizedSplits[_PairSplits, PairDataset]):
 def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
     """Without val where it has none: it is cut from train then."""
     languages, form = (config.source_language, config.target_language), TableFormat.of(config)
-    if config.path is not None and Path(config.path).expanduser().is_file():
-        return {"train": PairFiles([Path(config.path).expanduser()], languages, form)}
+    if config.path is not None and as_path(config.path).is_file():
+        return {"train": PairFiles([as_path(config.path)], languages, form)}
     if config.path is not None:
         stems = {"train": config.train_name, "val": config.val_name, "test": config.test_name}
         return {

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bigtrain.data.paths import dangling_link, list_files, require_target, warn_of_repeated
 from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
 from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
 from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
 from bigtrain.data.text.text_splits import TextSplits
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.walk import dangling_link, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 
@@ -73,8 +73,7 @@ def find_files(path: str, key: str) -> list[Path]:
             fix=f"give {key} a text file, a directory of text files, or a quoted glob: '{key}=books/*.txt'",
         )
     for file in found:
-        if file.is_symlink() and not file.exists():
-            raise dangling_link(file)
+        require_target(file)
     return found
 
 
