@@ -1,7 +1,7 @@
 """What a data module gives: datasets for train, val and test, and a DataSpec that stands in for them in a checkpoint.
 
 Samples are gathered in batches, never one by one: `dataset.gather(ids)` is one vectorised read of a tensor or a
-memory map. Which ids make up a step is `data/order.py`'s business; how samples become inputs is the task's.
+memory map. Which ids make up a step: `data/order.py`. Samples become inputs in the task's `collate`.
 """
 
 from __future__ import annotations

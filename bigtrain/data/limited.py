@@ -34,7 +34,7 @@ class LimitedData:
             per_byte = dict.fromkeys(sizes, per_byte["train"]) if per_byte else {}
         self._ids = {split: _few(self._source(split), size) for split, size in sizes.items()}
         known = [field.name for field in fields(DataSpec) if field.name.startswith("optimal_")]
-        # What is learnt by heart has no optimum.
+        # A few samples can be memorised, so they have no optimum.
         optima: dict[str, Any] = dict.fromkeys(known) if overfit else {}
         self.spec: DataSpec = replace(
             data.spec,

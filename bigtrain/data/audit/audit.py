@@ -1,7 +1,7 @@
 """The audit itself: which checks, in which order, and what their verdicts follow from.
 
-How samples are read and compared is the business of `data/audit/texts.py`, `arrays.py` and `duplicates.py` beside it;
-what is shown and written, that of the commands.
+How samples are read and compared: `texts.py`, `arrays.py` and `duplicates.py` beside it. The commands show and write
+the report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random changes of training images, whole batches at a time; evaluation never comes here.
 
 All that is random about a sample follows from its key, so it looks the same in whatever batch it is. Mixing two images
-makes two labels and a weight between them; what loss these have is the task's business.
+makes two labels and a weight between them; the loss of these is the task's.
 """
 
 from __future__ import annotations

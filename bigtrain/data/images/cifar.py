@@ -1,5 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from their binary files: what is in them, and the data modules. Finding and
-reading the files is `data/images/cifar_files.py`'s business. Nothing is downloaded.
+reading the files: `data/images/cifar_files.py`. Nothing is downloaded.
 
 A record is one byte per label, then 32 x 32 pixels of red, of green, of blue. CIFAR-100 has two labels: one of 20
 superclasses, then one of 100 classes.

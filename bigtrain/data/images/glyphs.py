@@ -1,5 +1,5 @@
 """MNIST-shaped digits made from the fonts that matplotlib ships: real shapes, no download. The data module
-and its cache; how a digit is drawn is `data/images/glyph_drawing.py`'s business.
+and its cache; how a digit is drawn: `data/images/glyph_drawing.py`.
 
 As in MNIST there are 60,000 images to train on, of which a part is held out for validation, and 10,000 to
 test on. Drawing them takes 12 s on one core, once.

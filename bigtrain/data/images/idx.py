@@ -1,5 +1,5 @@
-"""Image data in MNIST's IDX format: finding the four files, and the data module. Reading one is
-`data/images/idx_file.py`'s business. Nothing is downloaded.
+"""Image data in MNIST's IDX format: finding the four files, and the data module. Reading one:
+`data/images/idx_file.py`. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads one file in MNIST's IDX format, plain or gzip, trusting nothing in it.
 
 Format (yann.lecun.com/exdb/mnist): two zero bytes, a type (0x08: unsigned byte), the number of dimensions,
-each dimension as a big-endian uint32, then the values. Which files make a data set is `data/images/idx.py`'s
-business.
+each dimension as a big-endian uint32, then the values. Which files make a data set: `data/images/idx.py`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Labelled images of one split, held as one array, and the facts about them. Where they come from is the
-business of `data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/random_labels.py`.
+"""Labelled images of one split, held as one array, and the facts about them. They come from
+`data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/random_labels.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Noise with random labels: the control experiment of what a network learns by heart (arXiv:1611.03530).
+"""Noise with random labels: the control experiment of what a network memorises (arXiv:1611.03530).
 
 Pixels are uniform, labels are uniform, and neither knows of the other. So over what a model has not seen its expected
 loss is at least ln C, which the uniform answer reaches exactly, and its expected accuracy is 1/C, whatever it does.

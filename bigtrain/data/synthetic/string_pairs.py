@@ -2,8 +2,8 @@
 source, so the best possible loss is 0, and an answer is right or wrong.
 
 Training strings have 1 to `longest` letters, all lengths equally likely; those of validation and test more than half as
-many. Which split a string may be in is a hash of the string, so none is in two: what is measured is never a string that
-was learnt by heart.
+many. Which split a string may be in is a hash of the string, so none is in two: a string that was memorised is
+never measured.
 """
 
 from __future__ import annotations

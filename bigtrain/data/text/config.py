@@ -46,7 +46,7 @@ def val_fraction_setting() -> Any:
 
 
 class TooLong(Enum):
-    """What becomes of a text over `sequence_length` tokens."""
+    """How a text over `sequence_length` tokens is treated."""
 
     truncate = "truncate"
     refuse = "refuse"
@@ -184,7 +184,7 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
 
 
 class EmptyText(Enum):
-    """What becomes of a text without a visible character."""
+    """How a text without a visible character is treated."""
 
     drop = "drop"
     refuse = "refuse"
@@ -284,7 +284,7 @@ class PythonDocsTopicsConfig(SentencesConfig):
 
 
 class LongPair(Enum):
-    """What becomes of a pair with a side of over `sequence_length` tokens."""
+    """How a pair with a side of over `sequence_length` tokens is treated."""
 
     truncate = "truncate"
     drop = "drop"

@@ -1,8 +1,8 @@
 """Which files hold the two sides of a split of pairs, and reading them side by side.
 
 Either two aligned files, `train.de` and `train.en` (each perhaps with .gz), of which line n of one belongs to line n of
-the other; or one table with a column for each side. How a line or a row is read is the business of `data/text/lines.py`
-and `data/tables/rows.py`.
+the other; or one table with a column for each side. How a line or a row is read: `data/text/lines.py`,
+`data/tables/rows.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """English that ships with Python: the reference text in `pydoc_data.topics` and the standard library's
 docstrings.
 
-About 2 MB of real prose, so that a first run needs no download. Splitting, tokenising and caching are
-`data/text/text_splits.py`'s business, reading docstrings that of `data/text/docstrings.py`.
+About 2 MB of real prose, so that a first run needs no download. Docstrings are read by
+`data/text/docstrings.py`; splitting, tokenising and caching: `data/text/text_splits.py`.
 """
 
 from __future__ import annotations

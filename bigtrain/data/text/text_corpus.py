@@ -1,5 +1,5 @@
-"""Any local text as training data: which files a path means, and the data module. How a file is read is
-`data/text/documents.py`'s business; splitting, tokenising and caching are `data/text/text_splits.py`'s.
+"""Any local text as training data: which files a path means, and the data module. How a file is read:
+`data/text/documents.py`; splitting, tokenising and caching: `data/text/text_splits.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One split's tokens as one long stream, and the windows that are cut from it.
 
-A stream is an array in the smallest unsigned type that holds the vocabulary, in memory or memory-mapped. What
-is in the documents is `data/text/text_splits.py`'s business; where streams are kept, `data/cache.py`'s.
+A stream is an array in the smallest unsigned type that holds the vocabulary, in memory or memory-mapped. It is
+kept by `data/cache.py`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Which package of the standard library does a docstring belong to? Texts and labels from the running Python, as
-`data/text/docstrings.py` reads them; tokenising and caching are `data/text/sentences.py`'s business.
+`data/text/docstrings.py` reads them; tokenising and caching: `data/text/sentences.py`.
 
 Three things would give the answer away, or make it a matter of luck. The package's own name is cut out of the text,
 also where it is part of a longer word. Texts that differ only in case, digits, punctuation or space count as one, so
