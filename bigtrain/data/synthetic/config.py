@@ -110,7 +110,7 @@ class GaussianMixtureConfig(DataConfig):
 
 @dataclass
 class RandomLabelsConfig(DataConfig):
-    """Images of noise with labels that have nothing to do with them: all learning is memorisation (arXiv:1611.03530)."""
+    """Images of noise with labels unrelated to them: all learning is memorisation (arXiv:1611.03530)."""
 
     provides: ClassVar[str] = "images"
     target: ClassVar[str] = "classes"

@@ -23,11 +23,8 @@ class Tokenizer(Enum):
     file = "file"
 
 
-LEARNT = (
-    Tokenizer.bpe,
-    Tokenizer.wordpiece,
-    Tokenizer.word,
-)  # from the training split, as many tokens as are asked for
+# From the training split, as many tokens as are asked for.
+LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece, Tokenizer.word)
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
 COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
 VAL_FRACTION = 0.1  # where val_fraction is not given

@@ -1,4 +1,5 @@
-"""Texts of different lengths: their tokens one after the other, and where each text begins. In memory or memory-mapped.
+"""Texts of different lengths: their tokens one after the other, and where each text begins. In memory or
+memory-mapped.
 """
 
 from __future__ import annotations
