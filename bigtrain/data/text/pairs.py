@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, Dataset, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals
 from bigtrain.data.tables.delimited import TableFormat
@@ -40,7 +40,7 @@ _SIDES = ("source", "target")
 _CUT = (("train", False), ("val", True))  # of a pair of train: the split it joins, and whether it is held out
 
 
-class SentencePairs:
+class SentencePairs(DataModule):
     """Data module `sentence_pairs`; see `SentencePairsConfig`.
 
     Raises DataError, naming file and line, for what is missing, can't be read or is not aligned.
@@ -104,12 +104,12 @@ class SentencePairs:
         return self._datasets[split]
 
 
-class PairDataset:
+class PairDataset(Dataset):
     """Source n belongs to target n; `gather` as in `data/base.py`. `lengths`: of each pair, those of the longer one."""
 
     def __init__(self, source: Ragged, target: Ragged):
         self.source, self.target = source, target
-        self.lengths = np.maximum(source.lengths, target.lengths)
+        self.lengths: np.ndarray = np.maximum(source.lengths, target.lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from bigtrain.data.audit.texts import gist_of
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.text.config import PythonDocsConfig
 from bigtrain.data.text.division import Divided, divide, hashed_order
 from bigtrain.data.text.docstrings import clean, cleaned_docstrings, parse, python_files
@@ -32,7 +32,7 @@ _TOPICS = Path("pydoc_data", "topics.py")
 _SHORTEST_REPEAT = 60  # characters of a paragraph; shorter ones are said twice by chance ("See also:")
 
 
-class PythonDocs:
+class PythonDocs(DataModule):
     """Data module `python_docs`. A document is one topic, or all docstrings of one module, in their order."""
 
     def __init__(self, config: PythonDocsConfig, tokenizer: Tokenizer | None = None):

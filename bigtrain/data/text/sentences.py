@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bigtrain.config.kinds import Audit
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, Dataset, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals, ReadOnce
 from bigtrain.data.text.augment import augmentation
@@ -107,7 +107,7 @@ class SentenceSplits:
         return self._datasets[split]
 
 
-class Sentences:
+class Sentences(Dataset):
     """Tokens of each text, framed, and its label; `lengths` (N,) int64 are those with the frame."""
 
     def __init__(self, tokens: Ragged, labels: np.ndarray):

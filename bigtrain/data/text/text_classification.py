@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.tables.delimited import ColumnMissing, TableFormat, is_position
 from bigtrain.data.tables.rows import Table, read_rows
 from bigtrain.data.text import labels
@@ -34,7 +34,7 @@ _LABEL = "data.label_column"
 Rows = list[tuple[str, str, str]]  # place ("reviews.tsv:17"), text, label
 
 
-class TextClassification:
+class TextClassification(DataModule):
     """Data module `text_classification`; see `TextClassificationConfig`.
 
     Raises DataError, naming file and line, for what can't be read, and for labels that don't fit.

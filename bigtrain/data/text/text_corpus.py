@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
 from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
@@ -24,7 +24,7 @@ from bigtrain.data.walk import dangling_link, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 
-class TextCorpus:
+class TextCorpus(DataModule):
     """Data module `text_corpus`: documents from files, a glob or a directory; see `TextCorpusConfig`.
 
     Raises DataError, naming file and line, for what can't be read.

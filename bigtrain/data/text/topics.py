@@ -14,7 +14,7 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.config import PythonDocsTopicsConfig
 from bigtrain.data.text.docstrings import docstrings_of, python_files
@@ -27,7 +27,7 @@ _VERSION = 1  # of the cleaning
 _MASK = "_"  # in place of the package's name
 
 
-class PythonDocsTopics:
+class PythonDocsTopics(DataModule):
     """Data module `python_docs_topics`."""
 
     def __init__(self, config: PythonDocsTopicsConfig, tokenizer: Tokenizer | None = None):
