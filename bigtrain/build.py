@@ -20,7 +20,7 @@ from bigtrain.config.run import RunConfig, TrainerConfig
 from bigtrain.data.audit.findings import Report
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.limited import LimitedData
-from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, lengths_of, to_device
+from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, to_device
 from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.train_sample import TrainSample, train_sample_size
@@ -199,7 +199,7 @@ def build_loader(parts: Parts) -> TrainLoader:
     dataset, task = parts.data.dataset("train"), parts.task
     order = build_order(settings, dataset, seed, contiguous=carries_state(parts.network, dataset))
     micro_batch_size = settings.micro_batch_size
-    if lengths_of(dataset) is None and settings.batch_size % ((micro_batch_size or 1) * size):
+    if dataset.lengths is None and settings.batch_size % ((micro_batch_size or 1) * size):
         raise ConfigError.of(
             "CONFIG-COMBINATION",
             f"trainer.batch_size is {settings.batch_size}, which {size} ranks times "
@@ -213,9 +213,9 @@ def build_loader(parts: Parts) -> TrainLoader:
             cause="batches of texts differ in size; the smallest is what is left over",
             fix="train in fewer ranks, or change trainer.batch_tokens or trainer.batch_size",
         )
-    augment = getattr(parts.data, "augment", None)
+    augment = parts.data.augment
     collate = lambda samples: task.collate(augment(samples) if augment else samples, training=True)  # noqa: E731
-    partners = task.needs_partners or getattr(augment, "needs_partners", False)
+    partners = task.needs_partners or (augment is not None and augment.needs_partners)
     return TrainLoader(dataset, collate, order, micro_batch_size, parts.world, seed=seed, partners=partners)
 
 
@@ -232,7 +232,7 @@ def build_order(settings: TrainerConfig, dataset: Dataset, seed: int, contiguous
 
     Raises ConfigError for `batch_tokens` that can't be kept to.
     """
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths
     if lengths is None:
         if settings.batch_tokens is not None:
             raise ConfigError.of(
@@ -252,7 +252,7 @@ def build_order(settings: TrainerConfig, dataset: Dataset, seed: int, contiguous
 
 def typical_batch(loader: TrainLoader) -> Batch:
     """A batch to count FLOPs on, on the host: one sample where all are alike, else a whole step's."""
-    if lengths_of(loader.dataset) is None:
+    if loader.dataset.lengths is None:
         first = np.zeros(1, dtype=np.int64)
         return loader.collate(keyed_samples(loader.dataset, first, sample_keys(0, 0, first), loader.partners))
     return loader.micro_batches(0)[0]
@@ -298,7 +298,7 @@ def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:
 
 def work_units(loader: TrainLoader, spec: DataSpec, settings: TrainerConfig) -> WorkUnits:
     """What turns this run's durations into steps."""
-    lengths = lengths_of(loader.dataset)
+    lengths = loader.dataset.lengths
     tokens = spec.sequence_length if lengths is None else float(lengths.mean())
     whole = parse_duration(settings.max_duration)
     return WorkUnits(loader.order.samples_per_step, spec.sizes["train"], tokens, whole)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bigtrain.config.schema import register_parts
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import Dataset, DataSpec
 from bigtrain.data.loader import keyed_samples
 from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
@@ -111,7 +111,7 @@ def perturb(network, scale=0.3, seed=1):
     return network
 
 
-class Memory:
+class Memory(Dataset):
     """A dataset of the samples of a spec that lie in memory, every time the same."""
 
     def __init__(self, spec, count, seed=0):

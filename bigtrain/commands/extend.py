@@ -56,7 +56,7 @@ def extended_from(
         )
     first = next((planned for _, planned in read_state(checkpoint).lengths), planned)
     whole = None if first is None else Duration(first, "step")
-    warmup = units.steps(getattr(config.scheduler, "warmup", "0step"), whole) or 0
+    warmup = units.steps(config.scheduler.warmup, whole) or 0
     stable = config.scheduler.stable_steps(warmup, planned)
     if stable is None or checkpoint.step <= stable:
         return checkpoint, []

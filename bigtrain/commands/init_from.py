@@ -62,7 +62,7 @@ def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenize
     """What the data is to use as it is: the tokenizer of the run's own checkpoint, whose file may be gone, or else that
     of `init_from`, whose model has a vector for each of its tokens and for no other; or a file that was given for it.
     """
-    path = getattr(config.data, "tokenizer_path", None)
+    path = config.data.tokenizer_path
     if path is None:
         return None
     if resumed is not None:
@@ -76,7 +76,7 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
     """Loads the weights of `init_from`, where it is given; returns what was done, in sentences."""
     if not config.init_from:
         return []
-    source, path = Path(config.init_from), getattr(config.data, "tokenizer_path", None)
+    source, path = Path(config.init_from), config.data.tokenizer_path
     notes = []
     if parts.data.tokenizer is not None:
         if (file := tokenizer_file(source)) is None:
@@ -88,7 +88,7 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
             notes += _compared_tokens(file, parts.data.tokenizer, path)
     if recognises(config.init_from):
         notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
-        spare = (getattr(config.model, "num_embeddings", None) or 0) - (parts.data.spec.vocab_size or 0)
+        spare = (config.model.num_embeddings or 0) - (parts.data.spec.vocab_size or 0)
         notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
         return notes + load_folder(parts.network, source, config.model, path)
     return notes + load_matching(parts.network, find_checkpoint(config.init_from))

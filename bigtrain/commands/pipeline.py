@@ -207,8 +207,8 @@ class _Runner:
             return composed
         # From scratch, but with the same tokens: what is compared is the weights.
         data = settled(composed).config.data
-        path = getattr(data, "tokenizer_path", None)
-        if path is not None and path != getattr(composed.config.data, "tokenizer_path", None):
+        path = data.tokenizer_path
+        if path is not None and path != composed.config.data.tokenizer_path:
             words += ("data.tokenizer=file", word("data.tokenizer_path", path))
             words += ("data.vocab_size=null",) if hasattr(data, "vocab_size") else ()
         return validate(compose(dataclasses.replace(request, words=words)))

@@ -15,6 +15,10 @@ A target is one of `classes` or `values`. A task *needs* one kind of feature, wh
     bidirectional   a vector per position that has seen the whole text
     pooled          a vector per sample
     decoder         a vector per position of the target that has seen the source, and the target up to it
+
+What is read of any part of a kind has a value here. A ClassVar is a fact about the class; a property is a setting that
+some classes have: a class that declares a setting of that name replaces it, and for the others it says what holds. So
+neither is shown as a setting, nor saved.
 """
 
 from __future__ import annotations
@@ -31,8 +35,39 @@ class ModelConfig:
     """Settings of a backbone."""
 
     consumes: ClassVar[tuple[str, ...]] = ()
-    generates: ClassVar[bool] = False
+    target: ClassVar[str] = ""  # a model reads inputs, whatever their target
+    generates: ClassVar[bool] = False  # text, token by token: its backbone has `initial_state`
     counts: ClassVar[bool] = False  # what it knows is counted in the training split, not learnt by gradients
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions that exist; None: no limit."""
+        return None
+
+    @property
+    def tie_embeddings(self) -> bool:
+        """Whether a head over the vocabulary shares the weight of `token_embedding`."""
+        return False
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Rows of that head; None: one for each token."""
+        return None
+
+    @property
+    def init_std(self) -> float | None:
+        """Standard deviation of its initial weights; None: as the head has it."""
+        return None
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """c, where its logits are c * tanh(logits / c)."""
+        return None
+
+    @property
+    def norm_epsilon(self) -> float:
+        """Added to the variance in the norms of heads."""
+        return 1e-12
 
     def gives(self) -> tuple[str, ...]:
         """Kinds of feature; by default, what reads text is a causal language model."""
@@ -40,7 +75,7 @@ class ModelConfig:
 
 
 class Audit(Enum):
-    """What becomes of a training whose data the audit finds fault with."""
+    """What a training does about the audit of its data."""
 
     off = "off"
     warn = "warn"
@@ -53,6 +88,21 @@ class DataConfig:
 
     provides: ClassVar[str] = ""
     target: ClassVar[str] = ""
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens T that the model sees at once; None: no tokens, or as many as there are."""
+        return None
+
+    @property
+    def tokenizer_path(self) -> str | None:
+        """The tokenizer.json that makes its tokens; None: no file."""
+        return None
+
+    @property
+    def cache_dir(self) -> str | None:
+        """Where what is prepared is kept; None: the user's cache folder."""
+        return None
 
     audit: Audit = setting(
         Audit.warn,
@@ -95,12 +145,27 @@ class TaskConfig:
 class OptimizerConfig:
     """Settings of an optimizer."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        return 1e-3
+
 
 @dataclass
 class SchedulerConfig:
     """Settings of a learning-rate schedule."""
 
     needs_total_steps: ClassVar[bool] = True
+
+    @property
+    def warmup(self) -> str:
+        """Length of a rise from 0 before the schedule begins."""
+        return "0step"
+
+    @property
+    def decay_fraction(self) -> float:
+        """Length of a decay at the end, as a fraction of the whole training, that must not overlap the warm-up."""
+        return 0.0
 
     extend: bool = setting(
         False,

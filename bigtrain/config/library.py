@@ -215,7 +215,7 @@ def _with_partners(each: list[Words], library: Library) -> list[Words]:
     found = []
     for words in each:
         part = parts.get(words[0].partition("=")[2], "")
-        provides = getattr(DATA[part].config_class, "provides", "") if part in DATA else ""
+        provides = DATA[part].config_class.provides if part in DATA else ""  # type: ignore[attr-defined]
         if provides in PARTNERS:
             found.append((*words, PARTNERS[provides]))
     return found

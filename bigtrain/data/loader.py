@@ -102,7 +102,7 @@ def evaluation_batches(
     What is random about a sample is the same in every evaluation. Every rank gets equally many batches: where the last
     round has none left for it, the first batch again, which does not count (False).
     """
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths
     ids = np.arange(len(dataset)) if lengths is None else np.argsort(lengths, kind="stable")
     starts = range(0, len(dataset), batch_size)
     for round_start in range(0, len(starts), world.size):
@@ -137,16 +137,6 @@ def evaluation_streams(
 def evaluation_stream_count(size: int) -> int:
     """Stretches that a split of so many windows is evaluated in. A few, so that hardly any window begins one."""
     return min(_EVALUATION_STREAMS, -(-size // _EVALUATION_WINDOWS))
-
-
-def is_contiguous(dataset: Dataset) -> bool:
-    """Whether each sample goes on where the one before it ends."""
-    return getattr(dataset, "contiguous", False)
-
-
-def lengths_of(dataset: Dataset) -> np.ndarray | None:
-    """Tokens (N,) of each sample of a dataset whose samples differ in length; else None."""
-    return getattr(dataset, "lengths", None)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

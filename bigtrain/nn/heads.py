@@ -56,7 +56,13 @@ class VocabularyProjection(NamedTuple):
         return self.weight_VD[: self.num_tokens], None if self.bias_V is None else self.bias_V[: self.num_tokens]
 
 
-class VocabularyHead(nn.Module):
+class Head(nn.Module):
+    """A small module: `Features` → predictions of any form, which the task that built it reads."""
+
+    reads_pooled = True  # False where `forward` never looks at `features.pooled`
+
+
+class VocabularyHead(Head):
     """A head whose last layer maps D → V; `chunking` is how its loss is cut, set for the device that it trains on."""
 
     chunking = DEFAULT_CHUNKING
@@ -135,7 +141,7 @@ class MaskedLanguageModelHead(VocabularyHead):
         )
 
 
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """A linear map D → outputs on the pooled vector, initialised as PyTorch does: scores of classes, or values."""
 
     def __init__(self, hidden_size: int, outputs: int):

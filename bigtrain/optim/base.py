@@ -45,8 +45,12 @@ class Optimizer:
     """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "l1": float, "rule": UpdateRule}`.
 
     `lr` is the initial rate; whoever drives the schedule sets it before each step, to a number or to a scalar on the
-    device. `state` has one entry per parameter with that rule's tensors, whose keys never change.
+    device. `state` has one entry per parameter with that rule's tensors, whose keys never change. `TorchOptimizer`
+    has other ways to keep this contract.
     """
+
+    recordable = True
+    """Whether a step may be recorded as a CUDA graph: it reads nothing on the host."""
 
     def __init__(self, param_groups: list[dict[str, Any]]):
         self.param_groups = param_groups

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bigtrain.data.base import DataModule, Dataset
-from bigtrain.data.loader import evaluation_batches, lengths_of
+from bigtrain.data.loader import evaluation_batches
 from bigtrain.data.order import permute
 from bigtrain.distributed.world import lone_world
 from bigtrain.nn.cross_entropy import UNSCORED
@@ -180,7 +180,7 @@ def _normalized(row: np.ndarray, weight: np.ndarray, rows: int) -> np.ndarray:
 
 def _read(dataset: Dataset, most: int) -> np.ndarray:
     """Ids of all samples, or of as many as have `most` values, drawn by a fixed rule."""
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths
     if lengths is None:
         samples = dataset.gather(np.zeros(1, dtype=np.int64))
         width = float(max(value[0].numel() for value in samples.values()))
@@ -191,9 +191,8 @@ def _read(dataset: Dataset, most: int) -> np.ndarray:
 
 
 def _labels(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
-    own = getattr(dataset, "labels", None)
-    if isinstance(own, np.ndarray):
-        return own[ids]
+    if dataset.labels is not None:
+        return dataset.labels[ids]
     return np.concatenate([dataset.gather(chunk)["labels"].numpy() for chunk in _chunks(ids)])
 
 

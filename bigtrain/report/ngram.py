@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset
-from bigtrain.data.loader import is_contiguous
 from bigtrain.nn.kneser_ney import KneserNey, contexts_of, joined
 
 MAX_TOKENS = 20_000_000  # counted at most: 3 s
@@ -120,7 +119,7 @@ class HigherOrder:
         samples = dataset.gather(np.arange(windows))
         tokens = samples["tokens"]
         scored = samples.get("scored", torch.ones_like(tokens[:, 1:], dtype=torch.bool))
-        return joined(tokens, scored, is_contiguous(dataset))
+        return joined(tokens, scored, dataset.contiguous)
 
 
 def _count_pairs(dataset: Dataset, vocab_size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -141,7 +141,7 @@ def levers(config: RunConfig, turning_step: int | None = None) -> list[str]:
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             suggested = _suggestion(path, field.name, value)
-            if suggested is not None and not (field.name == "mixup" and getattr(node, "cutmix", False)):
+            if suggested is not None and not (field.name == "mixup" and node.cutmix):
                 found.append(f"{path}.{field.name}={suggested}")
     if turning_step is not None and turning_step > 0:
         found.append(f"trainer.max_duration={turning_step}step")
@@ -225,6 +225,6 @@ def _levers(fit: Fit, config: RunConfig, turning_step: int | None, evaluations: 
             if "patience" not in lever or evaluations > USUAL_PATIENCE:  # with fewer it would never be over
                 yield lever
     elif fit is Fit.unstable:
-        yield f"optimizer.learning_rate={getattr(config.optimizer, 'learning_rate', 1e-3) / 3:.2g}"
+        yield f"optimizer.learning_rate={config.optimizer.learning_rate / 3:.2g}"
         if config.trainer.clip_norm is None:
             yield "trainer.clip_norm=1"

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.nn.cross_entropy import UNSCORED
 
 Batch = dict[str, Tensor]
@@ -48,7 +49,7 @@ class Task(Protocol):
 
     needs_partners: bool  # whether `collate` reads another sample of the split beside each (data/loader.py)
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """The heads that this task needs, by name, for a backbone of this width D."""
         ...
 

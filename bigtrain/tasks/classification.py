@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
@@ -40,7 +41,7 @@ class Classification:
         self._label_smoothing = config.label_smoothing
         self._inputs = Inputs(data_spec)
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """One linear layer on the pooled vector."""
         return {"classification": PooledHead(hidden_size, self.num_classes)}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.nn.backbone import Backbone
 
 _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differently at the start of a text
 
@@ -155,9 +156,9 @@ def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
 
 def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
     """The longest context: as asked for, or as trained; at most the positions there are, or needed."""
-    wanted = max_length or getattr(network.backbone, "context_length", None)
-    positions = getattr(network.backbone, "max_length", None)
-    return min(limit for limit in (needed, wanted, positions) if limit is not None)
+    backbone: Backbone = network.backbone  # type: ignore[assignment]
+    wanted = max_length or backbone.context_length
+    return min(limit for limit in (needed, wanted, backbone.max_length) if limit is not None)
 
 
 def eagerly(network: nn.Module) -> contextlib.AbstractContextManager:

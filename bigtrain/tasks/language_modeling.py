@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
@@ -33,14 +34,13 @@ class LanguageModeling:
         self._vocab_size = data_spec.vocab_size
         self._label_smoothing = config.label_smoothing
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """One output layer; `model.logit_softcap`, `init_std` and `num_embeddings` apply where the model has them. Of a
         model that counts, the counts.
         """
-        if getattr(model_config, "counts", False):
+        if model_config.counts:
             return {"language_model": self._ngram_head(model_config)}
-        softcap = getattr(model_config, "logit_softcap", None)
-        std, rows = getattr(model_config, "init_std", None), getattr(model_config, "num_embeddings", None)
+        softcap, std, rows = model_config.logit_softcap, model_config.init_std, model_config.num_embeddings
         return {"language_model": LanguageModelHead(hidden_size, self._vocab_size, rows=rows, softcap=softcap, std=std)}
 
     def _ngram_head(self, model_config: Any) -> NgramHead:

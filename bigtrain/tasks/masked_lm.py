@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
@@ -45,12 +46,11 @@ class MaskedLanguageModeling:
         self._is_special[[self._mask_id, *special.values()]] = True
         self._begins_word = _beginnings_of_words(tokenizer) if config.whole_word else None
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """BERT's; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them. Raises
         ConfigError where there is no embedding for the mask.
         """
-        epsilon = getattr(model_config, "norm_epsilon", 1e-12)
-        std, rows = getattr(model_config, "init_std", 0.02), getattr(model_config, "num_embeddings", None)
+        epsilon, rows, std = model_config.norm_epsilon, model_config.num_embeddings, model_config.init_std or 0.02
         _require_a_row_for_the_mask(rows, self._num_embeddings)
         head = MaskedLanguageModelHead(hidden_size, self._num_embeddings, rows=rows, norm_epsilon=epsilon, std=std)
         heads: dict[str, nn.Module] = {TOKENS: head}

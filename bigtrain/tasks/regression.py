@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
@@ -38,7 +39,7 @@ class Regression:
         self._mean_K = torch.tensor(statistics["mean"], dtype=torch.float64, device="cpu")
         self._std_K = torch.tensor(statistics["std"], dtype=torch.float64, device="cpu")
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """One linear layer on the pooled vector."""
         return {"regression": PooledHead(hidden_size, len(self.data_spec.values))}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.config.watched import GREEDY
 from bigtrain.data.base import DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ class Seq2Seq:
         self._label_smoothing = config.label_smoothing
         self._tokenizer = tokenizer
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """One output layer."""
         return {"seq2seq": LanguageModelHead(hidden_size, self._vocab_size)}
 

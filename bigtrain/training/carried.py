@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import Dataset
-from bigtrain.data.loader import evaluation_stream_count, is_contiguous
+from bigtrain.data.loader import evaluation_stream_count
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import TrainingModule
 
 
 def carries_state(network: nn.Module, dataset: Dataset) -> bool:
     """Whether the state goes from one window to the next: the model is to, and the windows follow each other."""
-    return getattr(network.backbone, "carries_state", False) and is_contiguous(dataset)
+    return bool(network.backbone.carries_state) and dataset.contiguous  # type: ignore[union-attr]
 
 
 def state_of(network: nn.Module, streams: int) -> Tensor:
     """(streams, …): the state in which each begins."""
-    return network.backbone.initial_state(streams)  # type: ignore[no-any-return, operator, union-attr]
+    return network.backbone.initial_state(streams, 0)  # type: ignore[no-any-return, operator, union-attr]
 
 
 @contextmanager

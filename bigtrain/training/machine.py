@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bigtrain.config.run import TrainerConfig
-from bigtrain.data.loader import TrainLoader, lengths_of, to_device
+from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.world import World
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
@@ -105,7 +105,7 @@ def compile_network(
         why = "the steps are small, and recorded" if records(state) else "on a CPU compiling costs more than it saves"
         state.resolved["compile"] = f"off (auto: {why})"
         return
-    blocks: list[nn.Module] = list(module.network.backbone.blocks)  # type: ignore[arg-type]
+    blocks: list[nn.Module] = module.network.backbone.ordered_blocks()  # type: ignore[operator, union-attr, assignment]
     regions = [module.network.backbone] if setting == "whole" else blocks
     state.resolved["compile"] = "the backbone as a whole" if setting == "whole" else f"{len(blocks)} blocks"
     set_chunking(module, world.device, state, compiled=True)
@@ -155,11 +155,12 @@ def choose_recording(
         "": settings.cuda_graph == "false",
         " (only a GPU has them)": world.device.type != "cuda",
         " (several ranks agree between their kernels)": world.size > 1,
-        " (the samples differ in length)": lengths_of(loader.dataset) is not None,
+        " (the samples differ in length)": loader.dataset.lengths is not None,
         " (fp16 reads its loss scale back)": precision.name == "fp16",
         " (the model counts on the host)": counts,
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
+        " (the optimizer reads its mask on the host)": not optimizer.recordable,
         " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"
         and step_flops >= RECORDED_STEP_FLOPS,
     }

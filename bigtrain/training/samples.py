@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from bigtrain.config.run import TrackingConfig
-from bigtrain.data.base import DataModule
-from bigtrain.data.images.augment import Augmentation
+from bigtrain.data.base import Augmentation, DataModule
 from bigtrain.data.loader import keyed_samples, to_device
 from bigtrain.models.network import Network
 from bigtrain.randomness import mix, sample_keys
@@ -108,7 +107,7 @@ def class_observer(
     """Records the confusion matrix, and the first validation images or sentences with predictions, or a map of the
     decisions. Once, also training images as augmentation changes them, where it does.
     """
-    augment = getattr(data, "augment", None) if data.spec.kind == "images" else None
+    augment = data.augment if data.spec.kind == "images" else None
 
     def show(evaluation: Evaluation, step: int) -> None:
         nonlocal augment

@@ -10,6 +10,7 @@ import pytest
 from bigtrain.config.checks import find_conflicts
 from bigtrain.config.run import RunConfig
 from bigtrain.config.schema import register_parts
+from bigtrain.optim.config import ConstantConfig
 from bigtrain.registry import DATA, MODELS, TASKS
 
 register_parts()
@@ -18,7 +19,8 @@ CHOICES = {kind: {entry.name: entry.config_class() for entry in registry} for ki
 
 
 def problems(data, model, task):
-    config = RunConfig(data=CHOICES["data"][data], model=CHOICES["model"][model], task=CHOICES["task"][task])
+    chosen = {"data": CHOICES["data"][data], "model": CHOICES["model"][model], "task": CHOICES["task"][task]}
+    config = RunConfig(**chosen, scheduler=ConstantConfig())
     parts = {kind: {name: name for name in choices} for kind, choices in CHOICES.items()}
     return [
         problem

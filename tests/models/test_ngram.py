@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_networks import TEXT, tiny_network
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.models.config import NgramConfig
 from bigtrain.nn.kneser_ney import KneserNey, contexts_of
@@ -74,7 +75,7 @@ def test_in_training_each_token_is_left_out():
 
 
 def test_separate_samples_are_separate_texts():
-    class Samples:
+    class Samples(Dataset):
         def __len__(self):
             return 8
 

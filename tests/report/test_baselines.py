@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.report import baselines
 from bigtrain.report.baselines import baselines_of
 from bigtrain.tasks.classification import Classification
@@ -16,7 +16,7 @@ from bigtrain.tasks.masked_lm import MaskedLanguageModeling
 from bigtrain.tasks.regression import Regression
 
 
-class Samples:
+class Samples(Dataset):
     def __init__(self, lengths=None, **arrays):
         self.arrays = {name: torch.as_tensor(value) for name, value in arrays.items()}
         if lengths is not None:
@@ -30,9 +30,7 @@ class Samples:
         return {name: value[torch.as_tensor(ids)] for name, value in self.arrays.items()}
 
 
-class Data:
-    tokenizer = None
-
+class Data(DataModule):
     def __init__(self, spec, **splits):
         self.splits = splits
         sizes = {name: len(split) for name, split in splits.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.cifar_files import broken, read_files
@@ -66,13 +66,11 @@ CIFAR100 = Layout(
 )
 
 
-class CIFAR:
+class CIFAR(DataModule):
     """Data modules `cifar10` and `cifar100`: train and test as they come, validation held out of train.
 
     Raises DataError for files that are missing or damaged, and for the version with pickles.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: CIFAR10Config | CIFAR100Config, tokenizer: Tokenizer | None = None):
         layout = CIFAR10 if isinstance(config, CIFAR10Config) else CIFAR100

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import GlyphsConfig
@@ -23,10 +23,8 @@ _NAMES = tuple("0123456789")
 _SEED = 28  # fixed: the run's seed leaves the data alone
 
 
-class Glyphs:
+class Glyphs(DataModule):
     """Data module `glyphs`: ten balanced classes, 28 x 28 pixels. Splits share fonts, not draws."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: GlyphsConfig, tokenizer: Tokenizer | None = None):
         counts = {"train": config.train_images, "test": config.test_images}

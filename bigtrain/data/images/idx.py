@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig
@@ -31,13 +31,11 @@ _NAMES = (
 _PATTERN = re.compile(r"(.*?)(train|t10k|test)-(?:(images)[.-]idx[34]|(labels)[.-]idx1)-ubyte(?:\.gz)?")
 
 
-class IDXImages:
+class IDXImages(DataModule):
     """Data module `idx`: train and test as they come, validation held out of train; see `IDXConfig`.
 
     Raises DataError for files that are missing or damaged, and for labels that don't fit.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: IDXConfig, tokenizer: Tokenizer | None = None):
         files = find_idx_files(config)

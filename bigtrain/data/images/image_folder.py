@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.file_state import changed_while_read, unchanged
 from bigtrain.data.images.augment import augmentation_for
@@ -35,14 +35,12 @@ _VERSION = 1  # of the decoding; part of the cache key
 _BLOCK = 256  # images decoded between two reports of progress
 
 
-class ImageFolder:
+class ImageFolder(DataModule):
     """Data module `image_folder`; see `ImageFolderConfig`.
 
     Raises DataError for a folder without classes, a class without images, files that are no images or of another size,
     and files that change while they are read. Warns of a split without samples of a class.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: ImageFolderConfig, tokenizer: Tokenizer | None = None):
         root = _root(config)

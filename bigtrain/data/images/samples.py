@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.order import permute
 from bigtrain.data.splits import swap_in_missing, warn_of_missing_classes
 from bigtrain.errors import DataError
@@ -18,13 +19,13 @@ _SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the 
 _BLOCK = 4096  # images counted at once: 3 MB of MNIST
 
 
-class ImageSamples:
+class ImageSamples(Dataset):
     """Images (N, C, H, W) uint8 and labels (N,); with `chosen`, only those indices, in that order."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray | None = None):
         self.images = images
         self.chosen = np.arange(len(images)) if chosen is None else chosen
-        self.labels = labels[self.chosen].astype(np.int64)
+        self.labels: np.ndarray = labels[self.chosen].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.chosen)

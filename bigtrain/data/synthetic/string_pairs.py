@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.synthetic.config import StringFunction, StringPairsConfig
 from bigtrain.data.text.pairs import PairDataset
@@ -32,7 +32,7 @@ ANSWERS: dict[StringFunction, Callable[[str], str]] = {
 }
 
 
-class StringPairs:
+class StringPairs(DataModule):
     """Data module `string_pairs`; see `StringPairsConfig`. Raises DataError for a tokenizer of other characters."""
 
     def __init__(self, config: StringPairsConfig, tokenizer: Tokenizer | None = None):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS
+from bigtrain.data.base import SPLITS, Dataset
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original
 from bigtrain.data.paths import as_path
@@ -36,12 +36,12 @@ _SIDES = ("source", "target")
 _CUT = (("train", False), ("val", True))  # of a pair of train: the split it joins, and whether it is held out
 
 
-class PairDataset:
+class PairDataset(Dataset):
     """Source n belongs to target n; `gather` as in `data/base.py`. `lengths`: of each pair, those of the longer one."""
 
     def __init__(self, source: Ragged, target: Ragged):
         self.source, self.target = source, target
-        self.lengths = np.maximum(source.lengths, target.lengths)
+        self.lengths: np.ndarray = np.maximum(source.lengths, target.lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)

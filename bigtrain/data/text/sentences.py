@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS
+from bigtrain.data.base import SPLITS, Dataset
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original
 from bigtrain.data.text.augment import augmentation
@@ -39,7 +39,7 @@ class LabelledSplits:
     notes: tuple[str, ...] = ()
 
 
-class Sentences:
+class Sentences(Dataset):
     """Tokens of each text, framed, and its label; `lengths` (N,) int64 are those with the frame."""
 
     def __init__(self, tokens: Ragged, labels: np.ndarray):

@@ -9,12 +9,12 @@ them.
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from bigtrain.config.kinds import Audit
-from bigtrain.data.base import Dataset, DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.cache import Prepared, fingerprint_of
 from bigtrain.data.originals import Original, Originals, ReadOnce
 from bigtrain.data.text.config import SentencePairsConfig, SentencesConfig, TextConfig
@@ -34,7 +34,7 @@ Texts = TypeVar("Texts")
 Samples = TypeVar("Samples", bound=Dataset)
 
 
-class TokenizedSplits(ABC, Generic[Texts, Samples]):
+class TokenizedSplits(DataModule, Generic[Texts, Samples]):
     """The token datasets of each split, their DataSpec and tokenizer.
 
     `source` names everything that `read` depends on: it is hashed into the key of the cache, and never leaves the
