@@ -37,7 +37,7 @@ class Plain(nn.Module):
 
 def test_a_plain_module_joins_with_the_defaults_and_a_warning():
     plain = Plain()
-    with pytest.warns(UserWarning, match=r"Plain inherits torch\.nn\.Module; inherit .*Backbone instead"):
+    with pytest.warns(UserWarning, match=r"Plain does not inherit bigtrain\.nn\.backbone\.Backbone"):
         network = Network(plain, {"language_model": LanguageModelHead(4, 11)})
     assert network.backbone is plain and isinstance(plain, Backbone) and isinstance(plain, Plain)
     assert (plain.max_length, plain.context_length, plain.carries_state) == (None, None, False)
