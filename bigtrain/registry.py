@@ -10,9 +10,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class RegisteredTwice(ValueError):
@@ -67,7 +65,7 @@ class Registry:
         raise KeyError(f"{type(config).__name__} is not registered as a {self.kind}")
 
 
-def inheriting(part: Any, base: type[T], **members: Any) -> T:
+def inheriting(part: Any, base: type, **members: Any) -> Any:
     """`part`, an instance of `base`. One of a plug-in whose class does not inherit `base` does so from here on, with a
     warning; `members` then replace those of its class. Until 0.3.
     """
@@ -78,7 +76,7 @@ def inheriting(part: Any, base: type[T], **members: Any) -> T:
             stacklevel=2,
         )
         part.__class__ = type(known.__name__, (known, base), {"__module__": known.__module__, **members})
-    return part  # type: ignore[no-any-return]
+    return part
 
 
 MODELS = Registry("model")

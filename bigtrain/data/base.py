@@ -151,4 +151,6 @@ class DataModule(ABC):
 def as_data_module(data: Any) -> DataModule:
     """A plug-in's data module as an instance of `DataModule`, with datasets that are instances of `Dataset`."""
     known = type(data)
-    return inheriting(data, DataModule, dataset=lambda self, split: inheriting(known.dataset(self, split), Dataset))
+    dataset = lambda self, split: inheriting(known.dataset(self, split), Dataset)  # noqa: E731
+    found: DataModule = inheriting(data, DataModule, dataset=dataset)
+    return found

@@ -31,7 +31,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
-        self.backbone = inheriting(backbone, Backbone)
+        self.backbone: Backbone = inheriting(backbone, Backbone)
         if all(isinstance(head, Head) and not head.reads_pooled for head in heads.values()):
             self.backbone.pooler = None
         self.heads = nn.ModuleDict(heads)
