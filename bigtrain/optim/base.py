@@ -43,9 +43,9 @@ class UpdateRule(Protocol):
 class Optimizer:
     """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "l1": float, "rule": UpdateRule}`.
 
-    `lr` is the initial rate; the trainer sets it before each step, to a number or to a scalar on the device. `state` has
-    one entry per parameter with that rule's tensors, whose keys never change. `TorchOptimizer` overrides `__init__` and
-    `step`.
+    `lr` is the initial rate; the trainer sets it before each step, to a number or to a scalar on the device. `state`
+    has one entry per parameter with that rule's tensors, whose keys never change. `TorchOptimizer` overrides
+    `__init__` and `step`.
     """
 
     recordable = True
