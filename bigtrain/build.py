@@ -18,7 +18,7 @@ from bigtrain import __version__
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.run import RunConfig, TrainerConfig
 from bigtrain.data.audit.findings import Report
-from bigtrain.data.base import DataModule, Dataset, DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec, as_data_module
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import Batch, TrainLoader, keyed_samples, to_device
 from bigtrain.data.order import BucketedOrder, ContiguousOrder, Order, ShuffledOrder
@@ -98,7 +98,7 @@ class Parts:
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataModule:
     """The data module. `tokenizer`: a checkpoint's own."""
-    data: DataModule = DATA.entry_of(config.data).load()(config.data, tokenizer)
+    data = as_data_module(DATA.entry_of(config.data).load()(config.data, tokenizer))
     if config.trainer.limit_samples is None and not config.trainer.overfit:
         return data
     return LimitedData(data, config.trainer.limit_samples, config.trainer.overfit)

@@ -78,6 +78,9 @@ def learning():
 
 def tiny_config(config_class, **changes):
     """Settings of a registered model, small enough for a test."""
+    if config_class not in TINY:
+        name = config_class.__name__
+        raise LookupError(f"the tests know no small size of {name}: add it to TINY in tests/tiny_networks.py")
     return config_class(**(TINY[config_class] | changes))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bigtrain.data.originals import Originals
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.registry import inheriting
 
 SPLITS = ("train", "val", "test")
 
@@ -145,3 +146,11 @@ class DataModule(ABC):
     @abstractmethod
     def dataset(self, split: str) -> Dataset:
         """The samples of a split that `spec.sizes` names."""
+
+
+def as_data_module(data: Any) -> DataModule:
+    """A plug-in's data module as an instance of `DataModule`, with datasets that are instances of `Dataset`."""
+    known = type(data)
+    dataset = lambda self, split: inheriting(known.dataset(self, split), Dataset)  # noqa: E731
+    found: DataModule = inheriting(data, DataModule, dataset=dataset)
+    return found

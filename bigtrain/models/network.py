@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from bigtrain.config.kinds import ModelConfig
-from bigtrain.nn.backbone import as_backbone
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.heads import Head
+from bigtrain.registry import inheriting
 
 
 class NetworkOutput(NamedTuple):
@@ -30,7 +31,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
-        self.backbone = as_backbone(backbone)
+        self.backbone: Backbone = inheriting(backbone, Backbone)
         if all(isinstance(head, Head) and not head.reads_pooled for head in heads.values()):
             self.backbone.pooler = None
         self.heads = nn.ModuleDict(heads)

@@ -5,7 +5,6 @@ It lies here, and not in `models/`, because tasks and optimizers read it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -58,17 +57,3 @@ class Backbone(nn.Module):
         """
         maps = (module for module in self.modules() if isinstance(module, _MAPS))
         return [parameter for module in maps for parameter in module.parameters(recurse=False) if parameter.ndim >= 2]
-
-
-def as_backbone(module: nn.Module) -> Backbone:
-    """The module, which gets the defaults of `Backbone` and a warning if it is an `nn.Module` only. Until 0.3."""
-    if not isinstance(module, Backbone):
-        known = type(module)
-        warnings.warn(
-            f"{known.__name__} inherits torch.nn.Module; inherit bigtrain.nn.backbone.Backbone instead, as the next "
-            "release will require",
-            stacklevel=2,
-        )
-        module.__class__ = type(known.__name__, (known, Backbone), {"__module__": known.__module__})
-    assert isinstance(module, Backbone)
-    return module

@@ -69,7 +69,7 @@ class AdafactorRule:
 
 
 def _mean_squares(gradient: Tensor) -> State:
-    """Of this gradient alone, what the state keeps running means of."""
+    """The squares whose running means are the state: of a matrix, the means of its rows and of its columns."""
     square = gradient.square()
     if gradient.ndim < 2:
         return {"variance": square}
@@ -78,7 +78,7 @@ def _mean_squares(gradient: Tensor) -> State:
 
 
 def _variance(state: State, gradient: Tensor) -> Tensor:
-    """The running square as the state tells it, in the shape of the gradient."""
+    """The running square in the shape of the gradient: of a matrix, rows ⊗ columns / mean of the rows."""
     if gradient.ndim < 2:
         return state["variance"].clone()
     rows, columns = state["row_variance"], state["column_variance"]

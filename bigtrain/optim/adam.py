@@ -1,4 +1,4 @@
-"""Adam, AdamW and SGD: PyTorch's fused kernels, which know the mask and the divisor, called directly.
+"""Adam, AdamW and SGD: PyTorch's fused kernels, which take the mask and the divisor, called directly.
 
 Fused: 3.0 ms against 9.7 ms a step for AdamW on 6.3M parameters (CPU, one thread).
 """

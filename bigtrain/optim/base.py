@@ -1,9 +1,8 @@
 """The optimizer: groups of parameters, the rule that updates each, and the state that those rules keep.
 
-Not torch's own base class: making one of those imports torch's compiler (0.6 s of start-up), creates its state at the
-first step, and takes the mask of a bad step by a side door. Here the state is complete from the start, so that a
-checkpoint always has the same keys, and the mask and the clipping are arguments. An algorithm is an `UpdateRule`; an
-optimizer composes them, one a group.
+Not torch's base class: making one imports torch's compiler (0.6 s of start-up), its state is created in the first step,
+and `step` has no argument for a mask. Here the state is complete from the start, so that a checkpoint always has the
+same keys, and the mask and the clipping are arguments. An algorithm is an `UpdateRule`; each group has one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ State = dict[str, Tensor]
 
 
 class UpdateRule(Protocol):
-    """One algorithm with its settings. Keeps nothing itself: what it remembers is in the states that it is given."""
+    """One algorithm with its settings. Immutable: all that changes from step to step is in the states."""
 
     def initial_state(self, parameter: Tensor) -> State:
         """The state of one parameter before its first step, on its device."""
@@ -36,7 +35,7 @@ class UpdateRule(Protocol):
     ) -> None:
         """One step in place, with the learning rate `lr`; the other two as `Optimizer.step` has them.
 
-        The gradients lie in memory as their parameters do, and may be overwritten.
+        The gradients have the strides of their parameters, and may be overwritten.
         """
         ...
 
@@ -44,9 +43,9 @@ class UpdateRule(Protocol):
 class Optimizer:
     """Updates groups of parameters, each `{"name": str, "params": list, "lr": float, "l1": float, "rule": UpdateRule}`.
 
-    `lr` is the initial rate; whoever drives the schedule sets it before each step, to a number or to a scalar on the
-    device. `state` has one entry per parameter with that rule's tensors, whose keys never change. `TorchOptimizer`
-    has other ways to keep this contract.
+    `lr` is the initial rate; the trainer sets it before each step, to a number or to a scalar on the device. `state`
+    has one entry per parameter with that rule's tensors, whose keys never change. `TorchOptimizer` overrides
+    `__init__` and `step`.
     """
 
     recordable = True
@@ -99,8 +98,8 @@ def fused_sgd(
     """A step of SGD: g = gradient / divisor + weight_decay · target; then target ← target - lr · g.
 
     With momentum: buffer ← momentum · buffer + g, and the target follows the buffer. Where `masked` is 1 not a bit
-    changes. Other rules are built on this too: it is the one kernel for "target minus lr times something, unless
-    masked". Tensors of the same index must lie in memory alike.
+    changes. Other rules use it too, for any "target minus lr times something, unless masked". Tensors of the same index
+    must have the same strides.
     """
     torch._fused_sgd_(
         targets,
@@ -119,14 +118,14 @@ def fused_sgd(
 
 
 def move_towards_zero(targets: list[Tensor], threshold: float, masked: Tensor) -> None:
-    """Every element by `threshold`, but not beyond zero: the proximal step of an L1 penalty. Unless masked."""
+    """Moves every element by `threshold`, but not beyond zero: the proximal step of an L1 penalty. Unless masked."""
     steps = torch._foreach_clamp_max(targets, threshold)
     torch._foreach_clamp_min_(steps, -threshold)
     fused_sgd(targets, steps, lr=1.0, masked=masked)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Fused kernels on a CPU walk memory without looking at strides: with another order they add up wrong elements."""
+    """The gradient with the strides of its parameter: fused kernels on a CPU ignore strides."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

@@ -74,8 +74,8 @@ class MuonRule:
     ) -> list[Tensor]:
         """The momentum (with Nesterov's look-ahead) of each parameter; the states move on, unless masked.
 
-        That is a step of SGD's fused kernel from zero at rate -1: one pass with divisor, momentum and mask. Jordan
-        averages where this sums, which changes the length of a direction and not what it becomes.
+        This is a step of SGD's fused kernel from zero at rate -1: one pass with divisor, momentum and mask. Jordan
+        averages where this sums, which changes only the length, and `orthogonalize` normalises that.
         """
         directions = [torch.zeros_like(gradient) for gradient in gradients]
         fused_sgd(

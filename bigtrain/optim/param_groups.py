@@ -33,11 +33,10 @@ class Member:
 
 
 def freeze(config: CommonConfig, module: nn.Module) -> None:
-    """Takes what `config.freeze` matches out of training (`requires_grad` False). Again changes nothing.
+    """Sets `requires_grad` to False for what `config.freeze` matches. Idempotent.
 
-    Frozen weights have no gradient and no optimizer state, and are saved with the model. A frozen batch norm's running
-    statistics still move: they follow the data, not a gradient. Must come before anything that looks at
-    `requires_grad`, such as DDP.
+    Frozen weights have no gradient and no optimizer state, and are saved with the model. The running statistics of a
+    frozen batch norm still change. Must run before anything that reads `requires_grad`, such as DDP.
 
     Raises ConfigError where a pattern matches nothing, or nothing is left to train.
     """
@@ -52,7 +51,7 @@ def freeze(config: CommonConfig, module: nn.Module) -> None:
 
 
 def members(config: CommonConfig, module: nn.Module) -> list[Member]:
-    """What is trained, after freezing, in the order of the module.
+    """The trained parameters, after freezing, in the order of `named_parameters`.
 
     Raises ConfigError as `freeze` does, and where a pattern of `no_decay` or `learning_rate_scale` has no effect.
     """
