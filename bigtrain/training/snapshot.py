@@ -18,14 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from bigtrain import __version__
+from bigtrain.data.base import DataModule
+from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError
 from bigtrain.optim.base import Optimizer
 from bigtrain.storage.checkpoint import Checkpoint
+from bigtrain.tasks.base import TrainingModule
+from bigtrain.training.machine import device_name
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
+RECURRENT_STATE_FILE = "carried.safetensors"  # the name of earlier versions, which old checkpoints have
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -130,20 +136,26 @@ class Snapshot:
 
     def __init__(
         self,
-        network: nn.Module,
+        module: TrainingModule,
         optimizer: Optimizer,
         average: MovingAverage | None,
         scaler: GradScaler,
         state: TrainState,
-        documents: Mapping[str, Any],
-        carried: Tensor | None = None,
+        data: DataModule,
+        world: World,
+        config: dict[str, Any],
     ):
-        self._network = network
+        """`config`: the document that `config.json` holds. With it and those of the data a checkpoint stands alone."""
+        self._module = module
         self._optimizer = optimizer
         self._average = average
         self._scaler = scaler
         self._state = state
-        self._carried = carried
+        self._world = world
+        self._data_fingerprint = data.spec.fingerprint
+        documents = {"config.json": config, "data_spec.json": data.spec.to_json()}
+        if data.tokenizer is not None:
+            documents["tokenizer.json"] = data.tokenizer.to_json()
         self._documents = {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
@@ -159,9 +171,21 @@ class Snapshot:
             **self._documents,
         }
 
+    def manifest_facts(self) -> dict[str, Any]:
+        """What a manifest says beside its files: with what, and on what, the run trains."""
+        return {
+            "bigtrain": __version__,
+            "torch": torch.__version__,
+            "world_size": self._world.size,
+            "threads": self._state.threads,
+            "device": device_name(self._world.device),
+            "resolved": dict(self._state.resolved),
+            "data_fingerprint": self._data_fingerprint,
+        }
+
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Weights, average, optimizer, carried state and loss scale as the checkpoint has them; the numbers came first
-        (`read_state`).
+        """Weights, average, optimizer, recurrent state and loss scale as the checkpoint has them. The loss scale's
+        numbers are in the state, which was read before (`read_state`).
 
         Raises CheckpointError when they do not fit.
         """
@@ -175,13 +199,13 @@ class Snapshot:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """File → what it holds."""
         files = {
-            MODEL_FILE: module_tensors(self._network),
-            "optimizer.safetensors": optimizer_tensors(self._optimizer, self._network),
+            MODEL_FILE: module_tensors(self._module.network),
+            "optimizer.safetensors": optimizer_tensors(self._optimizer, self._module.network),
         }
         if self._average is not None:
             files[AVERAGE_FILE] = self._average.tensors
-        if self._carried is not None:
-            files["carried.safetensors"] = {"state": self._carried}
+        if self._module.recurrent_state is not None:
+            files[RECURRENT_STATE_FILE] = {"state": self._module.recurrent_state}
         return files
 
 
