@@ -134,7 +134,7 @@ def build_trainer(
     optimizer, precision, flops = build_step(parts, state, tracker)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)
-    snapshot = Snapshot(module, optimizer, average, scaler, state, parts.data, world, document)
+    snapshot = Snapshot(module, optimizer, average, scaler, state, parts.data, world, config=document)
 
     if resume is not None:
         snapshot.restore(resume)

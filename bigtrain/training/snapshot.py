@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,32 +133,26 @@ def read_state(checkpoint: Checkpoint) -> TrainState:
         raise checkpoint.broken(f"state.json: {error}") from error
 
 
+@dataclass
 class Snapshot:
     """Everything that a checkpoint of a training run holds, gathered from and put back into the live objects."""
 
-    def __init__(
-        self,
-        module: TrainingModule,
-        optimizer: Optimizer,
-        average: MovingAverage | None,
-        scaler: GradScaler,
-        state: TrainState,
-        data: DataModule,
-        world: World,
-        config: dict[str, Any],
-    ):
-        """`config`: the document that `config.json` holds. With it and those of the data a checkpoint stands alone."""
-        self._module = module
-        self._optimizer = optimizer
-        self._average = average
-        self._scaler = scaler
-        self._state = state
-        self._world = world
-        self._data_fingerprint = data.spec.fingerprint
-        documents = {"config.json": config, "data_spec.json": data.spec.to_json()}
-        if data.tokenizer is not None:
-            documents["tokenizer.json"] = data.tokenizer.to_json()
-        self._documents = {name: serialize_json(document) for name, document in documents.items()}
+    module: TrainingModule
+    optimizer: Optimizer
+    average: MovingAverage | None
+    scaler: GradScaler
+    state: TrainState
+    data: DataModule
+    world: World
+    config: dict[str, Any]  # the settings, as `config.json` holds them
+
+    @cached_property
+    def documents(self) -> dict[str, bytes]:
+        """The files that never change: with them a checkpoint can be used without its run and its data."""
+        documents = {"config.json": self.config, "data_spec.json": self.data.spec.to_json()}
+        if self.data.tokenizer is not None:
+            documents["tokenizer.json"] = self.data.tokenizer.to_json()
+        return {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
         """About what one checkpoint takes on disk: its tensors."""
@@ -164,11 +160,11 @@ class Snapshot:
 
     def files(self) -> dict[str, bytes]:
         """Name → content, as `CheckpointStore.save` takes it."""
-        self._state.scaler = {key: float(value) for key, value in self._scaler.state_dict().items()}
+        self.state.scaler = {key: float(value) for key, value in self.scaler.state_dict().items()}
         return {
             **{name: serialize_tensors(tensors) for name, tensors in self._tensors().items()},
-            "state.json": serialize_json(self._state.to_json()),
-            **self._documents,
+            "state.json": serialize_json(self.state.to_json()),
+            **self.documents,
         }
 
     def manifest_facts(self) -> dict[str, Any]:
@@ -176,11 +172,11 @@ class Snapshot:
         return {
             "bigtrain": __version__,
             "torch": torch.__version__,
-            "world_size": self._world.size,
-            "threads": self._state.threads,
-            "device": device_name(self._world.device),
-            "resolved": dict(self._state.resolved),
-            "data_fingerprint": self._data_fingerprint,
+            "world_size": self.world.size,
+            "threads": self.state.threads,
+            "device": device_name(self.world.device),
+            "resolved": dict(self.state.resolved),
+            "data_fingerprint": self.data.spec.fingerprint,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -191,21 +187,21 @@ class Snapshot:
         """
         for name, tensors in self._tensors().items():
             load_tensors(checkpoint.path / name, tensors)
-        if self._scaler.is_enabled():
+        if self.scaler.is_enabled():
             counts = ("growth_interval", "_growth_tracker")
-            scaler = {key: int(value) if key in counts else value for key, value in self._state.scaler.items()}
-            self._scaler.load_state_dict(scaler)
+            scaler = {key: int(value) if key in counts else value for key, value in self.state.scaler.items()}
+            self.scaler.load_state_dict(scaler)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """File → what it holds."""
         files = {
-            MODEL_FILE: module_tensors(self._module.network),
-            "optimizer.safetensors": optimizer_tensors(self._optimizer, self._module.network),
+            MODEL_FILE: module_tensors(self.module.network),
+            "optimizer.safetensors": optimizer_tensors(self.optimizer, self.module.network),
         }
-        if self._average is not None:
-            files[AVERAGE_FILE] = self._average.tensors
-        if self._module.recurrent_state is not None:
-            files[RECURRENT_STATE_FILE] = {"state": self._module.recurrent_state}
+        if self.average is not None:
+            files[AVERAGE_FILE] = self.average.tensors
+        if self.module.recurrent_state is not None:
+            files[RECURRENT_STATE_FILE] = {"state": self.module.recurrent_state}
         return files
 
 

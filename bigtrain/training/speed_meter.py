@@ -33,18 +33,6 @@ class Throughput:
             row["tokens"] = round(steps * self.tokens_per_step)
         return row
 
-    def speed(self, steps: int, seconds: float, data_seconds: float) -> Row:
-        """Columns of a row: so many steps in `seconds` of training, `data_seconds` of which waited for batches."""
-        samples = steps * self.samples_per_step / seconds
-        row: Row = {"perf/samples_per_second": samples, "perf/step_seconds": seconds / steps}
-        row["perf/data_wait"] = data_seconds / seconds
-        if self.tokens_per_step is not None:
-            row["perf/tokens_per_second"] = steps * self.tokens_per_step / seconds
-        if self.peak_flops:
-            flops = samples * self.flops_per_sample
-            row["perf/share_of_peak"] = flops / max(flops, self.peak_flops)  # a step may be faster than measured
-        return row
-
 
 class SpeedMeter:
     """Measures from one logged row to the next; evaluation and checkpoints are left out, as no clock runs then."""
@@ -62,9 +50,18 @@ class SpeedMeter:
         self._data_seconds += time.perf_counter() - started
 
     def read(self, step: int, train_seconds: float) -> Row:
-        """The columns `perf/…` since the last row; none where no time has passed."""
+        """Columns of a row: the speed since the last reading; none where no time has passed."""
         steps, seconds, data_seconds = step - self._step, train_seconds - self._train_seconds, self._data_seconds
         self._step, self._train_seconds, self._data_seconds = step, train_seconds, 0.0
         if steps == 0 or seconds == 0:
             return {}
-        return self._throughput.speed(steps, seconds, data_seconds)
+        throughput = self._throughput
+        samples = steps * throughput.samples_per_step / seconds
+        row: Row = {"perf/samples_per_second": samples, "perf/step_seconds": seconds / steps}
+        row["perf/data_wait"] = data_seconds / seconds
+        if throughput.tokens_per_step is not None:
+            row["perf/tokens_per_second"] = steps * throughput.tokens_per_step / seconds
+        if throughput.peak_flops:
+            flops = samples * throughput.flops_per_sample
+            row["perf/share_of_peak"] = flops / max(flops, throughput.peak_flops)  # a step may be faster than measured
+        return row

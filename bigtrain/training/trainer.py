@@ -36,7 +36,7 @@ from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.loss_meter import LossMeter
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard, nonfinite_error
-from bigtrain.training.plan import RankReport, StepPlan
+from bigtrain.training.plan import StepPlan
 from bigtrain.training.precision import ResolvedPrecision, unscale
 from bigtrain.training.recurrent_state import gather_state
 from bigtrain.training.selection import Selection
@@ -135,8 +135,7 @@ class Trainer:
         for batch in micro_batches:
             for name, count in self.module.task.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + float(count)
-        report = RankReport(counts, self.stop.code, self.state.train_seconds)
-        plan = StepPlan.agreed(micro_batches, report, self.world)
+        plan = StepPlan.agree(self.world, micro_batches, counts, self.stop.code, self.state.train_seconds)
         self.stop_reason, self.agreed_seconds = plan.stop_reason, plan.train_seconds
         return plan
 
@@ -232,10 +231,7 @@ class Trainer:
 
     def log(self) -> None:
         """One row: the mean loss since the last row, rates and speed. Waits for the device."""
-        losses = self.loss_meter.means()
-        row = self.row() | {"train/loss": sum(losses.values())}
-        if len(losses) > 1:
-            row |= {f"train/{name}": value for name, value in losses.items()}
+        row = self.row() | self.loss_meter.read()
         row |= {
             "optim/learning_rate": self.base_lrs[0] * self.schedule(self.state.step - 1),
             "optim/grad_norm": float(self.grad_norm),
