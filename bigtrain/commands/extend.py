@@ -69,7 +69,7 @@ def _before_decay(store: CheckpointStore, stable: int, world: World) -> tuple[Ch
         where = next(
             (str(path) for step in store.steps() if step <= stable and _intact(path := store.path_of(step))), ""
         )
-    where = world.share(where)
+    where = world.broadcast(where)
     if not where:
         kept = ", ".join(f"step {step:,}" for step in sorted(store.steps()))
         raise CheckpointError.of(

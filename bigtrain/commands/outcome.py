@@ -51,8 +51,8 @@ def conclude(
     if fresh:
         trainer.tracker.scalars(trainer.row() | fresh)
     trainer.tracker.hyperparameters(plain_settings(composed.document), metrics)
-    limits, state = trainer.limits, trainer.state
-    samples = round(state.step * limits.samples_per_step)
+    throughput, state = trainer.throughput, trainer.state
+    samples = round(state.step * throughput.samples_per_step)
     speed = samples / state.train_seconds if state.train_seconds else 0.0
     results = Results(
         title=f"{composed.choices['model']} on {composed.choices['data']}",
@@ -61,10 +61,10 @@ def conclude(
         steps=state.step,
         train_seconds=state.train_seconds,
         samples=samples,
-        tokens=None if limits.tokens_per_step is None else round(state.step * limits.tokens_per_step),
+        tokens=None if throughput.tokens_per_step is None else round(state.step * throughput.tokens_per_step),
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=parts.data.spec.optimal_accuracy,
-        share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
+        share_of_peak=speed * throughput.flops_per_sample / throughput.peak_flops if throughput.peak_flops else None,
         sample=sample,
         warning=_warning(composed, run_dir),
         commands=next_commands(run_dir, prompt, " ".join(composed.request.plugin_words)),
@@ -72,7 +72,7 @@ def conclude(
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
     best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
-    flops = samples * limits.flops_per_sample
+    flops = samples * throughput.flops_per_sample
     cost = {"seconds": state.train_seconds, "samples": samples, "tokens": results.tokens, "flops": flops}
     if composed.config.tracking.report:
         results = _reported(composed, parts, trainer, results, flops)
@@ -117,7 +117,7 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
     weights, step = "last", trainer.state.step
     # Every rank its share, of the weights that rank 0 found intact.
-    where = trainer.world.share(_intact_best(trainer) if trainer.world.is_main else "")
+    where = trainer.world.broadcast(_intact_best(trainer) if trainer.world.is_main else "")
     if where:
         checkpoint = verify(Path(where))
         load_evaluated_weights(trainer.module.network, checkpoint)

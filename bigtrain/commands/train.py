@@ -100,7 +100,7 @@ def _launch(composed: Composed, ranks: int) -> int:
 def _require_same_settings(composed: Composed, world: World) -> None:
     where = composed.resumed.run_dir.absolute() if composed.resumed else ""
     mine = hashlib.sha256(f"{where} {document_text(composed.document)}".encode()).hexdigest()
-    if mine != world.share(mine):
+    if mine != world.broadcast(mine):
         raise ConfigError.of(
             "RANK-SETTINGS",
             f"rank {world.rank} was given other settings than rank 0",
@@ -142,7 +142,7 @@ def _train_here(composed: Composed, world: World) -> int:
     # Made only now: a run whose data or starting weights are missing needs no directory.
     named = RUN_DIR_VARIABLE in os.environ  # by a sweep, which reads there how it ended, or by the launcher of ranks
     made = create_run_directory(Path(config.output_dir), config.name, planned) if world.is_main else Path()
-    run_dir = Path(world.share(str(made)))
+    run_dir = Path(world.broadcast(str(made)))
     _require_shared_folder(run_dir, world)
     if not world.is_main:
         return _recorded(composed, run_dir, parts, None, notes, tracker)
@@ -156,7 +156,7 @@ def _train_here(composed: Composed, world: World) -> int:
 def _resume(composed: Composed, run_dir: Path, world: World, tracker: Tracker) -> int:
     resumed, store = composed.resumed, CheckpointStore(run_dir / "checkpoints")
     assert resumed is not None
-    finished = world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
+    finished = world.broadcast(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
     if finished and not resumed.other_length:
         return _nothing_to_do(run_dir, "", world)
     checkpoint = _newest(store, world)
@@ -209,7 +209,7 @@ def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
     if world.is_main:
         store.prepare()
         newest = store.newest(set_aside=True)
-    where = world.share("" if newest is None else str(newest.path))
+    where = world.broadcast("" if newest is None else str(newest.path))
     return newest if world.is_main or not where else verify(Path(where))
 
 
@@ -221,7 +221,7 @@ def _build(
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))
         report = audit_before_training(config, data)
-    if data.spec.fingerprint != world.share(data.spec.fingerprint):
+    if data.spec.fingerprint != world.broadcast(data.spec.fingerprint):
         raise DataError.of(
             "RANK-DATA",
             f"rank {world.rank} has other data than rank 0",

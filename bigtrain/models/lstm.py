@@ -1,7 +1,7 @@
 """Recurrent networks for tokens: LSTM, GRU and plain RNN, in one direction or both, by torch's fused kernels.
 
-A state goes in and out, so a language model can carry it from window to window (`training/carried.py`) and generate
-token by token; what the state means over many windows is not decided here.
+A state goes in and out, so a language model can carry it from window to window (`training/recurrent_state.py`) and
+generate token by token; what the state means over many windows is not decided here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The optimizer: groups of parameters, the rule that updates each, and the state that those rules keep.
 
-Not torch's base class: making one imports torch's compiler (0.6 s of start-up), its state is created in the first step,
-and `step` has no argument for a mask. Here the state is complete from the start, so that a checkpoint always has the
-same keys, and the mask and the clipping are arguments. An algorithm is an `UpdateRule`; each group has one.
+Not torch's own base class: making one of those imports torch's compiler (0.6 s of start-up), creates its state at the
+first step, and reads `grad_scale` and `found_inf` from attributes of the optimizer. Here the state is complete from the
+start, so that a checkpoint always has the same keys, and the two are arguments of `step`. An algorithm is an
+`UpdateRule`; an optimizer has one per group.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class UpdateRule(Protocol):
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """One step in place, with the learning rate `lr`; the other two as `Optimizer.step` has them.
 
@@ -59,12 +60,13 @@ class Optimizer:
             for parameter in group["params"]
         }
 
-    def step(self, masked: Tensor, divisor: Tensor) -> None:
+    def step(self, found_inf: Tensor, grad_scale: Tensor) -> None:
         """One update from the gradients in `.grad`, without waiting for the device.
 
-        `masked`: fp32 scalar on the device; where it is 1 nothing changes, neither weights nor state, whatever the
-        gradients are; else 0. `divisor`: likewise; every gradient is divided by it (global-norm clipping; 1 for none).
-        A parameter without a gradient is left alone. May overwrite the gradients.
+        As torch's fused kernels take them, both fp32 scalars on the device. `found_inf`: at 1 the step is skipped,
+        neither weights nor state change, whatever the gradients are; else 0. `grad_scale`: every gradient is divided
+        by it (global-norm clipping; 1 for none). A parameter without a gradient is left alone. May overwrite the
+        gradients.
         """
         with torch.no_grad():
             for group in self.param_groups:
@@ -72,9 +74,11 @@ class Optimizer:
                 if parameters:
                     gradients = [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
                     states = [self.state[parameter] for parameter in parameters]
-                    group["rule"].update(parameters, gradients, states, lr=group["lr"], masked=masked, divisor=divisor)
+                    group["rule"].update(
+                        parameters, gradients, states, lr=group["lr"], found_inf=found_inf, grad_scale=grad_scale
+                    )
                     if group["l1"]:
-                        move_towards_zero(parameters, group["lr"] * group["l1"], masked)
+                        move_towards_zero(parameters, group["lr"] * group["l1"], found_inf)
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
@@ -89,17 +93,17 @@ def fused_sgd(
     buffers: Sequence[Tensor] = (),
     *,
     lr: float | Tensor,
-    masked: Tensor,
-    divisor: Tensor | None = None,
+    found_inf: Tensor,
+    grad_scale: Tensor | None = None,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     nesterov: bool = False,
 ) -> None:
-    """A step of SGD: g = gradient / divisor + weight_decay · target; then target ← target - lr · g.
+    """A step of SGD: g = gradient / grad_scale + weight_decay · target; then target ← target - lr · g.
 
-    With momentum: buffer ← momentum · buffer + g, and the target follows the buffer. Where `masked` is 1 not a bit
-    changes. Other rules use it too, for any "target minus lr times something, unless masked". Tensors of the same index
-    must have the same strides.
+    With momentum: buffer ← momentum · buffer + g, and the target follows the buffer. Where `found_inf` is 1 not a bit
+    changes. Other rules use this kernel too, for target ← target - lr · direction. Tensors of the same index must have
+    the same strides.
     """
     torch._fused_sgd_(
         targets,
@@ -112,16 +116,16 @@ def fused_sgd(
         nesterov=nesterov,
         maximize=False,
         is_first_step=False,
-        grad_scale=divisor,
-        found_inf=masked,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
     )
 
 
-def move_towards_zero(targets: list[Tensor], threshold: float, masked: Tensor) -> None:
-    """Moves every element by `threshold`, but not beyond zero: the proximal step of an L1 penalty. Unless masked."""
+def move_towards_zero(targets: list[Tensor], threshold: float, found_inf: Tensor) -> None:
+    """Every element by `threshold`, not beyond zero (the proximal step of an L1 penalty); unless `found_inf` is 1."""
     steps = torch._foreach_clamp_max(targets, threshold)
     torch._foreach_clamp_min_(steps, -threshold)
-    fused_sgd(targets, steps, lr=1.0, masked=masked)
+    fused_sgd(targets, steps, lr=1.0, found_inf=found_inf)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class TorchOptimizer(Optimizer):
     from the start. So a trial step on copies shows which there are, and until `started` is 1 zeros are in their place.
     Numbers that it keeps (a step count, a step size that it has found) are fp64 scalars here.
 
-    The mask is read on the host: on a GPU a step waits for the device, and is not recorded as a CUDA graph.
+    `found_inf` is read on the host: on a GPU a step waits for the device, and is not recorded as a CUDA graph.
     """
 
     recordable = False
@@ -66,19 +66,19 @@ class TorchOptimizer(Optimizer):
         for index, (group, tried) in enumerate(zip(self.param_groups, trial.param_groups, strict=True)):
             self._kept.append(self._keep({index: group}, index, tried, group["params"][0], "group."))
 
-    def step(self, masked: Tensor, divisor: Tensor) -> None:
-        """See `Optimizer.step`; reads the mask."""
-        if bool(masked):
+    def step(self, found_inf: Tensor, grad_scale: Tensor) -> None:
+        """See `Optimizer.step`; reads `found_inf`."""
+        if bool(found_inf):
             return
         with torch.no_grad():
-            torch._foreach_div_([one.grad for one in self.state if one.grad is not None], divisor)
+            torch._foreach_div_([one.grad for one in self.state if one.grad is not None], grad_scale)
             self._put_back()
             self._theirs.step()
             self._take()
             for group in self.param_groups:
                 if group["l1"]:
                     moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-                    move_towards_zero(moved, group["lr"] * group["l1"], masked)
+                    move_towards_zero(moved, group["lr"] * group["l1"], found_inf)
 
     def _keep(
         self, table: Mapping[Any, dict[str, Any]], at: Any, tried: dict[str, Any], parameter: nn.Parameter, prefix: str

@@ -85,26 +85,26 @@ class WritesTargets(Protocol):
 class TrainingModule(nn.Module):
     """Network and task as the one module that is wrapped and sharded: forward(batch) → LossOutput.
 
-    `carried` (S, …) is the state in which each of S streams of text has been left, where it is carried from one batch
-    to the next (`training/carried.py`). It is a buffer, so what a step that is masked has done to it is undone.
+    `recurrent_state` (S, …) is the state at which each of S streams of text has arrived, where it goes from one batch
+    to the next (`training/recurrent_state.py`). It is a buffer, so a step that is skipped leaves it as it was.
     """
 
-    carried: Tensor | None
+    recurrent_state: Tensor | None
 
     def __init__(self, network: nn.Module, task: Task):
         super().__init__()
         self.network = network
         self.task = task
-        self.register_buffer("carried", None)
+        self.register_buffer("recurrent_state", None)
 
     def forward(self, batch: Batch) -> LossOutput:
-        """See `Task.compute_loss`. A batch with `streams` goes on from their states, and leaves them behind."""
-        if self.carried is None or "streams" not in batch:
+        """See `Task.compute_loss`. A batch with `streams` goes on from their states, and updates them."""
+        if self.recurrent_state is None or "streams" not in batch:
             return self.task.compute_loss(self.network, batch)
-        state = self.carried[batch["streams"]]
+        state = self.recurrent_state[batch["streams"]]
         begins = batch["begins"].view(-1, *[1] * (state.ndim - 1))
         output = self.task.compute_loss(self.network, batch | {"state": state.masked_fill(begins, 0.0)})
-        self.carried[batch["streams"]] = output.state.detach().to(self.carried.dtype)
+        self.recurrent_state[batch["streams"]] = output.state.detach().to(self.recurrent_state.dtype)
         return replace(output, state=None)
 
 

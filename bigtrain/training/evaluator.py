@@ -17,8 +17,8 @@ from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
 from bigtrain.tasks.generation import eagerly
 from bigtrain.tracking.status_line import status_line
-from bigtrain.training.carried import carries_state, state_apart
 from bigtrain.training.precision import ResolvedPrecision
+from bigtrain.training.recurrent_state import carries_state, evaluation_state
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Evaluator:
         `stop` is asked before every batch, equally often on all ranks, and must answer all of them alike.
         """
         totals: dict[str, Tensor] = {}
-        self._world.share_buffers(self.module.network)
+        self._world.broadcast_buffers(self.module.network)
         with self._evaluating(split), self._telling(split) as tell_batch:
             for batch, counts in self.batches(split):
                 tell_batch()
@@ -134,15 +134,15 @@ class Evaluator:
 
     @contextmanager
     def _evaluating(self, split: str) -> Iterator[None]:
-        """Evaluation mode without gradients, in the run's precision; mode and carried state are then as before.
+        """Evaluation mode without gradients, in the run's precision; mode and recurrent state are then as before.
 
         Nothing here draws random numbers.
         """
         was_training = self.module.training
         self.module.eval()
-        apart = state_apart(self.module, self.dataset(split))
+        state = evaluation_state(self.module, self.dataset(split))
         try:
-            with torch.inference_mode(), apart, self._precision.autocast(self._world.device):
+            with torch.inference_mode(), state, self._precision.autocast(self._world.device):
                 yield
         finally:
             self.module.train(was_training)

@@ -22,7 +22,6 @@ from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.state import TrainState
-from bigtrain.training.trainer import Trainer
 
 # A step with less arithmetic than this is launches on today's GPUs: 1e12 FLOP are some 2 ms of an H100.
 RECORDED_STEP_FLOPS = 1e12
@@ -62,7 +61,7 @@ def choose_precision(
         forward_flops,
         lambda candidate: try_step(module, loader, candidate, world),
     )
-    name = world.share(precision.name)  # ranks that probed may not agree
+    name = world.broadcast(precision.name)  # ranks that probed may not agree
     state.resolved["precision"] = name
     return ResolvedPrecision(name, precision.reason)
 
@@ -160,7 +159,7 @@ def choose_recording(
         " (the model counts on the host)": counts,
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
-        " (the optimizer reads its mask on the host)": not optimizer.recordable,
+        " (the optimizer reads found_inf on the host)": not optimizer.recordable,
         " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"
         and step_flops >= RECORDED_STEP_FLOPS,
     }
@@ -171,16 +170,6 @@ def choose_recording(
 def records(state: TrainState) -> bool:
     """Whether steps are recorded."""
     return state.resolved["cuda_graph"] == _RECORDED
-
-
-def record_steps(trainer: Trainer) -> None:
-    """Records the trainer's step. A failure is one warning, and the run goes on without."""
-    try:
-        trainer.record(trainer.plan_step())
-    except Exception as error:  # what can't be recorded raises whatever its library raises
-        trainer.tracker.note(f"recording a CUDA graph failed ({type(error).__name__}); going on without", True)
-        trainer.state.resolved["cuda_graph"] = "off (the recording failed)"
-        trainer.manifest_facts["resolved"] = dict(trainer.state.resolved)
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:

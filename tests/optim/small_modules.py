@@ -53,11 +53,11 @@ def set_gradients(module, seed, scale=1.0):
         parameter.grad = torch.empty_like(parameter).copy_(noise) if parameter.requires_grad else None
 
 
-def run(optimizer, module, steps, masked=ZERO, divisor=ONE):
+def run(optimizer, module, steps, found_inf=ZERO, grad_scale=ONE):
     """Steps with the gradients of their numbers."""
     for step in steps:
         set_gradients(module, step)
-        optimizer.step(masked, divisor)
+        optimizer.step(found_inf, grad_scale)
 
 
 def everything(optimizer, module):

@@ -71,7 +71,7 @@ def step_both(ours, module, theirs, matrices, steps=4):
         set_gradients(module, step)
         for parameter, matrix in zip(module.parameters(), matrices, strict=True):
             matrix.grad = parameter.grad.flatten(1).clone()
-        ours.step(ZERO, torch.tensor(1.5))  # the divisor must not matter to what is scale-free
+        ours.step(ZERO, torch.tensor(1.5))  # the grad_scale must not matter to what is scale-free
         theirs.step()
 
 
