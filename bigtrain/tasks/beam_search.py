@@ -1,9 +1,9 @@
-"""Beam search: the targets that a network finds likeliest. With one beam it takes the likeliest token each time.
+"""Beam search for the most probable targets. With one beam it is greedy decoding: the argmax at each step.
 
-Of the candidates of each step those that end the target and are among the `num_beams` likeliest are put aside, and the
-`num_beams` likeliest of the others go on. A source is done when `num_beams` have ended and score no worse than the best
-that goes on does as it stands (the rule of Hugging Face's `generate`). If so many alone were enough, a network that is
-sure would be cut short: what it thinks little of ends early. Which sources share a batch changes nothing but rounding.
+At each step the candidates among the `num_beams` best that end the target are put aside, and the `num_beams` best of
+the others are kept as beams. A source is done when `num_beams` targets have ended and score no worse than the best
+beam's present score (the rule of Hugging Face's `generate`). Stopping at `num_beams` ended targets alone would be
+wrong: improbable targets often end first. Which sources share a batch changes nothing but rounding.
 
 Shapes: B sources, K beams, N = B K rows, C candidates, V vocabulary, T time.
 """
@@ -88,7 +88,7 @@ def beam_search(
         for source, hypothesis in new:
             found[source].append(hypothesis)
         candidates = zip(beams.sources.tolist(), going_on.scores[:, 0].tolist(), strict=True)
-        done = [_is_done(found[source], likeliest, search, length) for source, likeliest in candidates]
+        done = [_is_done(found[source], best, search, length) for source, best in candidates]
         left = (~cut_B & ~torch.tensor(done, device=cut_B.device)).nonzero().squeeze(1)
         if not len(left):
             break
@@ -109,8 +109,8 @@ def _first_beams(batch: int, num_beams: int, begin_id: int, device: torch.device
 
 
 def _extend(beams: _Beams, logits_NV: Tensor, end_id: int) -> tuple[_Beams, _Beams, Tensor]:
-    """The likeliest candidates that end, without their end, and those that go on; and the beam that each of the latter
-    comes from.
+    """The best candidates that end the target (without the end token), the best that continue it, and the beam (B, K)
+    that each of the latter extends.
     """
     sources, tokens_BKT, scores_BK = beams
     batch, num_beams, _ = tokens_BKT.shape
@@ -133,8 +133,8 @@ def _rows(tokens_BKT: Tensor, beams_BK: Tensor) -> Tensor:
     return tokens_BKT.gather(1, beams_BK[:, :, None].expand(-1, -1, tokens_BKT.shape[2]))
 
 
-def _is_done(found: list[Hypothesis], likeliest: float, search: Search, length: int) -> bool:
-    """`likeliest`: log P of the best that goes on, after `length` tokens; -inf where none does."""
-    best = sorted((hypothesis.score for hypothesis in found), reverse=True)[: search.num_beams]
-    enough = len(best) == search.num_beams and best[-1] >= search.score(likeliest, length)
-    return enough or likeliest == -torch.inf
+def _is_done(found: list[Hypothesis], best_beam: float, search: Search, length: int) -> bool:
+    """`best_beam`: log P of the best unfinished beam after `length` tokens; -inf where there is none."""
+    scores = sorted((hypothesis.score for hypothesis in found), reverse=True)[: search.num_beams]
+    enough = len(scores) == search.num_beams and scores[-1] >= search.score(best_beam, length)
+    return enough or best_beam == -torch.inf

@@ -23,7 +23,7 @@ class Classification:
     """Head `classification`; term `loss`, nats per sample. A label of UNSCORED counts for nothing.
 
     In evaluation the statistics are `confusion` (C, C), rows true and columns predicted, and, where C > 5,
-    `top5`: samples whose label is among the five likeliest.
+    `top5`: samples whose label is among the five most probable classes.
     """
 
     needs_partners = False

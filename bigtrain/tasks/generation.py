@@ -24,9 +24,9 @@ _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differ
 class Sampling:
     """How the next token is chosen. The filters are applied in this order: temperature, top_k, top_p."""
 
-    temperature: float = 1.0  # 0: the likeliest token, always
-    top_k: int | None = None  # keep the k likeliest tokens
-    top_p: float | None = None  # keep the fewest likeliest tokens that hold this probability (arXiv:1904.09751)
+    temperature: float = 1.0  # 0: the argmax
+    top_k: int | None = None  # keep the k tokens of the largest logits
+    top_p: float | None = None  # keep the smallest set of tokens that holds this probability (arXiv:1904.09751)
 
 
 def stream(
@@ -118,13 +118,12 @@ def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | N
     """One id per row, (B,)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    logits_BV = keep_likeliest(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
+    logits_BV = top_k_top_p_filtering(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
     return torch.multinomial(logits_BV.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
 
 
-def keep_likeliest(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """The logits, -inf outside the k likeliest tokens and the nucleus of probability p (at least one token
-    stays).
+def top_k_top_p_filtering(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """The logits, -inf outside the `top_k` largest and the nucleus of probability `top_p` (at least one token stays).
 
     Exactly min(k, V) tokens stay for top_k, also among equals.
     """

@@ -88,7 +88,7 @@ class MaskedLanguageModeling:
         projection = predictions[TOKENS].at(batch["positions"])
         output = LossOutput({TOKENS: LossTerm(projection.cross_entropy(targets_BM), num_scored(targets_BM))})
         if not network.training:
-            output.statistics["masked_right"] = torch.count_nonzero(projection.likeliest() == targets_BM)
+            output.statistics["masked_right"] = torch.count_nonzero(projection.argmax() == targets_BM)
         if self._next_sentence:
             labels_B, logits_BC = batch["labels"], predictions[NEXT]
             logits_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))

@@ -29,9 +29,9 @@ from bigtrain.tasks.text_scores import text_scores, text_statistics
 class Seq2Seq:
     """Head `seq2seq`; term `loss`, nats per scored token: the target's tokens and its end, each given those before.
 
-    In evaluation the statistic is `correct`, tokens that were the likeliest. Of targets that are written by the network
-    itself, what `text_statistics` has; or, where the source decides the target (an optimal loss of 0), and where there
-    is no text to compare, how many of those `written` are `exact`, the reference token for token.
+    In evaluation the statistic is `correct`, the number of scored tokens that are the argmax. Of targets that the
+    network writes itself, the statistics of `text_statistics`; or, where the source determines the target (an optimal
+    loss of 0) and where there is no tokenizer, `exact` of `written`: how many equal the reference token for token.
     """
 
     needs_partners = False

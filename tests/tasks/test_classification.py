@@ -131,7 +131,7 @@ def test_macro_f1_is_the_mean_of_precision_recall_harmonic_means(pairs):
 
 
 def test_top5_only_where_there_are_more_than_five_classes():
-    logits = torch.arange(7.0).repeat(3, 1)  # the five likeliest are 2 … 6
+    logits = torch.arange(7.0).repeat(3, 1)  # the five largest are 2 … 6
     metrics, _ = evaluate(logits, torch.tensor([2, 1, 6]), 7)
     assert metrics["top5_accuracy"] == pytest.approx(2 / 3)
     assert metrics["accuracy"] == pytest.approx(1 / 3)
