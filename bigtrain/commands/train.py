@@ -21,10 +21,10 @@ import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.audit import audit_before_training, tell
+from bigtrain.commands.conclusion import conclude
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
-from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.contradictions import find_contradictions, refused
 from bigtrain.config.durations import parse_duration

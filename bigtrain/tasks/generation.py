@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.tasks.base import evaluation_mode
 
 _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differently at the start of a text
 
@@ -45,14 +46,12 @@ def stream(
     `max_length` is the longest context: by default as long as in training, at most the positions there are. A
     row that has produced `stop_id` repeats it; when all have, the stream ends. `generator` lives on the
     network's device. The network is in eval mode meanwhile, and back in its own mode when the stream ends or
-    is closed. Raises ValueError for a prompt that is empty or ragged.
+    is closed. Raises ValueError for a prompt that is empty, or whose rows differ in length.
     """
     context_BT = _prompt_ids(prompt).to(next(network.parameters()).device)
     limit = _context_limit(network, context_BT.shape[1] + max_tokens, max_length)
     context_BT = context_BT[:, -limit:]
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         state, inputs_BT = None, context_BT
         finished_B = torch.zeros(len(context_BT), dtype=torch.bool, device=context_BT.device)
         for _ in range(max_tokens):
@@ -73,8 +72,6 @@ def stream(
                 return
             inputs_BT = ids_B[:, None]
             context_BT = torch.cat((context_BT, inputs_BT), dim=1)
-    finally:
-        network.train(was_training)
 
 
 def generate(

@@ -1,22 +1,25 @@
-"""Masked language modelling (arXiv:1810.04805): guess hidden tokens of a text, and perhaps whether another follows it.
+"""Masked language modelling (arXiv:1810.04805): predict hidden tokens of a text, and perhaps if another follows it.
 
-Which texts are read is `tasks/texts.py`'s business, which of their tokens are hidden `tasks/masking.py`'s.
+How samples become texts is in `tasks/texts.py`, which of their tokens are hidden in `tasks/masking.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.features import context_of
 from bigtrain.nn.heads import MaskedLanguageModelHead, PooledHead
-from bigtrain.tasks.base import Batch, LossOutput, LossTerm, num_scored, perplexity
+from bigtrain.tasks.base import Baselines, Batch, LossOutput, LossTerm, Task, num_scored, perplexity
+from bigtrain.tasks.baselines import masked_token_baselines
 from bigtrain.tasks.config import MaskedLanguageModelingConfig
 from bigtrain.tasks.masking import choose, hide, num_slots, number_words, positions_of
 from bigtrain.tasks.texts import Frame, Texts, one_text, sentence, two_texts
@@ -25,16 +28,17 @@ TOKENS, NEXT = "masked_language_model", "next_sentence"  # heads, and their loss
 SHORTEST = 5  # tokens of a sequence: [CLS] A [SEP] B [SEP]
 
 
-class MaskedLanguageModeling:
-    """Head and term `masked_language_model`, nats per guessed token; and, with `next_sentence`, one of that name,
-    nats per pair of texts.
+class MaskedLanguageModeling(Task):
+    """Head and term `masked_language_model`, nats per hidden token; with `next_sentence` another of that name, nats per
+    pair of texts.
 
     In evaluation the same tokens are hidden each time; the statistics are `masked_right` and `next_sentence_right`.
-    Raises ConfigError for data that this can't be done with.
+    Raises ConfigError for data without tokens, and for windows too short or not fit for `next_sentence`.
     """
 
     def __init__(self, config: MaskedLanguageModelingConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         _check_data(config, data_spec)
+        self.data_spec, self.tokenizer = data_spec, tokenizer
         self.needs_partners = config.next_sentence
         self._next_sentence, self._rate = config.next_sentence, config.mask_rate
         self._mask_id, self._num_embeddings = data_spec.mask_id, data_spec.num_embeddings
@@ -118,6 +122,11 @@ class MaskedLanguageModeling:
             metrics |= {"loss": loss + next_loss, TOKENS: loss, NEXT: next_loss}
             metrics["next_sentence_accuracy"] = mean("next_sentence_right", NEXT)
         return metrics
+
+    def baselines(self, data: DataModule, splits: Sequence[str]) -> Baselines:
+        """`unigram_loss`, on the tokens that this task hides."""
+        collate = lambda samples: self.collate(samples, training=False)  # noqa: E731
+        return masked_token_baselines(data, splits, collate, self.needs_partners)
 
     def _hidden(self, keys_B: np.ndarray, texts: Texts) -> dict[str, np.ndarray]:
         """`inputs`, `positions` and `targets`."""

@@ -134,7 +134,7 @@ def continued(network, prompt_BT):
 def translated(task, network, batch):
     """The greedy targets, with the state kept, which are those of reading everything again for each token."""
     greedy = replace(task.search, num_beams=1)
-    for row, hypotheses in enumerate(task.answer(network, batch, greedy)):
+    for row, hypotheses in enumerate(task.write(network, batch, greedy)):
         source = {name: batch[name][row : row + 1] for name in ("source", "source_lengths")}
         ids = [task.begin_id]
         for _ in range(len(hypotheses[0].ids) + hypotheses[0].ended):
@@ -143,5 +143,5 @@ def translated(task, network, batch):
                 logits_1V = network(torch.tensor([ids]), lengths=lengths, **source).predictions["seq2seq"].last_logits()
             ids.append(int(logits_1V.argmax()))
         assert ids[1:] == hypotheses[0].ids + [task.end_id] * hypotheses[0].ended
-    best = task.answer(network, batch)
+    best = task.write(network, batch)
     return torch.tensor([hypothesis.score for hypotheses in best for hypothesis in hypotheses])

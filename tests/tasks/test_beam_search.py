@@ -140,7 +140,7 @@ def test_with_a_cache_it_finds_what_it_finds_without(num_beams):
     with torch.no_grad():
         network.heads["seq2seq"].weight[task.end_id] *= 0.5  # so that targets do not end at once
     batch = task.collate(samples(PAIRS, 7), training=False)
-    cached = task.answer(network, batch)
+    cached = task.write(network, batch)
     assert network.training  # its mode is back
 
     def recompute(ids_N1, state):
