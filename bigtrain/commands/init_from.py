@@ -6,7 +6,7 @@ The model's settings that a Hugging Face folder brings are in place by then (`in
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bigtrain.build import Parts
@@ -48,13 +48,11 @@ def settled(composed: Composed) -> Composed:
     document = composed.document | {"init_from": escape(str(source))}
     data, tokenizer = config.data, tokenizer_file(source)
     typed = any(key.startswith(("data.tokenizer", "data.vocab_size")) for key in composed.typed)
-    names = {field.name for field in fields(data)}
-    if tokenizer is not None and "tokenizer_path" in names and not typed:
-        changes = {"tokenizer": "file", "tokenizer_path": str(tokenizer), "vocab_size": None}
-        changes = {name: value for name, value in changes.items() if name in names}
-        document["data"] = document["data"] | changes | {"tokenizer_path": escape(str(tokenizer))}
-        kinds = type(data.tokenizer)  # type: ignore[attr-defined]
-        data = replace(data, **changes | {"tokenizer": kinds["file"]})
+    if tokenizer is not None and not typed:
+        data = config.data.with_tokenizer(str(tokenizer))
+    if data is not config.data:
+        brought = {"tokenizer": "file", "tokenizer_path": escape(str(tokenizer)), "vocab_size": None}
+        document["data"] = document["data"] | brought
     return replace(composed, config=replace(config, init_from=str(source), data=data), document=document)
 
 

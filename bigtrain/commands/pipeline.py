@@ -209,8 +209,7 @@ class _Runner:
         data = settled(composed).config.data
         path = getattr(data, "tokenizer_path", None)
         if path is not None and path != getattr(composed.config.data, "tokenizer_path", None):
-            words += ("data.tokenizer=file", word("data.tokenizer_path", path))
-            words += ("data.vocab_size=null",) if hasattr(data, "vocab_size") else ()
+            words += ("data.tokenizer=file", word("data.tokenizer_path", path), "data.vocab_size=null")
         return validate(compose(dataclasses.replace(request, words=words)))
 
     def _fingerprint(self, composed: Composed) -> str:
