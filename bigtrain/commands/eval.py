@@ -85,7 +85,7 @@ def _record(config: EvalConfig, report: dict[str, Any]) -> None:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The table on the console, and before it, on stderr, what makes it too good."""
+    """Prints the table, and before it, on stderr, a warning where samples stand in the training data."""
     if warning := _warning(report["in_training_data"] or {}):
         print(f"warning: {warning}", file=sys.stderr)
     console = SteadyConsole()

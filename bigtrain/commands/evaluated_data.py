@@ -70,7 +70,7 @@ def evaluated_data(loaded: Loaded, config: EvalConfig) -> EvaluatedData:
 
 
 def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule | str:
-    """What the run was trained on; or a sentence on why it can't be told. `config`: the run's, its cache elsewhere."""
+    """The data of the run, or a sentence on why it is not at hand. `config`: the run's, but for the cache folder."""
     config = config or loaded.config
     if config.trainer.limit_samples is not None or config.trainer.overfit:
         return "the run was one on a few samples (trainer.limit_samples, trainer.overfit)"
@@ -87,7 +87,7 @@ def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule
 
 
 def _with_settings(loaded: Loaded, config: EvalConfig) -> RunConfig:
-    """The run's settings with those given for `eval`, the path left out."""
+    """The run's settings with those given for `eval`, but for the path."""
     known = {field.name for field in dataclasses.fields(loaded.config.data)}
     given = {name: value for name, value in vars(config.data).items() if value is not None}
     if refused := sorted(set(given) - known):
@@ -101,7 +101,7 @@ def _with_settings(loaded: Loaded, config: EvalConfig) -> RunConfig:
 
 
 def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
-    """Where other settings of the data would mend a file, but come with the checkpoint: the file has to change."""
+    """The problem with another fix where it proposes data settings that `eval` takes from the checkpoint."""
     here = {field.name for field in dataclasses.fields(EvalDataConfig)}
     named = [name for name in re.findall(r"\bdata\.(\w+)", problem.fix) if hasattr(config.data, name)]
     if not set(named) - here:
@@ -116,7 +116,7 @@ def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
 
 
 def _split_of_own_file(run: RunConfig, config: EvalConfig) -> str:
-    """The split to measure where `data.path` is what the run itself has read, however it is spelled; else ""."""
+    """The split to measure where `data.path` is a file or folder of the run itself, however it is spelled; else ""."""
     if config.data.path is None:
         return config.split
     for holds, own in run.data.files().items():
@@ -135,7 +135,7 @@ def _is_same_place(one: str, other: str) -> bool:
 
 
 def _holds_the_same(run: RunConfig, path: str) -> bool:
-    """Whether a file is a copy of the one that the run has divided."""
+    """Whether a file is a copy of the one that the run has split into train, val and test."""
     divided = run.data.files().get("all", "")
     try:
         return filecmp.cmp(Path(divided).expanduser(), Path(path).expanduser(), shallow=False)

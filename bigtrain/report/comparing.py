@@ -1,7 +1,7 @@
-"""Which metrics of two runs may be held against each other, and in which settings they differ. Pure functions.
+"""Which metrics of two runs can be compared, and in which settings the runs differ. Pure functions.
 
-A metric says something about two models only if it is of the same thing: the same task, on the same samples, per the
-same unit. A loss per token depends on what a token is; bits per byte don't.
+Metrics are comparable only for the same task, on the same samples, in the same unit. A loss per token depends on the
+tokenizer; bits per byte do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAME_TEXT = 0.05  # two counts of the same text's bytes, which leave out the en
 
 @dataclass(frozen=True)
 class Comparability:
-    """Whether all metrics can be compared, or those named in `metrics` (without a split); `sentence`: why not all."""
+    """Whether all metrics are comparable, else the `metrics` that are, without a split; `sentence`: why not all."""
 
     everything: bool
     metrics: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Comparability:
 
 
 def comparability(one: RunRecord, other: RunRecord) -> Comparability:
-    """Of the validation and test metrics of two runs."""
+    """The comparability of the validation and test metrics of two runs."""
     tasks = [run.kinds.get("task", "") for run in (one, other)]
     if tasks[0] != tasks[1]:
         return _nothing(f"their tasks are {tasks[0]} and {tasks[1]}")
@@ -60,7 +60,7 @@ def comparability(one: RunRecord, other: RunRecord) -> Comparability:
 
 
 def data_differences(one: RunRecord, other: RunRecord) -> list[str]:
-    """Keys of data settings that differ and may change what validation is of."""
+    """Keys of data settings that differ and may change the validation samples."""
     keys = sorted({*one.settings, *other.settings})
     keys = [key for key in keys if key.startswith("data.") and not key.startswith(_OF_NO_EFFECT_ON_VALIDATION)]
     return [key for key in keys if one.settings.get(key) != other.settings.get(key)]
@@ -102,7 +102,7 @@ def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
 
 
 def _same_text(one: RunRecord, other: RunRecord) -> bool:
-    """Whether the validation texts have about as many bytes, where that is known."""
+    """Whether the validation texts have about the same number of bytes, where both are known."""
     sizes = []
     for run in (one, other):
         facts = run.data or {}

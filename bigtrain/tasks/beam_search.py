@@ -21,14 +21,14 @@ from torch import Tensor
 # (newest ids (N, 1), state) → (scores over the vocabulary (N, V), state to go on from, with `select(rows)`)
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
-_LENGTH_ALLOWANCE = 10  # tokens beside the multiple of the source's: a short source may have a long target
+_LENGTH_ALLOWANCE = 10  # tokens added to the multiple of the source's: a short source may have a long target
 
 
 @dataclass(frozen=True)
 class Search:
-    """How targets are searched for.
+    """Settings of a beam search.
 
-    They are compared by log P / ((5 + tokens) / 6)^`length_penalty`, the end counted (arXiv:1609.08144, section 7); at
+    Targets are ranked by log P / ((5 + tokens) / 6)^`length_penalty`, the end counted (arXiv:1609.08144, section 7); at
     0 by log P alone, which prefers short ones. None is longer than `max_length_factor` times its source, plus 10, or
     than `max_tokens`.
     """
@@ -39,11 +39,11 @@ class Search:
     max_tokens: int | None = None
 
     def score(self, log_probability: float, tokens: int) -> float:
-        """What targets are compared by."""
+        """The length-normalised log probability, by which targets are ranked."""
         return log_probability / ((5 + tokens) / 6) ** self.length_penalty
 
     def limits(self, source_lengths_B: Tensor, max_length: int) -> Tensor:
-        """The most tokens (B,) of each target, its end among them."""
+        """The most tokens (B,) of each target, its end included."""
         longest_B = (source_lengths_B * self.max_length_factor).ceil().long() + _LENGTH_ALLOWANCE
         return longest_B.clamp(max=min(max_length, self.max_tokens or max_length))
 
@@ -57,7 +57,7 @@ class Hypothesis(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """What goes on, for each source that is not done: tokens so far and their log P, the best first."""
+    """The beams of each source that is not done: tokens so far and their log P, the best first."""
 
     sources: Tensor  # (B,) indices
     tokens: Tensor  # (B, K, T)
@@ -101,7 +101,7 @@ def beam_search(
 
 
 def _first_beams(batch: int, num_beams: int, begin_id: int, device: torch.device) -> _Beams:
-    """All beams are the same at first, so one of them goes on."""
+    """Only the first beam has a finite score: all of them are the same at first."""
     scores_BK = torch.full((batch, num_beams), -torch.inf, device=device)
     scores_BK[:, 0] = 0.0
     tokens_BKT = torch.full((batch, num_beams, 1), begin_id, device=device)
@@ -115,7 +115,7 @@ def _extend(beams: _Beams, logits_NV: Tensor, end_id: int) -> tuple[_Beams, _Bea
     sources, tokens_BKT, scores_BK = beams
     batch, num_beams, _ = tokens_BKT.shape
     totals_BKV = logits_NV.log_softmax(dim=-1).view(batch, num_beams, -1) + scores_BK[:, :, None]
-    # Each beam ends in one way only, so of twice as many candidates half at least go on.
+    # A beam has one candidate that ends it, so at least half of 2 K candidates continue.
     best_BC, flat_BC = totals_BKV.flatten(1).topk(min(2 * num_beams, totals_BKV[0].numel()))
     parents_BC, ids_BC = flat_BC // totals_BKV.shape[2], flat_BC % totals_BKV.shape[2]
     ends_BC = ids_BC == end_id

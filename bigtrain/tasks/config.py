@@ -14,7 +14,7 @@ from bigtrain.registry import TASKS
 
 @dataclass
 class SmoothedTaskConfig(TaskConfig):
-    """What every task with a cross entropy over classes shares."""
+    """Settings of tasks with a cross entropy over classes."""
 
     label_smoothing: float = setting(
         0.0,

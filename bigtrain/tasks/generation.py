@@ -1,8 +1,8 @@
 """Generation: one loop that continues a prompt, for every backbone that has `initial_state`.
 
-The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache
-of keys and values, …). When the positions run out, the window slides: the last half of it is read again into
-a fresh state, so half a window of context is always there and the cost per token stays bounded.
+One forward pass reads the prompt; each further pass reads one new token with the backbone's state (a cache of keys and
+values, …). When the context is full, its last half is read again into a new state: at least half a window of context
+is left, and the cost per token is bounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differ
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The filters are applied in this order: temperature, top_k, top_p."""
+    """How the next token is drawn. Applied in this order: temperature, top_k, top_p."""
 
     temperature: float = 1.0  # 0: the argmax
     top_k: int | None = None  # keep the k tokens of the largest logits
@@ -91,9 +91,9 @@ def generate(
 
 
 def text_pieces(tokenizer: Tokenizer, context: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """The text of `ids`, which continue `context`, in pieces: each as soon as all bytes of its characters are there.
+    """The text of `ids`, which continue `context`, in pieces: each as soon as its characters are complete in UTF-8.
 
-    Joined, they are what the ids add to the decoded context; each time only the newest few are decoded.
+    Joined, the pieces are the text that the ids add to the decoded context; each time only the newest few are decoded.
     """
     before, waiting = list(context)[-_BEFORE_TOKENS:], []
     for number in ids:
@@ -102,7 +102,7 @@ def text_pieces(tokenizer: Tokenizer, context: Sequence[int], ids: Iterable[int]
         if not text.endswith("\ufffd"):
             yield text
             before, waiting = (before + waiting)[-_BEFORE_TOKENS:], []
-    if waiting:  # the last character stays broken
+    if waiting:  # the last character is incomplete
         yield _added_text(tokenizer, before, waiting)
 
 
@@ -112,7 +112,7 @@ def _added_text(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """One id per row, (B,)."""
+    """The next id of each row, (B,) int64, from logits (B, V)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
     logits_BV = top_k_top_p_filtering(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
@@ -150,13 +150,15 @@ def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
 
 
 def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
-    """The longest context: as asked for, or as trained; at most the positions there are, or needed."""
+    """The longest context in tokens: `max_length`, or that of the training; at most the positions of the model, and no
+    more than `needed`.
+    """
     wanted = max_length or getattr(network.backbone, "context_length", None)
     positions = getattr(network.backbone, "max_length", None)
     return min(limit for limit in (needed, wanted, positions) if limit is not None)
 
 
 def eagerly(network: nn.Module) -> contextlib.AbstractContextManager:
-    """Blocks compiled for training run eagerly here: every new length would be compiled again."""
+    """A context in which compiled blocks run eagerly: each new length would be compiled again."""
     compiled = any(module._compiled_call_impl is not None for module in network.modules())
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

@@ -55,8 +55,8 @@ class LanguageModeling(Task):
         self._label_smoothing = config.label_smoothing
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """One output layer; `model.logit_softcap`, `init_std` and `num_embeddings` apply where the model has them. Of a
-        model that counts, the counts.
+        """One output layer; `model.logit_softcap`, `init_std` and `num_embeddings` apply where the model has them. For
+        an n-gram model, its table of counts.
         """
         if getattr(model_config, "counts", False):
             return {"language_model": self._ngram_head(model_config)}
@@ -195,5 +195,5 @@ def _first_word(tokenizer: Tokenizer, sample: str) -> str:
         ids = tokenizer.encode(f"{word} ")
     except DataError:  # a vocabulary without the space
         return word
-    whole = len(ids) == len(word) + 1  # a token a letter; else the space begins the next word's token
+    whole = len(ids) == len(word) + 1  # a token per character; else the space is part of the next word's token
     return f"{word} " if whole else word

@@ -50,8 +50,9 @@ class MaskedLanguageModeling(Task):
         self._begins_word = _beginnings_of_words(tokenizer) if config.whole_word else None
 
     def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """BERT's; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them. Raises
-        ConfigError where there is no embedding for the mask.
+        """The heads of BERT; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them.
+
+        Raises ConfigError where there is no embedding for the mask.
         """
         epsilon = getattr(model_config, "norm_epsilon", 1e-12)
         std, rows = getattr(model_config, "init_std", 0.02), getattr(model_config, "num_embeddings", None)
@@ -79,7 +80,7 @@ class MaskedLanguageModeling(Task):
         return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Guessed tokens, and pairs of texts."""
+        """Hidden tokens, and pairs of texts."""
         counts = {TOKENS: num_scored(batch["targets"]).double()}
         if self._next_sentence:
             counts[NEXT] = num_scored(batch["labels"]).double()
@@ -104,8 +105,8 @@ class MaskedLanguageModeling(Task):
         return output
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
-        """`loss`, `masked_accuracy` and `perplexity`, of guessed tokens. With `next_sentence`, `loss` is the sum of the
-        two terms, which stand by their names, and there is `next_sentence_accuracy`.
+        """`loss`, `masked_accuracy` and `perplexity`, of hidden tokens. With `next_sentence`, `loss` is the sum of the
+        two terms, each also under its own name, and there is `next_sentence_accuracy`.
         """
 
         def mean(sum_name: str, term: str) -> float:

@@ -24,9 +24,9 @@ SCATTER_POINTS = 1000  # samples whose predicted values are drawn
 class Regression(Task):
     """Head `regression`; term `loss`, the square error of standardised values, averaged over the K of a sample.
 
-    Standardised by the training split's mean and deviation, so each value weighs alike, whatever its unit. The other
-    metrics are in the data's units. In evaluation the statistics are sums over samples, (K,) each, of standardised
-    values: `square_error`, `absolute_error`, `value` and `value_square`.
+    Values are standardised by the training split's mean and standard deviation, so all weigh the same in any unit.
+    The other metrics are in the data's units. In evaluation the statistics are sums over samples, (K,) each, of
+    standardised values: `square_error`, `absolute_error`, `value` and `value_square`.
     """
 
     def __init__(self, config: RegressionConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
@@ -65,8 +65,8 @@ class Regression(Task):
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
         """`loss` (standardised), `mse`, `mae` and `r2`, each averaged over the values; and where known `excess` of the
-        loss over the best possible. R² is 1 less the share of the split's variance that is left; of a value that never
-        varies it is 0.
+        loss over the best possible. R² is 1 - residual / total sum of squares; of a value that never varies it
+        is 0.
         """
         count = totals["loss.count"]
         squares_K, variation_K = totals["square_error"], totals["value_square"] - totals["value"].square() / count

@@ -1,4 +1,4 @@
-"""Sequence to sequence: predict a target text, token by token, from a source text; and write targets oneself.
+"""Sequence to sequence: predict a target text, token by token, from a source text; and decode targets.
 
 The search for a target is in `tasks/beam_search.py`, its scores as text are in `tasks/text_scores.py`.
 """
@@ -45,7 +45,8 @@ FINAL_PAIRS = 3  # at the end of a run
 
 
 class Seq2Seq(Task):
-    """Head `seq2seq`; term `loss`, nats per scored token: the target's tokens and its end, each given those before.
+    """Head `seq2seq`; term `loss`, nats per scored token: the target's tokens and its end, each given the
+    target before it.
 
     In evaluation the statistic is `correct`, the number of scored tokens that are the argmax. Of targets that the
     network writes itself, the statistics of `text_statistics`; or, where the source determines the target (an optimal
@@ -104,7 +105,7 @@ class Seq2Seq(Task):
         return LossOutput({"loss": term}, {"correct": correct})
 
     def generated_statistics(self, network: nn.Module, batch: Batch, final: bool) -> dict[str, Tensor]:
-        """Statistics of targets that the network writes itself; `final`: with all beams, whatever `generate` says."""
+        """Statistics of targets that the network writes itself; `final`: with all beams, even if `generate` is none."""
         if self._generate is Generate.none and not final:
             return {}
         greedy = self._generate is Generate.greedy and not final
@@ -116,7 +117,7 @@ class Seq2Seq(Task):
         else:
             exact = sum(answer == reference for answer, reference in zip(answers, references, strict=True))
             statistics = {"exact": torch.tensor(exact), "written": torch.tensor(len(answers))}
-        prefix = GREEDY if search.num_beams < self.search.num_beams else ""  # another search, another metric
+        prefix = GREEDY if search.num_beams < self.search.num_beams else ""  # not comparable with the final search
         return {prefix + name: value.to(batch["targets"].device) for name, value in statistics.items()}
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
