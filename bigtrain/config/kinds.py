@@ -19,7 +19,7 @@ A target is one of `classes` or `values`. A task *needs* one kind of feature, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Self
@@ -115,6 +115,8 @@ class TaskConfig:
     higher_is_better: ClassVar[bool] = False
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
     measures: ClassVar[tuple[str, ...]] = ()  # names of its metrics, some of them of some data only; () if not said
+    per_token: ClassVar[bool] = True  # whether its targets are tokens, so that its loss depends on the tokenizer
+    of_any_tokenizer: ClassVar[Mapping[str, str]] = {}  # metrics that do not, and what users call them
 
     def while_training(self, metric: str) -> str:
         """The metric that stands for one of the end of a run while it still trains; as a rule the same."""

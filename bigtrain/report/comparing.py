@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigtrain.config.kinds import TaskConfig
+from bigtrain.registry import TASKS
 from bigtrain.report.runs import RunRecord
 
-_ANY_TOKENIZER = {
-    "language_modeling": (("bits_per_byte",), "bits per byte can"),
-    "seq2seq": (("bleu", "chrf", "exact_match"), "BLEU, chrF and exact matches can"),
-}
-_PER_SAMPLE = ("classification", "regression")  # tasks without a target per token
 _WITHOUT_EFFECT = ("name", "tags", "output_dir", "resume", "tracking.", "extra")
 _OF_NO_EFFECT_ON_VALIDATION = ("data.cache_dir", "data.audit", "data.augment.")
 _TOKENS = ("data.tokenizer", "data.vocab_size")
@@ -56,7 +53,8 @@ def comparability(one: RunRecord, other: RunRecord) -> Comparability:
         return Comparability(True)
     if one.data.get("fingerprint") == other.data.get("fingerprint"):
         return Comparability(True)
-    return _other_data(one, other, tasks[0])
+    # The task of a plug-in that is not on is taken to be like most.
+    return _other_data(one, other, TASKS[tasks[0]].config_class if tasks[0] in TASKS else TaskConfig)
 
 
 def data_differences(one: RunRecord, other: RunRecord) -> list[str]:
@@ -77,7 +75,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
 
 
-def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
+def _other_data(one: RunRecord, other: RunRecord, task: type[TaskConfig]) -> Comparability:
     kinds = [run.kinds.get("data", "") for run in (one, other)]
     if kinds[0] != kinds[1]:
         names = [run.choices.get("data", kind) for run, kind in zip((one, other), kinds, strict=True)]
@@ -90,14 +88,15 @@ def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
     other_tokens = one.tokenizer != other.tokenizer
     if not changed and not other_tokens:
         return _nothing("the files behind the same data settings have changed between them")
-    if task in _PER_SAMPLE:
+    if not task.per_token:
         return Comparability(True)
     if not _same_text(one, other):
         return _nothing("they are measured on other texts, or on other parts of one")
     if other_tokens:
-        metrics, can = _ANY_TOKENIZER.get(task, ((), "no metric can"))
+        *others, last = task.of_any_tokenizer.values() or ("no metric",)
+        can = f"{', '.join(others)} and {last}" if others else last
         why = "their tokenizers differ: loss and perplexity are per token and can't be compared"
-        return Comparability(False, metrics, f"{why}; {can}")
+        return Comparability(False, tuple(task.of_any_tokenizer), f"{why}; {can} can")
     return Comparability(True)
 
 
