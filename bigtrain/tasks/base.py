@@ -73,8 +73,8 @@ class Task(ABC):
     """Built as `factory(config, data_spec, tokenizer)`; the tokenizer is None for data that has none.
 
     The abstract methods are what training needs. The others are what a task shows, answers and is compared with: by
-    default nothing. They see the network in either mode and leave it in that mode, and draw from generators of their
-    own.
+    default nothing. They may get the network in training mode and leave it in that mode, and never touch the global
+    random number generators.
     """
 
     data_spec: DataSpec
@@ -130,8 +130,8 @@ class Task(ABC):
         return Example()
 
     def answers(self, network: nn.Module, config: RunConfig, asked: GenerateConfig) -> Answer | None:
-        """What `bigtrain generate` prints for a prompt, without a network that reads prompts None. `config` is the
-        checkpoint's. Raises ConfigError for settings that can't be kept to.
+        """What `bigtrain generate` prints for a prompt; None where no prompt can be answered. `config` is that of the
+        checkpoint. Raises ConfigError for settings in `asked` that contradict each other.
         """
         return None
 
