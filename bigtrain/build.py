@@ -48,9 +48,9 @@ from bigtrain.training.machine import (
     records,
 )
 from bigtrain.training.moving_average import MovingAverage
+from bigtrain.training.observer import Observer
 from bigtrain.training.precision import ResolvedPrecision
 from bigtrain.training.recurrent_state import carries_state, initial_state
-from bigtrain.training.samples import ShowSamples, no_observer, observer_for
 from bigtrain.training.selection import Selection
 from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.speed_meter import Throughput
@@ -80,12 +80,6 @@ class Parts:
     def units(self) -> WorkUnits:
         """What turns the run's durations into steps."""
         return WorkUnits.of(self.loader, self.data.spec, self.config.trainer)
-
-    @property
-    def writes_text(self) -> bool:
-        """Whether samples of generated text can be shown."""
-        has_words = self.data.tokenizer is not None and "language_model" in self.network.heads
-        return has_words and type(self.config.model).generates
 
     @property
     def optimal_loss(self) -> float | None:
@@ -247,15 +241,10 @@ def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Se
     return selection
 
 
-def build_observer(parts: Parts, tracker: Tracker) -> ShowSamples:
-    """What is shown at each evaluation, by rank 0."""
-    if not parts.world.is_main:
-        return no_observer
-    config = parts.config
-    device = parts.world.device
-    return observer_for(
-        parts.task, parts.network, parts.data, config.tracking, config.seed, tracker, device, parts.writes_text
-    )
+def build_observer(parts: Parts, tracker: Tracker) -> Observer:
+    """What records samples at each evaluation, on rank 0."""
+    enabled = parts.config.tracking.samples and parts.world.is_main
+    return Observer(parts.task, parts.network, parts.data, parts.config, tracker, enabled)
 
 
 def build_watch(parts: Parts, run_dir: Path, tracker: Tracker, first_step: int) -> Watch:

@@ -1,6 +1,6 @@
 """A run whose length was changed: whether there is anything left to train, and from which of its checkpoints.
 
-What the learning rate then does: `training/extension.py`.
+The learning rate of a longer training is in `training/extension.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a training says before it starts: the header, and advice about settings that hardly do what was meant."""
+"""What a training prints before it starts: the header, and warnings about settings that are probably a mistake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
 
 
 def advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> Iterator[str]:
-    """Warnings about settings that work, but hardly as they were meant."""
+    """Warnings about settings that are valid but probably a mistake."""
     config, units = composed.config, parts.units
     yield from told_of(find_contradictions(config, units.length), composed.asked)
     if units.batch_size > units.epoch_samples:
@@ -76,7 +76,7 @@ def unmeasured(config: RunConfig) -> str:
 
 
 def rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
-    """What the learning rate does from here on, where the run has just been made longer and that depends on it."""
+    """A sentence on the coming learning rates, where the run has just been made longer and that changes them."""
     state, total, settings = trainer.state, trainer.length.steps, composed.config.scheduler
     if total is not None and settings.needs_total_steps and state.lengths and state.lengths[-1][0] == state.step:
         yield rate_ahead(trainer.schedule, composed.config.optimizer.learning_rate, state.step, total)

@@ -1,6 +1,6 @@
 """`bigtrain train`: one run, new or resumed, from a composed config to the table of results.
 
-With several ranks each walks through here. Rank 0 names the run directory, writes and talks; the others are told.
+With several ranks each runs this code. Rank 0 chooses the run directory and broadcasts it, writes files and prints.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.audit import audit_before_training, tell
+from bigtrain.commands.conclusion import conclude
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
-from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.contradictions import find_contradictions, refused
 from bigtrain.config.durations import parse_duration
@@ -73,7 +73,7 @@ def run(composed: Composed) -> int:
 
 
 def _launch(composed: Composed, ranks: int) -> int:
-    """Starts the ranks, with words that mean the same whenever they are read."""
+    """Starts the ranks, with overrides whose paths are absolute: "latest" may mean another run later."""
     config, request = composed.config, composed.request
     words = [word for word in request.words if not word.startswith(("resume=", "init_from="))]
     if composed.resumed is not None:
@@ -111,7 +111,7 @@ def _require_same_settings(composed: Composed, world: World) -> None:
 
 @contextlib.contextmanager
 def _rank_errors(world: World, launched: bool) -> Iterator[None]:
-    """What fails on every rank is said once: rank 0 speaks first, and its launcher then ends the others."""
+    """An error on every rank is printed once: rank 0 prints first, and its launcher then ends the others."""
     if not world.is_main:
         warnings.simplefilter("ignore")
     try:
@@ -192,7 +192,7 @@ def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
 
 
 def _require_shared_folder(run_dir: Path, world: World) -> None:
-    """Before hours of training, not after: every rank reads checkpoints that rank 0 writes."""
+    """Raises MachineError where a rank does not see the run directory: every rank reads checkpoints of rank 0."""
     seen = world.gather([float(run_dir.is_dir())])[:, 0]
     if not seen.all():
         raise MachineError.of(
@@ -204,7 +204,7 @@ def _require_shared_folder(run_dir: Path, world: World) -> None:
 
 
 def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
-    """The checkpoint that rank 0 decides to go on from, on every rank."""
+    """The newest checkpoint by rank 0's judgement, on every rank; None without one."""
     newest = None
     if world.is_main:
         store.prepare()
@@ -256,7 +256,7 @@ def _recorded(
     notes: list[str],
     tracker: Tracker,
 ) -> int:
-    """Trains with the outcome, whatever it is, in status.json."""
+    """Trains, and records in status.json how it ended, also when an exception ends it."""
     if not parts.world.is_main:
         return _train(composed, run_dir, parts, checkpoint, notes, tracker)[0]
     status = Status(run_dir)
@@ -323,7 +323,9 @@ def _train(
 
 
 def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sink]:
-    """Those that write; the console before them shows what they warn of. A resumed run purges from `purge_step` on."""
+    """The sinks that write files. They follow the console, which shows their warnings. TensorBoard ignores events of
+    earlier files from `purge_step` on.
+    """
     with durable.disk_errors(run_dir):
         sinks: list[Sink] = [LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
     if config.tracking.tensorboard:

@@ -23,11 +23,15 @@ neither is shown as a setting, nor saved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from bigtrain.config.settings import setting
+
+# Where data has settings of these names, they are the user's files, and hold: every split, or one of them.
+_PATHS = {"path": "all", "train_path": "train", "val_path": "val", "test_path": "test"}
 
 
 @dataclass
@@ -123,6 +127,32 @@ class DataConfig:
         """Rules across fields; a class adds its own to those of `super()`."""
         return []
 
+    def files(self) -> dict[str, str]:
+        """The paths that were given, by what each holds: all splits, or train, val or test."""
+        given = {holds: getattr(self, name) for name, holds in self._paths().items()}
+        return {holds: path for holds, path in given.items() if path}
+
+    def at(self, path: str, holds: str = "all") -> Self:
+        """The same settings for this path alone, which holds all splits, or the one named."""
+        changes: dict[str, Any] = {name: path if each == holds else None for name, each in self._paths().items()}
+        return replace(self, **changes)
+
+    def as_test_split(self, path: str) -> Self | None:
+        """The same settings for a file that is one split, measured as a whole; None where it holds every split."""
+        return None
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """With the classes in this order, whichever of them occur; unchanged where the data itself decides it."""
+        return self
+
+    def with_tokenizer(self, path: str) -> Self:
+        """With the tokenizer in this file; unchanged where the data has none, or one of its own."""
+        return self
+
+    def _paths(self) -> dict[str, str]:
+        known = {field.name for field in fields(self)}
+        return {name: holds for name, holds in _PATHS.items() if name in known}
+
 
 @dataclass
 class TaskConfig:
@@ -135,6 +165,8 @@ class TaskConfig:
     higher_is_better: ClassVar[bool] = False
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
     measures: ClassVar[tuple[str, ...]] = ()  # names of its metrics, some of them of some data only; () if not said
+    per_token: ClassVar[bool] = True  # whether its targets are tokens, so that its loss depends on the tokenizer
+    of_any_tokenizer: ClassVar[Mapping[str, str]] = {}  # metrics that do not, and what users call them
 
     def while_training(self, metric: str) -> str:
         """The metric that stands for one of the end of a run while it still trains; as a rule the same."""

@@ -36,8 +36,8 @@ class VocabularyProjection(NamedTuple):
         weight_VD, bias_V = self._of_tokens()
         return vocabulary_logits(self.hidden_BTD[:, -1], weight_VD, self.softcap, bias_V)
 
-    def likeliest(self) -> Tensor:
-        """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
+    def argmax(self) -> Tensor:
+        """(B, T) int64: the token with the largest logit at each position; computed in chunks, as the loss."""
         weight_VD, bias_V = self._of_tokens()
         hidden_ND = self.hidden_BTD.flatten(0, 1)
         chunks = hidden_ND.split(DEFAULT_CHUNKING.rows(len(hidden_ND), len(weight_VD)))

@@ -50,8 +50,8 @@ class NgramPredictions(NamedTuple):
         """Log-probabilities (B, V) at the last position."""
         return self._log_probabilities(self.contexts_BTK[:, -1])
 
-    def likeliest(self) -> Tensor:
-        """(B, T) int64: at each position the likeliest token. In chunks, as the loss of other heads."""
+    def argmax(self) -> Tensor:
+        """(B, T) int64: the most probable token at each position; computed in chunks, as the loss of other heads."""
         contexts_NK = self.contexts_BTK.flatten(0, 1)
         chunks = contexts_NK.split(DEFAULT_CHUNKING.rows(len(contexts_NK), self.head.vocab_size))
         found = torch.cat([self._log_probabilities(chunk_NK).argmax(dim=-1) for chunk_NK in chunks])

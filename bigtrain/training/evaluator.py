@@ -14,7 +14,7 @@ from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
-from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
+from bigtrain.tasks.base import Batch, Task, TrainingModule, evaluation_totals
 from bigtrain.tasks.generation import eagerly
 from bigtrain.tracking.status_line import status_line
 from bigtrain.training.precision import ResolvedPrecision
@@ -113,12 +113,10 @@ class Evaluator:
         return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
 
     def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
-        """Sums that add up over batches and ranks, those of what a task has the network write among them."""
+        """Sums that add up over batches and ranks, those of targets that the network writes itself among them."""
         totals = evaluation_totals(self.module(batch))
-        if isinstance(self.task, WritesTargets):
-            written = self.task.generated_statistics(self.module.network, batch, final)
-            totals |= {name: value.double() for name, value in written.items()}
-        return totals
+        written = self.task.generated_statistics(self.module.network, batch, final)
+        return totals | {name: value.double() for name, value in written.items()}
 
     @contextmanager
     def _telling(self, split: str) -> Iterator[Callable[[], None]]:

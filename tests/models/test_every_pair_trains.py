@@ -129,12 +129,12 @@ def answer(name, trainer):
 
 
 def continued(network, prompt_BT):
-    """The likeliest continuation, with the state kept, which is that of reading everything again for each token."""
+    """The greedy continuation, with the state kept, which is that of reading everything again for each token."""
     tokens_BT = prompt_BT
     with torch.inference_mode():
         for _ in range(8):
-            likeliest_B = network(tokens_BT).predictions["language_model"].last_logits().argmax(dim=-1)
-            tokens_BT = torch.cat((tokens_BT, likeliest_B[:, None]), dim=1)
+            next_B = network(tokens_BT).predictions["language_model"].last_logits().argmax(dim=-1)
+            tokens_BT = torch.cat((tokens_BT, next_B[:, None]), dim=1)
         last_logits_BV = network(tokens_BT).predictions["language_model"].last_logits()
     new_BT = generate(network, prompt_BT, 8, Sampling(temperature=0))
     assert torch.equal(new_BT, tokens_BT[:, prompt_BT.shape[1] :])
@@ -142,9 +142,9 @@ def continued(network, prompt_BT):
 
 
 def translated(task, network, batch):
-    """The likeliest targets, with the state kept, which are those of reading everything again for each token."""
+    """The greedy targets, with the state kept, which are those of reading everything again for each token."""
     greedy = replace(task.search, num_beams=1)
-    for row, hypotheses in enumerate(task.answer(network, batch, greedy)):
+    for row, hypotheses in enumerate(task.write(network, batch, greedy)):
         source = {name: batch[name][row : row + 1] for name in ("source", "source_lengths")}
         ids = [task.begin_id]
         for _ in range(len(hypotheses[0].ids) + hypotheses[0].ended):
@@ -153,5 +153,5 @@ def translated(task, network, batch):
                 logits_1V = network(torch.tensor([ids]), lengths=lengths, **source).predictions["seq2seq"].last_logits()
             ids.append(int(logits_1V.argmax()))
         assert ids[1:] == hypotheses[0].ids + [task.end_id] * hypotheses[0].ended
-    best = task.answer(network, batch)
+    best = task.write(network, batch)
     return torch.tensor([hypothesis.score for hypotheses in best for hypothesis in hypotheses])

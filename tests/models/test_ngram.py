@@ -55,7 +55,7 @@ def test_probabilities_add_up_to_one_and_are_those_of_the_loss():
     logits = predictions.logits()
     torch.testing.assert_close(logits.exp().sum(dim=-1), torch.ones(5, LENGTH))
     assert torch.equal(predictions.last_logits(), logits[:, -1])
-    assert torch.equal(predictions.likeliest(), logits.argmax(dim=-1))
+    assert torch.equal(predictions.argmax(), logits.argmax(dim=-1))
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="sum")
     torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum, expected)
     smoothed = predictions.cross_entropy(batch["targets"], 0.2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
@@ -91,6 +92,10 @@ class TokenizedConfig(DataConfig):
                 "leave it out, or set tokenizer=file"
             )
         return found
+
+    def with_tokenizer(self, path: str) -> Self:
+        """The file decides how many tokens there are."""
+        return replace(self, tokenizer=Tokenizer.file, tokenizer_path=path, vocab_size=None)
 
 
 @dataclass
@@ -263,6 +268,10 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             found.append(f"labels is {list(self.labels)}; give two different names at least")
         return found
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The classes need not be those of its own training file."""
+        return replace(self, labels=list(labels))
 
     def _column_problems(self) -> list[str]:
         columns = list(self.text_column)

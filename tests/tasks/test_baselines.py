@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from bigtrain.data.base import DataModule, Dataset, DataSpec
-from bigtrain.report import baselines
-from bigtrain.report.baselines import baselines_of
+from bigtrain.tasks import baselines
 from bigtrain.tasks.classification import Classification
 from bigtrain.tasks.config import ClassificationConfig, MaskedLanguageModelingConfig, RegressionConfig
 from bigtrain.tasks.masked_lm import MaskedLanguageModeling
@@ -42,7 +41,7 @@ class Data(DataModule):
 
 def classified(data):
     task = Classification(ClassificationConfig(), data.spec)
-    return baselines_of(task, data, ["test"])
+    return task.baselines(data, ["test"])
 
 
 def by_hand(train_x, train_y, test_x, classes):
@@ -136,7 +135,7 @@ def test_hidden_tokens_are_guessed_by_their_frequency():
         return batch
 
     task.collate = collate
-    found = baselines_of(task, data, ["test"]).metrics["test"]["unigram_loss"]
+    found = task.baselines(data, ["test"]).metrics["test"]["unigram_loss"]
     assert hidden and 0 not in hidden
     assert found == pytest.approx(-np.log(probability[hidden]).mean())
 
@@ -154,4 +153,4 @@ def test_a_part_is_read_of_what_is_too_large_and_that_is_said(monkeypatch):
 def test_values_have_none():
     spec = {"kind": "vectors", "input_shape": (2,), "values": ("y",), "value_normalization": {"mean": [0], "std": [1]}}
     data = Data(spec, train=Samples(vectors=np.zeros((3, 2)), values=np.zeros((3, 1))))
-    assert baselines_of(Regression(RegressionConfig(), data.spec), data, ["train"]).metrics == {}
+    assert Regression(RegressionConfig(), data.spec).baselines(data, ["train"]).metrics == {}
