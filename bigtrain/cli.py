@@ -128,9 +128,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse_flags(verb: str, words: list[str]) -> argparse.Namespace:
-    from hydra._internal.utils import get_args_parser
+    from bigtrain.config.hydra_adapter import flags_parser
 
-    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()])
+    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[flags_parser()])
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     if any(word[:1] == "-" and word.partition("=")[0] not in parser.options for word in words):
@@ -150,10 +150,8 @@ def _without_ambiguity(words: list[str]) -> list[str]:
 
 
 def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
     from bigtrain.config.compose import Request, compose, validate
+    from bigtrain.config.hydra_adapter import forget_facts
     from bigtrain.config.plugins import load_plugins, take_plugins
     from bigtrain.config.words import is_of_pipeline, take_paths
 
@@ -191,8 +189,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
             composed = validate(compositions[0])
     finally:
         gc.enable()
-        GlobalHydra.instance().clear()
-        HydraConfig.instance().cfg = None
+        forget_facts()
     if flags.multirun:
         return int(_command("sweep").run(sweep, debug))
     return int(_command(verb.replace("-", "_")).run(composed))
@@ -251,9 +248,9 @@ def _shell_completion(flags: argparse.Namespace) -> int:
         line = line[: int(os.environ.get("COMP_POINT") or len(line))]
         print(("\n" if shell == "fish" else " ").join(complete(line, VERBS)))
         return ExitCode.OK
-    from bigtrain.config.display import completion_script
+    from bigtrain.config.hydra_adapter import hydra_completion_script
 
-    sys.stdout.write(completion_script(action, shell))
+    sys.stdout.write(hydra_completion_script(action, shell))
     return ExitCode.OK
 
 

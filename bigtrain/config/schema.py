@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 
 import bigtrain
@@ -54,33 +53,17 @@ def describes_training(verb: str) -> bool:
 
 
 @functools.cache
-def register_schemas() -> None:
-    """Stores every settings class for YAML to name.
+def settings_classes() -> dict[str, type]:
+    """Path → settings class, of all that a YAML file can name: `schema/run`, `schema/model/cnn`.
 
-    They are stored under `schema/…`, not beside the YAML files, where they would show up as choices.
+    They stand below `schema/`, not beside the YAML files, where they would show up as choices.
     """
     register_parts()
-    schemas = ConfigStore.instance().repo.setdefault("schema", {})
-    for verb in map(root_name, ROOTS):
-        name = _SCHEMA_NAMES.get(verb, verb)
-        schemas[f"{name}.yaml"] = _Schema(name, "schema", ROOTS[verb], "_global_")
-    for kind, registry in REGISTRIES.items():
-        group = schemas.setdefault(kind, {})
-        for entry in registry:
-            group[f"{entry.name}.yaml"] = _Schema(entry.name, f"schema/{kind}", entry.config_class)
-
-
-class _Schema(ConfigNode):
-    """A settings class, made into a node when it is asked for: all of them together take a fifth of a `--help`."""
-
-    def __init__(self, name: str, group: str, config_class: type, package: str | None = None):
-        self.name, self.group, self.package, self.provider = name, group, package, None
-        self.config_class = config_class
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "node":
-            return OmegaConf.structured(self.config_class)
-        raise AttributeError(name)
+    roots = {f"schema/{_SCHEMA_NAMES.get(verb, verb)}": ROOTS[verb] for verb in map(root_name, ROOTS)}
+    parts = {
+        f"schema/{kind}/{entry.name}": entry.config_class for kind, registry in REGISTRIES.items() for entry in registry
+    }
+    return {**roots, **parts}
 
 
 @functools.cache

@@ -18,12 +18,16 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
-from hydra.errors import HydraException
-
 from bigtrain.config.files import files_override, is_sweep_of_files
 from bigtrain.config.hints import Guess, did_you_mean, rounds_for_value
+from bigtrain.config.hydra_adapter import (
+    HydraException,
+    Override,
+    is_comma_list,
+    parse_override,
+    quoted_text,
+    text_override,
+)
 from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
@@ -41,7 +45,6 @@ _UNESCAPED = re.compile(r"(\\*)\$\{")
 def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tuple[list[Override], list[Problem]]:
     """Reads every word, and collects what can't be read. Several values in one word need `multirun`."""
     register_parts()
-    parser = OverridesParser.create()
     overrides, problems = [], []
     for word in words:
         override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word, multirun)
@@ -52,14 +55,12 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
             try:
                 if _depth(word) > MAX_DEPTH:
                     raise ValueError("nested too deeply")
-                override = parser.parse_override(word)
+                override = parse_override(word)
             except (HydraException, RecursionError, ValueError) as error:
                 problems.append(_unreadable(verb, word, str(error)))
                 continue
-            override.input_line = word
-            simple = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP
-            if simple and _is_text(verb, override.key_or_group, free=multirun):
-                override = _text_override(override.key_or_group, word.partition("=")[2], word)
+            if is_comma_list(override) and _is_text(verb, override.key_or_group, free=multirun):
+                override = text_override(override.key_or_group, word.partition("=")[2], word)
         problem = _unusable(override, word, multirun)
         if problem:
             problems.append(replace(problem, word=word))
@@ -98,8 +99,8 @@ def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]
         line = override.input_line or ""
         if override.is_delete() or override.is_hydra_override() or override.key_or_group in groups:
             words.append(line if override.is_delete() else _PREFIX.sub("", line, count=1))
-        elif override.value_type is ValueType.ELEMENT and isinstance(override._value, QuotedString):
-            words.append(f"++{override.key_or_group}={override._value.with_quotes()}")
+        elif (quoted := quoted_text(override)) is not None:
+            words.append(f"++{override.key_or_group}={quoted}")
         else:
             words.append("++" + _PREFIX.sub("", line, count=1))
     return words
@@ -142,7 +143,7 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
     key = _PREFIX.sub("", key, count=1)
     settings = [field for field, _ in fields_named(verb, key)] if equals else []
     if any(field.metadata.get("verbatim") for field in settings):
-        return _text_override(key, escape(value), word)
+        return text_override(key, escape(value), word)
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if quoted or value == "null" or "${" in value or not any(field.metadata.get("path") for field in settings):
         return None
@@ -157,12 +158,7 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
             "one run takes one path; -m tries each; several files of one text are a folder or a pattern, 'texts/*.txt'"
         )
         return Problem("CONFIG-WORD", message, cause, fix, word)
-    return _text_override(key, escape(value), word)
-
-
-def _text_override(key: str, value: str, word: str) -> Override:
-    text = QuotedString(text=value, quote=Quote.single)
-    return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, text, input_line=word)
+    return text_override(key, escape(value), word)
 
 
 def _is_text(verb: str, key: str, free: bool) -> bool:

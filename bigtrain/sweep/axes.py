@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
-from hydra.errors import HydraException
-
+from bigtrain.config.hydra_adapter import ChoiceSweep, Glob, HydraException, Override, quote, text_of
 from bigtrain.config.library import Library
 from bigtrain.config.words import fields_named
 from bigtrain.errors import ConfigError
@@ -63,11 +61,7 @@ def _as_they_stand(override: Override) -> list[str]:
     verbatim, path = (any(limits.get(kind) for limits in fields) for kind in ("verbatim", "path"))
     if not isinstance(swept, ChoiceSweep) or not (verbatim or path):
         return []
-    texts = [value if isinstance(value, str) else getattr(value, "text", None) for value in swept.list]
+    texts = [text_of(value) for value in swept.list]
     if None in texts:  # numbers, which are written as they were typed
         return []
-    return [
-        QuotedString(text, Quote.single).with_quotes() if path and _READ_OTHERWISE.search(text) else text
-        for text in texts
-        if text is not None
-    ]
+    return [quote(text) if path and _READ_OTHERWISE.search(text) else text for text in texts if text is not None]
