@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bigtrain.config.habits import VERBS as OTHER_VERBS
+from bigtrain.config.verbs import DEFAULT, VERBS
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest, printable
-
-VERBS = ("train", "eval", "generate", "export", "check-data", "compare")
-LATER_VERBS = ("plan", "explain", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,14 +93,11 @@ def _dispatch(words: list[str], debug: bool) -> int:
 def _take_verb(words: list[str]) -> str:
     """Removes the verb from the words, because Hydra would take it for an override."""
     if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
-        return "train"
+        return DEFAULT
     first = words[0]
     if first in VERBS:
         return words.pop(0)
     cause = f'command line, "{first}"'
-    if first in LATER_VERBS:
-        message = f"bigtrain {first} is not built yet"
-        raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"the verbs are {', '.join(VERBS)}")
     message = f"{first!r} is not a verb"
     if known := OTHER_VERBS.get(first.lower().lstrip("-")):
         path = next((word for word in words[1:] if "=" not in word and word[0] not in "-+~"), "<run directory>")
@@ -192,7 +187,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
         forget_facts()
     if flags.multirun:
         return int(_command("sweep").run(sweep, debug))
-    return int(_command(verb.replace("-", "_")).run(composed))
+    return int(_command(VERBS[verb].command).run(composed))
 
 
 def _command(name: str) -> Any:
@@ -246,7 +241,7 @@ def _shell_completion(flags: argparse.Namespace) -> int:
 
         line = os.environ.get("COMP_LINE", "")
         line = line[: int(os.environ.get("COMP_POINT") or len(line))]
-        print(("\n" if shell == "fish" else " ").join(complete(line, VERBS)))
+        print(("\n" if shell == "fish" else " ").join(complete(line)))
         return ExitCode.OK
     from bigtrain.config.hydra_adapter import hydra_completion_script
 

@@ -14,10 +14,11 @@ from bigtrain.config.hints import known_keys
 from bigtrain.config.library import Request
 from bigtrain.config.plugins import load_plugins, take_plugins
 from bigtrain.config.schema import field_types, is_group, node_type, without_none
+from bigtrain.config.verbs import DEFAULT, VERBS
 from bigtrain.errors import BigtrainError
 
 
-def complete(line: str, verbs: Iterable[str]) -> list[str]:
+def complete(line: str) -> list[str]:
     """Completions of the last word of a command line, which begins with the program's name."""
     try:
         words = shlex.split(line)[1:]
@@ -26,8 +27,8 @@ def complete(line: str, verbs: Iterable[str]) -> list[str]:
     current = "" if line[-1:].isspace() or not words else words.pop()
     if not words and current in ("python", "-m"):
         return []
-    offered = [f"{verb} " for verb in verbs] if not words else []
-    verb = words.pop(0) if words and words[0] in verbs else "train"
+    offered = [f"{verb} " for verb in VERBS] if not words else []
+    verb = words.pop(0) if words and words[0] in VERBS else DEFAULT
     composition = _compose(verb, words)
     if composition is None:
         return []

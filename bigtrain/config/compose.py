@@ -28,9 +28,10 @@ from bigtrain.config.redact import redact_words
 from bigtrain.config.resume import ResumeInfo, extension_without_run, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
-from bigtrain.config.schema import ROOTS, describes_training, node_type, root_name
+from bigtrain.config.schema import node_type
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
+from bigtrain.config.verbs import VERBS
 from bigtrain.config.words import is_hydra, parse_words
 from bigtrain.errors import BigtrainError, ConfigError, Problem
 from bigtrain.registry import WEIGHT_FORMATS
@@ -126,8 +127,8 @@ def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> C
         tree = SettingsTree(request.verb, library.parts, library.groups)
         for entry in entries:
             _add_file(tree, library, entry)
-        if node_type(tree.config) is not ROOTS[request.verb]:
-            fix = f"begin its defaults list with: - {root_name(request.verb)}"
+        if node_type(tree.config) is not VERBS[request.verb].settings:
+            fix = f"begin its defaults list with: - {VERBS[request.verb].root}"
             raise ConfigError.of("CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix)
     except ConfigError as error:
         raise ConfigError(*dict.fromkeys((*problems, *error.problems))) from error
@@ -145,7 +146,7 @@ def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> C
         for group, choice in chosen_by_group.items()
         if isinstance(choice, str) and choice in library.choices(group)
     }
-    if describes_training(request.verb) and tree.raw()["name"] == "":
+    if VERBS[request.verb].describes_training and tree.raw()["name"] == "":
         tree.config.name = _default_name(choices, request.verb)
     return Composition(
         request, tree, overrides, choices, library.groups, library.choices, library.parts, library.comment

@@ -19,8 +19,8 @@ from bigtrain.config.habits import ANY_FILES, CHOICES, OWN_FILES, PARTNERS, plai
 from bigtrain.config.hints import Guess, Words, did_you_mean, of_file
 from bigtrain.config.hydra_adapter import CONFIGS, Entry, HydraException, Override, files_in_order, quote
 from bigtrain.config.plugins import loaded_plugins
-from bigtrain.config.schema import root_name
 from bigtrain.config.sources import OWN, Folder, Sources
+from bigtrain.config.verbs import VERBS
 from bigtrain.config.yaml_files import MAX_BYTES
 from bigtrain.errors import ConfigError, Problem, nearest
 from bigtrain.registry import DATA, REGISTRIES
@@ -55,7 +55,7 @@ class Request:
     @property
     def root(self) -> str:
         """Name of the root YAML."""
-        return self.config_name or root_name(self.verb)
+        return self.config_name or VERBS[self.verb].root
 
 
 class Library:

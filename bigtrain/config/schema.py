@@ -19,20 +19,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import bigtrain
-from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
+from bigtrain.config.verbs import VERBS
 from bigtrain.registry import REGISTRIES
 
-ROOTS: dict[str, type] = {
-    "train": RunConfig,
-    "eval": EvalConfig,
-    "generate": GenerateConfig,
-    "export": ExportConfig,
-    "check-data": RunConfig,
-    "compare": CompareConfig,
-}
-"""Verb → its tree. Its root YAML is configs/<verb>.yaml, or that of the first verb with the same tree."""
-
-_SCHEMA_NAMES = {"train": "run"}  # of the others: the verb
 _WORDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -42,16 +31,6 @@ _WORDS: dict[Any, tuple[str, str]] = {
 }
 
 
-def root_name(verb: str) -> str:
-    """Name of a verb's root YAML."""
-    return next(first for first, tree in ROOTS.items() if tree is ROOTS[verb])
-
-
-def describes_training(verb: str) -> bool:
-    """Whether the words of a verb are those of a training: it trains, or looks at what would be trained."""
-    return ROOTS[verb] is RunConfig
-
-
 @functools.cache
 def settings_classes() -> dict[str, type]:
     """Path → settings class, of all that a YAML file can name: `schema/run`, `schema/model/cnn`.
@@ -59,7 +38,7 @@ def settings_classes() -> dict[str, type]:
     They stand below `schema/`, not beside the YAML files, where they would show up as choices.
     """
     register_parts()
-    roots = {f"schema/{_SCHEMA_NAMES.get(verb, verb)}": ROOTS[verb] for verb in map(root_name, ROOTS)}
+    roots = {verb.schema: verb.settings for verb in VERBS.values()}
     parts = {
         f"schema/{kind}/{entry.name}": entry.config_class for kind, registry in REGISTRIES.items() for entry in registry
     }

@@ -28,13 +28,11 @@ from bigtrain.config.hydra_adapter import (
     quoted_text,
     text_override,
 )
-from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
+from bigtrain.config.schema import field_at, field_types, register_parts, without_none
+from bigtrain.config.verbs import VERBS
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
-
-PATH_VERBS = ("compare",)
-"""Verbs after which paths may stand."""
 
 _PREFIX = re.compile(r"\+{0,2}")
 _ASSIGNMENT = re.compile(r"[+~]{0,2}[\w.]+=")
@@ -72,7 +70,7 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
 def take_paths(verb: str, words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(paths, other words) of a verb that takes paths. The folders of a sweep's jobs have a = in their names, too."""
     words = tuple(words)
-    paths = tuple(word for word in words if verb in PATH_VERBS and not _ASSIGNMENT.match(word))
+    paths = tuple(word for word in words if VERBS[verb].takes_paths and not _ASSIGNMENT.match(word))
     return paths, tuple(word for word in words if word not in paths)
 
 
@@ -128,10 +126,10 @@ def is_search(override: Override) -> bool:
 
 def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
     """The settings that a dotted key may mean, with their types: of a group, whichever of its parts is chosen."""
-    found = field_at(ROOTS[verb], key)
+    found = field_at(VERBS[verb].settings, key)
     kind, _, name = key.partition(".")
     candidates = [found] if found else []
-    for entry in () if found or not describes_training(verb) else REGISTRIES.get(kind, ()):
+    for entry in () if found or not VERBS[verb].describes_training else REGISTRIES.get(kind, ()):
         types = field_types(entry.config_class)
         candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
     return candidates
@@ -149,7 +147,7 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
         return None
     if multirun and (several := files_override(key, value, word)):
         return several if isinstance(several, Override) else replace(several, word=word)
-    is_read = describes_training(verb) and not key.endswith("_dir")
+    is_read = VERBS[verb].describes_training and not key.endswith("_dir")
     if not multirun and (
         is_sweep_of_files(value) or (is_read and isinstance(files_override(key, value, word), Override))
     ):
@@ -173,9 +171,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
         fix = "settings are given as key=value"
         if verb == "generate" and not Path(word).expanduser().exists():
             fix = f"did you mean prompt={shlex.quote(word)} ?"
-        elif not describes_training(verb) and "/" in word:
+        elif not VERBS[verb].describes_training and "/" in word:
             fix = f"did you mean checkpoint={word} ?"
-        elif "." not in word and (near := nearest(word, ROOTS)):
+        elif "." not in word and (near := nearest(word, VERBS)):
             fix = f"{did_you_mean(near)} The verb comes first"
         message = f"{word!r} is neither a verb nor key=value"
         return Problem("CONFIG-WORD", message, f'command line, "{word}"', fix, word)
