@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _report(error, error.exit_code, debug)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone: bigtrain | head. What was to be done is done
+    except BrokenPipeError:  # the reader of our output has ended (bigtrain | head), and the command has done its work
         _drop_output()
         code = ExitCode.OK
     except OSError as error:
@@ -60,7 +60,7 @@ def _bug(error: Exception) -> Problem:
 
 
 def _drop_output() -> None:
-    """What is still buffered has nowhere to go; Python would complain at exit."""
+    """Sends what is still buffered for stdout to nowhere, because Python would fail to write it when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -118,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """The flags that there are."""
+        """Every flag, in its long and its short form."""
         return [option for action in self._actions for option in action.option_strings]
 
 
@@ -150,7 +150,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from bigtrain.config.plugins import load_plugins, take_plugins
     from bigtrain.config.words import is_of_pipeline, take_paths
 
-    gc.disable()  # what is composed here stays; looking for garbage meanwhile takes a tenth of a --help
+    gc.disable()  # a composition frees almost nothing, and collecting meanwhile takes a tenth of a --help
     try:
         plugins, words = take_plugins(flags.overrides)
         load_plugins(plugins)
@@ -191,9 +191,7 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
 
 
 def _command(name: str) -> Any:
-    """The module of a command. From here on PyTorch is needed, which takes seconds on a busy machine: that is said on a
-    terminal only, as every command would say it, those that fail at once included.
-    """
+    """The module of a command. It imports PyTorch, which takes seconds on a busy machine, so a terminal shows it."""
     from bigtrain.tracking.status_line import status_line
 
     with status_line("Loading PyTorch", "") if sys.stderr.isatty() else contextlib.nullcontext():
@@ -201,7 +199,7 @@ def _command(name: str) -> Any:
 
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
-    """pipeline=NAME: all its steps are composed before the first one starts."""
+    """Runs pipeline=NAME, or shows it; all its steps are composed before the first one starts."""
     from bigtrain.pipeline.definition import read_pipeline
     from bigtrain.pipeline.plan import displayed, make_plan
 
@@ -230,7 +228,7 @@ def _find_run(where: str, output_dir: Path) -> Path:
 
 
 def _shell_completion(flags: argparse.Namespace) -> int:
-    """-sc install=bash | uninstall=bash | query=bash."""
+    """Answers `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL`."""
     action, _, shell = (flags.overrides or [""])[0].partition("=")
     shells = ("bash", "zsh", "fish")
     if len(flags.overrides) != 1 or action not in ("install", "uninstall", "query") or shell not in shells:

@@ -1,9 +1,7 @@
-"""Words → a typed tree of settings → the validated config of a command. No torch, nothing written, no logging
-set up.
+"""Words → a typed tree of settings → the validated config of a command. No torch; nothing is written.
 
-Hydra parses the words and computes the order of the files (its defaults list); putting the values together is
-ours, because its merge accepts misspelt keys (see strict.py). Hydra's `run` is never called, so that it
-creates no directories, runs no callbacks and leaves `hydra.*` without effect.
+Hydra parses the words and computes the order of the files (hydra_adapter.py). Their values are merged here, strictly
+(strict.py), because Hydra's merge accepts misspelt keys.
 """
 
 from __future__ import annotations
@@ -59,7 +57,7 @@ class Composed:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """A tree whose keys and types are right; whether its values make sense together, `validate` finds out."""
+    """A tree whose keys and types are checked; `validate` checks ranges and combinations of values."""
 
     request: Request
     tree: SettingsTree
@@ -111,7 +109,7 @@ def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | No
 
 
 def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> Composition:
-    """`compose`, but each problem is as `settle` takes it: with everything that may have been meant."""
+    """`compose`, but problems keep all their guesses (hints.Guess): `settle` keeps those that compose."""
     overrides, problems = parse_words(request.verb, request.words)
     typed = {override.key_or_group: override.value() for override in overrides}
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
@@ -162,7 +160,7 @@ def validate(composition: Composition) -> Composed:
 
 
 def validate_with_guesses(composition: Composition) -> Composed:
-    """`validate`, but each problem is as `settle` takes it."""
+    """`validate`, but problems keep all their guesses, for `settle`."""
     tree = composition.tree
     offer_facts(composition.choices)
     config = to_config(tree)
@@ -214,7 +212,7 @@ def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path)
 def _sort(
     overrides: list[Override], library: Library, verb: str
 ) -> tuple[list[Override], list[Override], list[Problem]]:
-    """Overrides → those that choose from a group, those that set a value, and problems."""
+    """Overrides that choose from a group, overrides that set a value, and the problems of wrong choices."""
     chosen, values, problems = [], [], []
     for override in overrides:
         group = override.key_or_group
@@ -266,7 +264,7 @@ def _default_name(choices: dict[str, str], verb: str) -> str:
 
 
 def _with_source(problem: Problem, composition: Composition) -> Problem:
-    """Where files are missing that an experiment or a data set is for, what its own YAML says of them."""
+    """Where data.path is missing: the sentences about it at the head of the chosen experiment's and data's YAML."""
     if not problem.message.startswith("data.path is missing"):
         return problem
     choices = {group: composition.choices.get(group, "") for group in ("experiment", "data")}

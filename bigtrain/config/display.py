@@ -1,6 +1,6 @@
-"""What `--help`, `--cfg`, `--info` and `--hydra-help` print, and the scripts of `-sc`.
+"""What `--help`, `--cfg`, `--info` and `--hydra-help` print.
 
-The config of a run is printed from our own tree, for that is what would run; the rest is Hydra's own display.
+`--cfg job` prints our own tree, which is what would run; the others but --help are Hydra's displays.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def display(composition: Composition, flags: argparse.Namespace) -> str:
 def _config_text(composition: Composition, package: str | None, resolve: bool) -> str:
     if resolve:
         offer_facts(composition.choices)
-        to_config(composition.tree)  # says what can't be resolved
+        to_config(composition.tree)  # raises ConfigError for a reference that can't be resolved
     config: Any = composition.tree.config
     if package not in (None, "_global_"):
         config = OmegaConf.select(config, str(package))

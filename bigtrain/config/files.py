@@ -1,7 +1,7 @@
 """A word of `-m` that names several files: `data.path=a.txt,b.txt`, `data.path=glob(*.txt)`.
 
-A path is taken as it stands, commas and all, since file names may hold them. So the disk decides: where there is no
-such file, but there is one for each part, they are several values.
+A path is taken as it stands, because file names may hold commas. So the disk decides: the parts are several values
+where no file has the whole as its name, and each part is a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUNCTION = re.compile(r"(choice|glob)\(.*\)", re.DOTALL)
 
 
 def is_sweep_of_files(value: str) -> bool:
-    """Whether a path is written as one of the sweeps `choice(…)` and `glob(…)`, and no file is called so."""
+    """Whether a path has the form `choice(…)` or `glob(…)`, and no file has that name."""
     return bool(_FUNCTION.fullmatch(value)) and not found(value)
 
 

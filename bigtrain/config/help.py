@@ -1,6 +1,6 @@
 """`--help`: verbs, choices, and every setting of the chosen parts with its value and meaning.
 
-Our own page, because Hydra's copies the whole config repository for every group, and knows no meanings.
+Our own page: Hydra's knows no meanings, and is slow, as it copies its config repository once for every group.
 """
 
 from __future__ import annotations

@@ -54,14 +54,9 @@ CONFIGS = "bigtrain.configs"
 _HYDRA_ROOT = "hydra/config"
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
 def parse_override(word: str) -> Override:
     """`key=value`, `+key=value` or `~key`, read by Hydra's grammar. Raises HydraException, or ValueError."""
-    override = OverridesParser.create().parse_override(word)
-    override.input_line = word
-    return override
+    return OverridesParser.create().parse_override(word)
 
 
 def text_override(key: str, text: str, word: str) -> Override:
@@ -105,9 +100,6 @@ def _single_quoted(text: str) -> QuotedString:
     return QuotedString(text=text, quote=Quote.single)
 
 
-# --- the order of the files -------------------------------------------------------------------------------------------
-
-
 class Entry(NamedTuple):
     """A config in the order in which they are put together: its path, where its values go, the config that names it."""
 
@@ -136,29 +128,24 @@ class _Outlines(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """See ConfigSource."""
         return "bigtrain"
 
     def available(self) -> bool:
-        """See ConfigSource."""
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """See ConfigSource."""
         return self.sources.has_group(config_path.rstrip("/"))
 
     def is_config(self, config_path: str) -> bool:
-        """See ConfigSource. Hydra puts its own root before ours: it finds an empty one, which costs nothing to read."""
+        # Hydra puts its own root before ours: it finds an empty one, which costs nothing to read.
         return config_path == _HYDRA_ROOT or self.sources.has_config(config_path.rstrip("/"))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """See ConfigSource."""
         groups = [] if results_filter is ObjectType.CONFIG else self.sources.groups(config_path)
         configs = [] if results_filter is ObjectType.GROUP else self.sources.configs(config_path)
         return sorted({*groups, *configs})
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """See ConfigSource."""
         content: dict[str, Any] = {}
         header: dict[str, str | None] = {"package": None}
         if config_path != _HYDRA_ROOT:
@@ -177,7 +164,6 @@ class _SearchPath(SearchPathPlugin):
     alone: ClassVar[bool] = False
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """See SearchPathPlugin."""
         if self.alone:
             search_path.get_path().clear()
         for provider, path in self.pairs:
@@ -206,13 +192,9 @@ def submitit_settings() -> Any:
     return config
 
 
-# --- flags, facts and displays ----------------------------------------------------------------------------------------
-
-
 def flags_parser() -> argparse.ArgumentParser:
     """The parser of Hydra's flags and, as positional arguments, of the words."""
-    parser: argparse.ArgumentParser = get_args_parser()
-    return parser
+    return get_args_parser()
 
 
 def offer_facts(choices: Mapping[str, str]) -> None:

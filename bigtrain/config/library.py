@@ -1,6 +1,6 @@
-"""The YAML files and groups that a request can choose from: ours, and those of the user's folders.
+"""The YAML files and groups that a request can choose from, and what is wrong with a choice, as problems.
 
-Also what is wrong with a choice, in sentences. Putting the chosen files together is compose.py's business.
+Where the files lie is sources.py; compose.py merges the chosen ones.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ OPTIONAL_GROUPS = ("experiment", "local", "debug")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What was asked for: a verb, the words after it, and where to look for YAML."""
+    """One command line: the verb, the words after it, and where to look for YAML."""
 
     verb: str
     words: tuple[str, ...] = ()
     config_name: str | None = None
     config_dir: str | None = None
     plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
-    paths: tuple[str, ...] = ()  # words that name places, of a verb that takes some
-    from_file: frozenset[str] = frozenset()  # those words that a pipeline's file gave, and nobody typed
+    paths: tuple[str, ...] = ()  # the words that are paths, of a verb that takes paths
+    from_file: frozenset[str] = frozenset()  # the words that stand in a pipeline's file, not on the command line
 
     @property
     def plugin_words(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What another `bigtrain` needs, before its words, to see the same settings: folders and plug-ins."""
+        """The arguments before the words with which another process finds the same configs: folders and plug-ins."""
         given = {"-cn": self.config_name, "-cd": self.config_dir}
         flags = (part for flag, value in given.items() if value is not None for part in (flag, value))
         return (*flags, *self.plugin_words)
@@ -204,7 +204,7 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
 
 
 def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Words, ...], ...]:
-    """What may have been meant: the same name written otherwise, what others call so, a file, a slip."""
+    """Guesses: the same name in another spelling, the name that others use, a file, a name that looks like it."""
     options = library.choices(group)
     same = [name for name in options if plain(name) == plain(choice)]
     same = same or [name for name in options if plain(name.split("/")[-1]) == plain(choice.split("/")[-1])]
@@ -220,7 +220,7 @@ def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Wor
 
 
 def _with_partners(each: list[Words], library: Library) -> list[Words]:
-    """Choices of data, each with a word for what it goes with."""
+    """Choices of data, each with a word that chooses a model or task which can read it."""
     parts = library.parts("data") if each else {}
     found = []
     for words in each:
@@ -232,7 +232,7 @@ def _with_partners(each: list[Words], library: Library) -> list[Words]:
 
 
 def _own_files(name: str, library: Library) -> str:
-    """How to train on data that has to be brought: what is known by this name, or any."""
+    """The fix for a data set that does not come with bigtrain: how to read a copy of it, or files in general."""
     same = [choice for choice in library.choices("data") if plain(choice) == plain(name)]
     if same:
         (partner,) = [words[1:] for words in _with_partners([(f"data={same[0]}",)], library)] or [()]
@@ -254,7 +254,7 @@ def choice_fix(group: str, choice: str, library: Library) -> str:
 
 
 def file_problem(reason: str, library: Library) -> Problem:
-    """Hydra's complaint about a defaults list, in our words."""
+    """The problem that a message of Hydra's about a defaults list stands for."""
     file = re.search(r"In '([^']+)'", reason)
     cause = f"{file[1]}.yaml, its defaults list" if file else "a defaults list"
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", reason):

@@ -1,8 +1,4 @@
-"""What settings exist: the tree of each verb, the registered parts, and the facts about their fields.
-
-Everything about a single setting (its type in words, its meaning) is read off the dataclasses here; the
-values of a run live in `compose.py`.
-"""
+"""Which settings exist, read from the dataclasses: their paths for YAML, their fields, their types in words."""
 
 from __future__ import annotations
 
@@ -47,7 +43,7 @@ def settings_classes() -> dict[str, type]:
 
 @functools.cache
 def register_parts() -> None:
-    """Imports every torch-free `config.py` of the package's rooms, which fill the registries. Again costs nothing."""
+    """Imports every `config.py` of the package; these register the parts. Later calls do nothing."""
     for module in pkgutil.walk_packages(bigtrain.__path__, "bigtrain."):
         if module.name.endswith(".config") and not module.ispkg:
             importlib.import_module(module.name)

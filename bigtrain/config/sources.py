@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,7 @@ class Sources:
         """The names of the groups in a group, sorted."""
         return self._names(group, lambda entry: entry.is_dir() and entry.name != "__pycache__")
 
-    def _names(self, group: str, wanted: Any) -> list[str]:
+    def _names(self, group: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         names = set()
         for folder in self.folders:
             if _is_folder(folder.path, group):
@@ -137,9 +137,7 @@ def _read_file(folder: Folder, path: str) -> ConfigFile:
     values, package = read_config(folder.path / f"{path}.yaml")
     defaults: Any = []
     if isinstance(values, DictConfig) and "defaults" in values:
-        defaults = OmegaConf.to_container(values, resolve=False)
-        defaults = defaults["defaults"]
-        del values["defaults"]
+        defaults = OmegaConf.to_container(values.pop("defaults"), resolve=False)
     return ConfigFile(path, values, defaults, package, folder)
 
 

@@ -1,4 +1,4 @@
-"""The words of the command line → Hydra overrides, or sentences about what is wrong with them.
+"""The words of the command line → Hydra overrides, or problems.
 
 Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
@@ -68,7 +68,7 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
 
 
 def take_paths(verb: str, words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(paths, other words) of a verb that takes paths. The folders of a sweep's jobs have a = in their names, too."""
+    """(paths, other words). An assignment begins with a dotted key and =; a path may hold a = further on: a/lr=0.1."""
     words = tuple(words)
     paths = tuple(word for word in words if VERBS[verb].takes_paths and not _ASSIGNMENT.match(word))
     return paths, tuple(word for word in words if word not in paths)
@@ -91,7 +91,7 @@ def escape(text: str) -> str:
 
 
 def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]:
-    """The same overrides in words that Hydra itself takes without complaint, for its own displays."""
+    """The same overrides as words that Hydra's own composition accepts, for its displays."""
     words = []
     for override in overrides:
         line = override.input_line or ""
@@ -105,7 +105,7 @@ def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]
 
 
 def is_hydra(override: Override) -> bool:
-    """Whether an override aims at Hydra's own node or groups."""
+    """Whether an override sets something of Hydra's own: `hydra.searchpath`, `hydra/launcher`."""
     return re.split(r"[./@]", override.key_or_group)[0] == "hydra"
 
 
@@ -136,7 +136,7 @@ def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
 
 
 def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None:
-    """The override of a text that is taken as it stands; of a path under `multirun`, perhaps of several."""
+    """The override of a text or path that is taken as it stands; of several paths with `multirun`; None for others."""
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
     settings = [field for field, _ in fields_named(verb, key)] if equals else []
@@ -160,7 +160,7 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
 
 
 def _is_text(verb: str, key: str, free: bool) -> bool:
-    """Whether a setting is a text; `free`: one that may hold a comma, so neither a duration nor a choice."""
+    """Whether a setting is a text. `free`: a text that may hold a comma, so no duration and none of fixed choices."""
     texts = [field.metadata for field, hint in fields_named(verb, key) if without_none(hint) is str]
     return any(not (free and (limits.get("duration") or limits.get("choices"))) for limits in texts)
 
@@ -190,7 +190,7 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
 
 
 def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
-    """A word that reads well but asks for something that we don't do."""
+    """The problem of a word that can be parsed but asks for something that bigtrain does not do."""
     key, cause = override.key_or_group, f'command line, "{word}"'
     if not all(key.split(".")):
         return Problem("CONFIG-WORD", f"{word!r} names no setting", cause, "settings are given as key=value")

@@ -1,4 +1,4 @@
-"""YAML written by others: every file is checked before anything interprets it.
+"""Reading YAML files of settings, ours and others': every file is checked before its values are built.
 
 A config is data. So a file is small and shallow, has no aliases (258 bytes of nested aliases took 33 s), no
 tags, no key twice, no `hydra:` node (which could name code to run), and its interpolations only point:
@@ -178,7 +178,7 @@ def _refuse_duplicates(root: yaml.Node | None, name: str) -> None:
 
 
 def _refuse_unusual(document: Any, name: str) -> None:
-    """The limits of YAML for a tree that came from JSON."""
+    """Holds a tree that came from JSON to the limits of YAML: number of values, depth."""
     waiting, count = [(document, 0)], 0
     while waiting:
         node, depth = waiting.pop()
