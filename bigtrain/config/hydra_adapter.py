@@ -46,7 +46,7 @@ from omegaconf import OmegaConf
 
 from bigtrain.config.sources import OWN, Folder, Sources
 
-__all__ = ["ChoiceSweep", "Glob", "HydraException", "IntervalSweep", "Override"]
+__all__ = ["Glob", "HydraException", "IntervalSweep", "Override"]
 
 CONFIGS = "bigtrain.configs"
 """The package of our YAML files."""
@@ -91,9 +91,12 @@ def quote(text: str) -> str:
     return _single_quoted(text).with_quotes()
 
 
-def text_of(element: Any) -> str | None:
-    """The text of one element of a `ChoiceSweep`; None for a number and the like."""
-    return element if isinstance(element, str) else getattr(element, "text", None)
+def swept_texts(override: Override) -> list[str]:
+    """The texts of `choice(a,'b')` without quotes; [] for another kind of value, or where an element is no text."""
+    swept = override.value()
+    elements = swept.list if isinstance(swept, ChoiceSweep) else []
+    texts = [item.text if isinstance(item, QuotedString) else item for item in elements]
+    return [text for text in texts if isinstance(text, str)] if all(isinstance(text, str) for text in texts) else []
 
 
 def _single_quoted(text: str) -> QuotedString:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from bigtrain.config.hydra_adapter import ChoiceSweep, Glob, HydraException, Override, quote, text_of
+from bigtrain.config.hydra_adapter import Glob, HydraException, Override, quote, swept_texts
 from bigtrain.config.library import Library
 from bigtrain.config.words import fields_named
 from bigtrain.errors import ConfigError
@@ -56,12 +56,7 @@ def _as_they_stand(override: Override) -> list[str]:
 
     A path that would be read in another way keeps its quotes.
     """
-    swept = override.value()
     fields = [field.metadata for field, _ in fields_named("train", override.key_or_group)]
     verbatim, path = (any(limits.get(kind) for limits in fields) for kind in ("verbatim", "path"))
-    if not isinstance(swept, ChoiceSweep) or not (verbatim or path):
-        return []
-    texts = [text_of(value) for value in swept.list]
-    if None in texts:  # numbers, which are written as they were typed
-        return []
-    return [quote(text) if path and _READ_OTHERWISE.search(text) else text for text in texts if text is not None]
+    texts = swept_texts(override) if verbatim or path else []  # numbers are written as they were typed
+    return [quote(text) if path and _READ_OTHERWISE.search(text) else text for text in texts]
