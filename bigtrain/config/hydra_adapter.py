@@ -125,7 +125,7 @@ def files_in_order(sources: Sources, root: str, words: list[str]) -> tuple[list[
 
 
 class _Outlines(ConfigSource):
-    """What Hydra needs of each config to find the order: its defaults list, its package, and whether it has values."""
+    """What Hydra needs of a config to compute the order: its defaults list, its package, and whether it has values."""
 
     sources: ClassVar[Sources]
 
@@ -156,7 +156,7 @@ class _Outlines(ConfigSource):
             header["package"] = file.package
             content = {"defaults": file.defaults} if file.defaults else {}
             if OmegaConf.is_list(file.values) or len(file.values):
-                content["values"] = True  # so that Hydra gives them a place (`_self_`)
+                content["values"] = True  # Hydra warns of a root that has values, but no `_self_`
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), header)
 
 

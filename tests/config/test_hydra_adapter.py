@@ -71,7 +71,7 @@ def test_kinds_of_words():
 @pytest.fixture
 def sources(tmp_path: Path) -> Sources:
     write(tmp_path, "root", "defaults: [schema/compare, group: one, optional other: null, _self_]\nmetric: loss\n")
-    write(tmp_path, "group/one", "# @package _global_\ndefaults: [two, _self_]\nx: 1\n")
+    write(tmp_path, "group/one", "# @package _global_\ndefaults: [two]\nx: 1\n")
     write(tmp_path, "group/two", "y: 2\n")
     write(tmp_path, "group/nan", "x: 3\n")
     write(tmp_path, "other/a", "")
@@ -88,6 +88,13 @@ def test_the_order_of_the_files_and_their_places(sources):
         ("root", ""),
     ]
     assert choices == {"group": "one", "other": None}
+
+
+def test_a_root_with_values_and_no_place_for_them_is_warned_of(sources, tmp_path):
+    write(tmp_path, "bare", "defaults: [group: one]\nmetric: loss\n")
+    with pytest.warns(UserWarning, match="In 'bare': Defaults list is missing `_self_`"):
+        entries, _ = files_in_order(sources, "bare", [])
+    assert entries[-1].path == "bare"
 
 
 def test_words_choose(sources):
