@@ -34,7 +34,7 @@ def find_conflicts(config: Any, parts: Parts, verb: str = "train") -> list[Probl
             *_names(config),
         ]
     else:
-        found = list(_checkpoint(config))
+        found = list(_checkpoint(config, verb))
     return found
 
 
@@ -193,11 +193,7 @@ def _names(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-_VERBS: dict[type, str] = {EvalConfig: "eval", GenerateConfig: "generate", ExportConfig: "export"}
-
-
-def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig) -> Iterator[Problem]:
-    verb = _VERBS[type(config)]
+def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig, verb: str) -> Iterator[Problem]:
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         yield Problem(
             "CONFIG-VALUE",
