@@ -31,6 +31,7 @@ import pytest
 
 from tests.commands import warm_command
 from tests.commands.conftest import COMMAND
+from tests.distributed.ranks import LOOPBACK
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -90,7 +91,7 @@ class Reader:
             "COLUMNS": "100",
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": str(python_path),
-            "GLOO_SOCKET_IFNAME": "lo",
+            "GLOO_SOCKET_IFNAME": LOOPBACK,
         }
 
     def read(self, text: str) -> None:

@@ -17,7 +17,8 @@ from tests.commands.conftest import COMMAND, Shell
 from tests.test_docs import PAGES, ROOT, SMALL, blocks
 
 README = (ROOT / "README.md").read_text()
-TEXTS = {"README": README, **{path.stem: path.read_text() for path in PAGES if path.stem not in SMALL}}
+TEXTS = {"README": README, "CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text()}
+TEXTS |= {path.stem: path.read_text() for path in PAGES if path.stem not in SMALL}
 
 SHORTER = ["trainer.max_duration=4step", "trainer.eval_every=null", "trainer.batch_size=4", "trainer.gpus=0"]
 SHORTER += ["trainer.limit_samples=8"]
@@ -110,7 +111,10 @@ def test_every_bigtrain_command_runs(shell, line):
 def test_the_other_commands_are_known_and_exist():
     """Those that set up or serve are run by tests of their own (test_scripts, test_seeing_a_run)."""
     for line in OTHER:
-        assert re.match(r"git clone|\./scripts/(run|test)|tensorboard --logdir|eval \"\$\(bigtrain -sc", line), line
+        assert re.match(
+            r"git clone|\./scripts/(run|test)|source \.venv/bin/activate|tensorboard --logdir|eval \"\$\(bigtrain -sc",
+            line,
+        ), line
         for script in re.findall(r"\./(scripts/\w+)", line):
             assert (ROOT / script).is_file()
 
