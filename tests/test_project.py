@@ -94,6 +94,15 @@ def headings(text: str) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found]
 
 
+@pytest.mark.parametrize("group", ["model", "task", "data"])
+def test_every_choice_is_named_in_the_readme_or_on_the_page_about_data(group: str) -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "docs/data.md").read_text()
+    folder = ROOT / "configs" / group
+    choices = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+    named = set(re.findall(r"`(?:data=)?([\w/]+)`", text))
+    assert not choices - named
+
+
 def test_every_page_of_docs_is_reached_from_the_readme() -> None:
     linked = set(re.findall(r"\]\(docs/(\w+\.\w+)\)", (ROOT / "README.md").read_text()))
     assert {path.name for path in (ROOT / "docs").iterdir()} == linked
