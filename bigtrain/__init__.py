@@ -1,3 +1,3 @@
 """Config-driven training: pretrain, finetune, evaluate, iterate."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

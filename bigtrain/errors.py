@@ -16,7 +16,7 @@ from typing import Self
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command; documented in the README."""
+    """Exit codes of the command; documented in docs/runs.md."""
 
     OK = 0
     USAGE = 2

@@ -81,7 +81,7 @@ except OSError: pass  # a file system without locks'
 
 install() { # run|test
   local target=. needed_mb=2000
-  if is_usable && head -qn 1 "$venv"/installed-* 2>/dev/null | grep -qxF -- "$root"; then
+  if is_usable && awk 'FNR == 1' "$venv"/installed-* 2>/dev/null | grep -qxF -- "$root"; then
     say "bringing $venv up to date for scripts/$1"
     needed_mb=300
     mkdir -p "$venv/earlier" && mv "$venv"/installed-* "$venv/earlier/"

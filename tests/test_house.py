@@ -235,11 +235,11 @@ def test_calling_a_method_named_eval_is_allowed() -> None:
     assert not forbidden(ast.parse("model.eval()\nre.compile('x')\nnumpy.load(f, allow_pickle=False)"))
 
 
-def readme_tree() -> list[str]:
-    """The paths that README's tree names: the fenced block that has a line beginning with `bigtrain/`."""
-    blocks = re.findall(r"```[a-z]*\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def tree_of_the_code() -> list[str]:
+    """The paths that CONTRIBUTING.md's tree names: the fenced block that has a line beginning with `bigtrain/`."""
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
     trees = [block for block in blocks if re.search(r"^bigtrain/", block, flags=re.MULTILINE)]
-    assert len(trees) == 1, "README.md needs one tree: a fenced block with a line that begins with bigtrain/"
+    assert len(trees) == 1, "CONTRIBUTING.md needs one tree: a fenced block with a line that begins with bigtrain/"
     paths, above = [], []  # above: (indentation, path) of the folders that the line lies in
     for line in trees[0].splitlines():
         entry = line.replace("│", " ").replace("├", " ").replace("└", " ").replace("─", " ")
@@ -256,9 +256,8 @@ def readme_tree() -> list[str]:
     return paths
 
 
-@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md is not written yet")
-def test_the_tree_in_readme_is_true() -> None:
-    named = readme_tree()
-    assert not [path for path in named if not (ROOT / path).exists()], "README's tree names what is not there"
+def test_the_tree_in_contributing_is_true() -> None:
+    named = tree_of_the_code()
+    assert not [path for path in named if not (ROOT / path).exists()], "the tree names what is not there"
     rooms = {str(path.parent.relative_to(ROOT)) for path in SOURCES.values()}
-    assert not rooms - set(named), "README's tree leaves out parts of the package"
+    assert not rooms - set(named), "the tree leaves out parts of the package"

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 from setuptools import build_meta
 
+import bigtrain
+import bigtrain.configs
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("bigtrain", "configs")
 
@@ -37,9 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "local")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for path in ("pyproject.toml", "setup.py", "README.md"):
-        if (ROOT / path).exists():
-            shutil.copy(ROOT / path, source)
+    for path in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / path, source)
     with contextlib.chdir(source):
         sdist = build_meta.build_sdist(str(folder))
     with tarfile.open(folder / sdist) as archive:
@@ -80,6 +82,15 @@ def test_the_wheel_holds_every_module_and_config(wheel: Path) -> None:
     assert not beyond, "files of no known kind"
 
 
+def test_the_wheel_holds_the_licence_and_the_version(wheel: Path) -> None:
+    folder = f"bigtrain-{bigtrain.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+        facts = archive.read(f"{folder}/METADATA").decode().splitlines()
+    assert f"Version: {bigtrain.__version__}" in facts
+    assert "License-Expression: Apache-2.0" in facts
+
+
 def test_the_wheel_and_not_the_source_tree_is_what_runs_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
     where = "import bigtrain, bigtrain.configs; print(bigtrain.__file__, bigtrain.configs.__file__, sep='\\n')"
     result = run(elsewhere / "python", "-c", where, cwd=tmp_path)
@@ -98,8 +109,5 @@ def test_the_wheel_trains_from_an_empty_directory(elsewhere: Path, tmp_path: Pat
 
 
 def test_the_editable_install_sees_every_config_of_the_source_tree() -> None:
-    import bigtrain
-    import bigtrain.configs
-
     assert Path(bigtrain.__file__).parent == ROOT / "bigtrain"
     assert Path(bigtrain.configs.__file__).parent == ROOT / "configs"

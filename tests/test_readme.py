@@ -1,19 +1,27 @@
-"""Every command of the README runs, shortened where it would train for long; and its outputs are of this version."""
+"""README.md and the pages of docs/ that are looked up: every command runs, shortened where it would train for long.
+
+A comment `<!-- output: COMMAND -->` stands above what a command printed. The pages that are read from top to bottom
+(the tutorial, the guides) have tests of their own: test_docs.py.
+"""
 
 import re
 import shlex
 import subprocess
-from pathlib import Path
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 
 import pytest
 
 from bigtrain.errors import ExitCode
 from tests.commands.conftest import COMMAND, Shell
+from tests.test_docs import PAGES, ROOT, SMALL, blocks
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TEXTS = {"README": README, "CONTRIBUTING": (ROOT / "CONTRIBUTING.md").read_text()}
+TEXTS |= {path.stem: path.read_text() for path in PAGES if path.stem not in SMALL}
 
 SHORTER = ["trainer.max_duration=4step", "trainer.eval_every=null", "trainer.batch_size=4", "trainer.gpus=0"]
+SHORTER += ["trainer.limit_samples=8"]
 SMALL_TEXT = ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=1", "tracking.sample_tokens=5"]
 SMALL_IMAGES = ["model.widths=[2]"]
 # What a word needs to run in a test: no GPU, no Debian package, nothing that trains for a minute.
@@ -33,21 +41,19 @@ ADDED = {
 
 
 def commands():
-    """Every line of the README's shell blocks, without comments."""
-    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.S):
-        for line in block.splitlines():
-            words = line.split("#")[0].strip()
-            if words:
-                yield words
+    """Every line of the shell blocks once, without comments, in the order of the pages."""
+    lines = (line for text in TEXTS.values() for block in blocks(text, "sh") for line in block.text.splitlines())
+    return list(dict.fromkeys(words for line in lines if (words := line.split("#")[0].strip())))
 
 
 BIGTRAIN = [line for line in commands() if line.startswith("bigtrain")]
 OTHER = [line for line in commands() if not line.startswith("bigtrain")]
+MINE = "# my_configs/experiment/mine.yaml\n"
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
-    """A folder that holds what the README's commands name, and one finished run."""
+    """A folder that holds what the commands name, and one finished run."""
     shell = Shell(tmp_path_factory.mktemp("readme"))
     (shell.folder / "my_texts").mkdir()
     text = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 90
@@ -56,8 +62,8 @@ def shell(tmp_path_factory):
     (shell.folder / "my_texts/three.txt").write_text(text.lower())
     (shell.folder / "tinyshakespeare.txt").write_text(text)
     (shell.folder / "my_configs/experiment").mkdir(parents=True)
-    (mine,) = re.findall(r"```yaml\n# my_configs/experiment/mine.yaml\n(.*?)```", README, flags=re.S)
-    (shell.folder / "my_configs/experiment/mine.yaml").write_text(mine)
+    (mine,) = (block.text for block in blocks(TEXTS["settings"], "yaml") if block.text.startswith(MINE))
+    (shell.folder / "my_configs/experiment/mine.yaml").write_text(mine.removeprefix(MINE))
     shell.run("data=text_corpus", "data.path=my_texts/", "name=first", *SMALL_TEXT, *SHORTER)
     (tokenizer,) = shell.folder.glob("outputs/first/*/checkpoints/step-00000004/tokenizer.json")
     (shell.folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
@@ -65,7 +71,7 @@ def shell(tmp_path_factory):
 
 
 def runnable(line, shell):
-    """The words to run for a README line, with what makes it short."""
+    """The words to run for a line, with what makes it short."""
     words = [word for word in shlex.split(line)[1:] if word != "trainer.gpus=1"]
     if "-m" in words or "export" in words or any(word.startswith(TESTED_ELSEWHERE) for word in words):
         return [*words, "--cfg", "job"]  # composed as they stand
@@ -73,7 +79,7 @@ def runnable(line, shell):
     words = [word.replace("outputs/<name>/<run>", str(run)) for word in words]
     asks = any(word.startswith("-") and word != "-cd" for word in words)
     if asks or words[:1] in (["eval"], ["generate"]) or any(word.startswith("resume=") for word in words):
-        return [word.replace("=latest", f"={run}") for word in words]
+        return [word.replace("=latest", f"={run}").replace("3000step", "6step") for word in words]
     if any(word.startswith("init_from=") for word in words):
         return [*words, *SMALL_TEXT, *SHORTER]
     if "model=llama" in words:
@@ -93,7 +99,7 @@ def runnable(line, shell):
     return [*words, *SHORTER, *added]
 
 
-@pytest.mark.parametrize("line", BIGTRAIN)
+@pytest.mark.parametrize("line", BIGTRAIN, ids=str)
 def test_every_bigtrain_command_runs(shell, line):
     if "trainer.gpu=1" in line:
         done = shell.run(*shlex.split(line)[1:], code=2)
@@ -105,7 +111,10 @@ def test_every_bigtrain_command_runs(shell, line):
 def test_the_other_commands_are_known_and_exist():
     """Those that set up or serve are run by tests of their own (test_scripts, test_seeing_a_run)."""
     for line in OTHER:
-        assert re.match(r"git clone|\./scripts/(run|test)|tensorboard --logdir|eval \"\$\(bigtrain -sc", line), line
+        assert re.match(
+            r"git clone|\./scripts/(run|test)|source \.venv/bin/activate|tensorboard --logdir|eval \"\$\(bigtrain -sc",
+            line,
+        ), line
         for script in re.findall(r"\./(scripts/\w+)", line):
             assert (ROOT / script).is_file()
 
@@ -116,12 +125,29 @@ def test_completion_is_a_script_that_bash_takes():
 
 
 def test_exit_codes_are_the_ones_in_use():
-    table = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.M)}
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", TEXTS["runs"], flags=re.M)}
     assert table == {int(code) for code in ExitCode}
 
 
 def test_outputs_shown_have_something_in_them():
-    shown = re.findall(r"<!-- output: (.*?) -->\n```text\n(.*?)```", README, flags=re.S)
-    assert len(shown) >= 4
-    for command, output in shown:
-        assert len(output.strip()) > 20, command
+    shown = [block for text in TEXTS.values() for block in blocks(text, "text") if block.mark.startswith("output: ")]
+    assert len(shown) >= 5
+    for block in shown:
+        assert len(block.text.strip()) > 20, block.mark
+
+
+def test_the_picture_can_be_made_again_and_loads_nothing(shell, monkeypatch):
+    loader = SourceFileLoader("picture", str(ROOT / "scripts/picture"))
+    picture = module_from_spec(spec_from_loader("picture", loader))
+    loader.exec_module(picture)
+    run = next(run for run in shell.runs() if run.parent.name == "first")
+    monkeypatch.setattr("sys.argv", ["picture", str(run), str(shell.folder / "run.svg"), "--step", "4"])
+    picture.main()
+    for drawn in (shell.folder / "run.svg", ROOT / "docs/run.svg"):
+        text = drawn.read_text()
+        assert "parameters" in text and "train&#160;loss" in text
+        assert not re.search(r"url\((?!#)|href|@import", text)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150

@@ -147,6 +147,7 @@ def test_a_reader_that_goes_away_does_no_harm(shell):
     assert shell.status(run)["state"] == "finished"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_a_sentence_and_the_run_is_finished(shell):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         done = subprocess.run([str(COMMAND), *TINY], cwd=shell.folder, stdout=full, stderr=subprocess.PIPE, text=True)

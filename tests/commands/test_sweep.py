@@ -77,6 +77,7 @@ def test_ctrl_c_saves_the_running_job_and_starts_no_other(shell):
     assert f"bigtrain resume={first.relative_to(shell.folder)}" in output
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the jobs in /proc")
 def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(shell):
     process = shell.start("-m", *ENDLESS, "seed=1,2", "data.eval_tokens=2000000", start_new_session=True)
     deadline = time.monotonic() + 120

@@ -25,9 +25,11 @@ _TIMEOUT_SECONDS = 200
 _USED = ("torch.utils.tensorboard", "torch._dynamo", "matplotlib.pyplot", "rich.live")
 
 
-def run(words, folder, stdin=""):
-    """A `CompletedProcess`, as `subprocess.run` gives it, of `bigtrain` with these words, in today's environment."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+def run(words, folder, stdin="", environment=None):
+    """A `CompletedProcess`, as `subprocess.run` gives it, of `bigtrain` with these words, in today's environment or in
+    this one.
+    """
+    environment = {key: value for key, value in (environment or os.environ).items() if key != "PYTEST_CURRENT_TEST"}
     server = _server_for(tuple(sorted(environment.items())))
     with tempfile.TemporaryDirectory() as streams:
         (Path(streams) / "0").write_text(stdin)

@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
 
 def free_port():
     with socket.socket() as probe:
@@ -18,7 +20,7 @@ def run_ranks(worker, ranks, *arguments):
     processes = [
         subprocess.Popen(
             [sys.executable, str(worker), *map(str, arguments)],
-            env={**os.environ, **meeting, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"},
+            env={**os.environ, **meeting, "RANK": str(rank), "GLOO_SOCKET_IFNAME": LOOPBACK},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
