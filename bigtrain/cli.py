@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bigtrain.config.habits import VERBS as OTHER_VERBS
+from bigtrain.config.verbs import DEFAULT, VERBS
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest, printable
-
-VERBS = ("train", "eval", "generate", "export", "check-data", "compare")
-LATER_VERBS = ("plan", "explain", "verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _report(error, error.exit_code, debug)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone: bigtrain | head. What was to be done is done
+    except BrokenPipeError:  # the reader of our output has ended (bigtrain | head), and the command has done its work
         _drop_output()
         code = ExitCode.OK
     except OSError as error:
@@ -62,7 +60,7 @@ def _bug(error: Exception) -> Problem:
 
 
 def _drop_output() -> None:
-    """What is still buffered has nowhere to go; Python would complain at exit."""
+    """Sends what is still buffered for stdout to nowhere, because Python would fail to write it when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -95,14 +93,11 @@ def _dispatch(words: list[str], debug: bool) -> int:
 def _take_verb(words: list[str]) -> str:
     """Removes the verb from the words, because Hydra would take it for an override."""
     if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
-        return "train"
+        return DEFAULT
     first = words[0]
     if first in VERBS:
         return words.pop(0)
     cause = f'command line, "{first}"'
-    if first in LATER_VERBS:
-        message = f"bigtrain {first} is not built yet"
-        raise ConfigError.of("CONFIG-VERB", message, cause=cause, fix=f"the verbs are {', '.join(VERBS)}")
     message = f"{first!r} is not a verb"
     if known := OTHER_VERBS.get(first.lower().lstrip("-")):
         path = next((word for word in words[1:] if "=" not in word and word[0] not in "-+~"), "<run directory>")
@@ -123,14 +118,14 @@ class _Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """The flags that there are."""
+        """Every flag, in its long and its short form."""
         return [option for action in self._actions for option in action.option_strings]
 
 
 def _parse_flags(verb: str, words: list[str]) -> argparse.Namespace:
-    from hydra._internal.utils import get_args_parser
+    from bigtrain.config.hydra_adapter import flags_parser
 
-    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[get_args_parser()])
+    parser = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve", parents=[flags_parser()])
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     if any(word[:1] == "-" and word.partition("=")[0] not in parser.options for word in words):
@@ -150,14 +145,12 @@ def _without_ambiguity(words: list[str]) -> list[str]:
 
 
 def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-
     from bigtrain.config.compose import Request, compose, validate
+    from bigtrain.config.hydra_adapter import forget_facts
     from bigtrain.config.plugins import load_plugins, take_plugins
     from bigtrain.config.words import is_of_pipeline, take_paths
 
-    gc.disable()  # what is composed here stays; looking for garbage meanwhile takes a tenth of a --help
+    gc.disable()  # a composition frees almost nothing, and collecting meanwhile takes a tenth of a --help
     try:
         plugins, words = take_plugins(flags.overrides)
         load_plugins(plugins)
@@ -191,17 +184,14 @@ def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
             composed = validate(compositions[0])
     finally:
         gc.enable()
-        GlobalHydra.instance().clear()
-        HydraConfig.instance().cfg = None
+        forget_facts()
     if flags.multirun:
         return int(_command("sweep").run(sweep, debug))
-    return int(_command(verb.replace("-", "_")).run(composed))
+    return int(_command(VERBS[verb].command).run(composed))
 
 
 def _command(name: str) -> Any:
-    """The module of a command. From here on PyTorch is needed, which takes seconds on a busy machine: that is said on a
-    terminal only, as every command would say it, those that fail at once included.
-    """
+    """The module of a command. It imports PyTorch, which takes seconds on a busy machine, so a terminal shows it."""
     from bigtrain.tracking.status_line import status_line
 
     with status_line("Loading PyTorch", "") if sys.stderr.isatty() else contextlib.nullcontext():
@@ -209,7 +199,7 @@ def _command(name: str) -> Any:
 
 
 def _pipeline(request: Any, flags: argparse.Namespace) -> int:
-    """pipeline=NAME: all its steps are composed before the first one starts."""
+    """Runs pipeline=NAME, or shows it; all its steps are composed before the first one starts."""
     from bigtrain.pipeline.definition import read_pipeline
     from bigtrain.pipeline.plan import displayed, make_plan
 
@@ -238,7 +228,7 @@ def _find_run(where: str, output_dir: Path) -> Path:
 
 
 def _shell_completion(flags: argparse.Namespace) -> int:
-    """-sc install=bash | uninstall=bash | query=bash."""
+    """Answers `-sc install=SHELL`, `-sc uninstall=SHELL` and `-sc query=SHELL`."""
     action, _, shell = (flags.overrides or [""])[0].partition("=")
     shells = ("bash", "zsh", "fish")
     if len(flags.overrides) != 1 or action not in ("install", "uninstall", "query") or shell not in shells:
@@ -249,11 +239,11 @@ def _shell_completion(flags: argparse.Namespace) -> int:
 
         line = os.environ.get("COMP_LINE", "")
         line = line[: int(os.environ.get("COMP_POINT") or len(line))]
-        print(("\n" if shell == "fish" else " ").join(complete(line, VERBS)))
+        print(("\n" if shell == "fish" else " ").join(complete(line)))
         return ExitCode.OK
-    from bigtrain.config.display import completion_script
+    from bigtrain.config.hydra_adapter import hydra_completion_script
 
-    sys.stdout.write(completion_script(action, shell))
+    sys.stdout.write(hydra_completion_script(action, shell))
     return ExitCode.OK
 
 

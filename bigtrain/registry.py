@@ -7,6 +7,7 @@ only `build.py` resolves that text, so that `--help`, completion and a refused t
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,20 @@ class Registry:
             if entry.config_class is type(config):
                 return entry
         raise KeyError(f"{type(config).__name__} is not registered as a {self.kind}")
+
+
+def inheriting(part: Any, base: type, **members: Any) -> Any:
+    """`part`, an instance of `base`. One of a plug-in whose class does not inherit `base` does so from here on, with a
+    warning; `members` then replace those of its class. Until 0.3.
+    """
+    if not isinstance(part, base):
+        known = type(part)
+        warnings.warn(
+            f"{known.__name__} does not inherit {base.__module__}.{base.__name__}, as the next release will require",
+            stacklevel=2,
+        )
+        part.__class__ = type(known.__name__, (known, base), {"__module__": known.__module__, **members})
+    return part
 
 
 MODELS = Registry("model")

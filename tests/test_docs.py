@@ -44,6 +44,7 @@ SHORTER = ["trainer.limit_samples=8", "trainer.batch_size=4", "trainer.eval_ever
 SMALL = {  # by page: what its trainings get, where their words don't say otherwise
     "tutorial": ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=1", "tracking.sample_tokens=5"],
     "add_a_model": ["model.hidden_size=8", "data.sequence_length=8", "tracking.sample_tokens=5"],
+    "add_an_optimizer": ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=1", "tracking.sample_tokens=5"],
 }
 
 # Into a folder of the test's own, and without the network.
@@ -178,9 +179,9 @@ def form(line: str) -> str:
     return " ".join(re.sub("─+", "─", line).split())
 
 
-def write_package(folder: Path) -> None:
-    """The package that the guide prints."""
-    for block in blocks(page("add_a_model")):
+def write_package(name: str, folder: Path) -> None:
+    """The package that a guide prints."""
+    for block in blocks(page(name)):
         if block.mark.startswith("file: "):
             path = folder / block.mark.removeprefix("file: ")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,8 +232,14 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 def test_the_guide_makes_a_package_that_trains_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     reader = Reader("add_a_model", tmp_path, tmp_path / "packages")
-    write_package(reader.folder)
+    write_package("add_a_model", reader.folder)
     reader.read(page("add_a_model").partition("\n## Inside the repository\n")[0])
+
+
+def test_the_guide_adapts_optimizers_that_train_and_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+    reader = Reader("add_an_optimizer", tmp_path, tmp_path / "packages")
+    write_package("add_an_optimizer", reader.folder)
+    reader.read(page("add_an_optimizer"))
 
 
 def test_the_guide_adds_a_model_to_the_repository_whose_tests_then_test_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bigtrain.config.schema import register_parts
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import Dataset, DataSpec
 from bigtrain.data.loader import keyed_samples
 from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
@@ -78,6 +78,9 @@ def learning():
 
 def tiny_config(config_class, **changes):
     """Settings of a registered model, small enough for a test."""
+    if config_class not in TINY:
+        name = config_class.__name__
+        raise LookupError(f"the tests know no small size of {name}: add it to TINY in tests/tiny_networks.py")
     return config_class(**(TINY[config_class] | changes))
 
 
@@ -111,7 +114,7 @@ def perturb(network, scale=0.3, seed=1):
     return network
 
 
-class Memory:
+class Memory(Dataset):
     """A dataset of the samples of a spec that lie in memory, every time the same."""
 
     def __init__(self, spec, count, seed=0):

@@ -10,6 +10,7 @@ from tiny_networks import TASK_SETTINGS, Memory, serving, tiny_config
 from bigtrain.build import build_parts, build_trainer
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.run import Precision, RunConfig, TrackingConfig, TrainerConfig
+from bigtrain.data.base import DataModule
 from bigtrain.optim.config import ConstantConfig
 from bigtrain.signals import StopRequest
 from bigtrain.storage.checkpoint import CheckpointStore
@@ -45,10 +46,8 @@ class Rows:
         return lambda *arguments: None
 
 
-class TinyData:
+class TinyData(DataModule):
     """A data module whose samples lie in memory. Windows of text follow each other, and some score fewer targets."""
-
-    tokenizer = None
 
     def __init__(self, spec):
         self.spec = spec

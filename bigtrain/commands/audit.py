@@ -1,4 +1,4 @@
-"""What the commands make of a data audit: notes of a training, a table, files. The audit itself is in `data/audit/`."""
+"""How a data audit is reported: notes of a training, a table, audit.json. The audit itself is in `data/audit/`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXAMPLE_WIDTH = 96  # characters of a text
 
 
 def audit_before_training(config: RunConfig, data: DataModule) -> Report | None:
-    """The audit in short; None where there is none. Raises DataError where data.audit=fail and its verdict is that.
+    """The short audit; None where the data is not audited. Raises DataError for data.audit=fail and the verdict fail.
 
     A run on a few samples, or one that validates on its training samples, is not audited.
     """
@@ -47,7 +47,7 @@ def audit_before_training(config: RunConfig, data: DataModule) -> Report | None:
 
 
 def tell(report: Report, run_dir: Path, tracker: Tracker) -> None:
-    """Writes audit.json into the run directory, and says what is wrong: one note for each finding."""
+    """Writes audit.json into the run directory, and a note for each finding."""
     with durable.disk_errors(run_dir):
         durable.replace(run_dir / AUDIT_FILE, document_of(report))
     worries = report.in_short()
@@ -66,7 +66,7 @@ def document_of(report: Report) -> str:
 
 
 def table_of(report: Report) -> Table:
-    """One row for each check that counts something; its caption has what the others say."""
+    """One row for each check that counts samples; the sentences of the other checks are its caption."""
     sizes = ", ".join(f"{split} {size:,}" for split, size in report.sizes.items())
     said = [f"{check.name}: {check.detail}" for check in report.checks if not check.total]
     table = Table(box=box.SIMPLE_HEAD, title=f"audit of {sizes} {report.unit}", caption="\n".join(said))

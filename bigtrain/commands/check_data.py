@@ -1,7 +1,7 @@
-"""`bigtrain check-data`: what a training with the same words would learn from, audited in full; as a table and files.
+"""`bigtrain check-data`: the full audit of the data of a training with the same overrides, as a table and files.
 
-The files go to <output_dir>/<name>/audits/<date>_<time>-<4 hex>/: audit.json, and audit.jsonl with a line for every
-sample that something was found about.
+The files go to <output_dir>/<name>/audits/<date>_<time>-<4 hex>/: audit.json, and audit.jsonl with a line for each
+sample of a finding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`bigtrain compare RUN RUN …`: runs side by side: what differs, how good, how dear; curves; what can't be compared."""
+"""`bigtrain compare RUN RUN …`: a table of settings that differ, metrics and costs of runs; their curves as a PNG."""
 
 from __future__ import annotations
 

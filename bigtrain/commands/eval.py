@@ -18,7 +18,6 @@ from bigtrain.config.run import EvalConfig
 from bigtrain.distributed.world import lone_world
 from bigtrain.errors import ExitCode
 from bigtrain.registry import TASKS
-from bigtrain.report.baselines import baselines_of
 from bigtrain.storage import durable
 from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.console import SteadyConsole
@@ -47,7 +46,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     data, split = evaluated.data, evaluated.split
     precision = ResolvedPrecision(loaded.checkpoint.fact("resolved")["precision"], "as the run had it")
     batch_size = config.batch_size or evaluation_batch_size(loaded.config.trainer)
-    # What belongs to the text that is scored, not to the model.
+    # The data that is measured may have another length per token and another optimum than the training's.
     spec = dataclasses.replace(
         loaded.spec, bytes_per_token=data.spec.bytes_per_token, optimal_loss=data.spec.optimal_loss
     )
@@ -57,7 +56,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     assert evaluation is not None
     if data.spec.fingerprint == loaded.spec.fingerprint:  # else the training split is not what the model has seen
         with status_line("Measuring baselines", ""):
-            evaluation.metrics.update(baselines_of(task, data, [split]).metrics.get(split, {}))
+            evaluation.metrics.update(task.baselines(data, [split]).metrics.get(split, {}))
     return {
         "checkpoint": str(loaded.checkpoint.path),
         "step": loaded.checkpoint.step,
@@ -86,7 +85,7 @@ def _record(config: EvalConfig, report: dict[str, Any]) -> None:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The table on the console, and before it, on stderr, what makes it too good."""
+    """Prints the table, and before it, on stderr, a warning where samples stand in the training data."""
     if warning := _warning(report["in_training_data"] or {}):
         print(f"warning: {warning}", file=sys.stderr)
     console = SteadyConsole()

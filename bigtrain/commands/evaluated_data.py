@@ -1,7 +1,7 @@
-"""Which data `bigtrain eval` measures on, and how much of it stands in what the run was trained on.
+"""The data that `bigtrain eval` measures on, and how many of its samples stand in the run's training split.
 
-The run's own data keeps the run's own splits, wherever it lies: what was held out of the training is measured. Any
-other data is compared with the training split, so that samples which were trained on do not go unnoticed.
+The run's own data keeps the run's own splits, wherever it lies: what was held out of the training is measured. Other
+data is compared with the training split, and the samples found there are counted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from bigtrain.commands.loading import Loaded
 from bigtrain.config.run import EvalConfig, EvalDataConfig, RunConfig
 from bigtrain.data.audit.seen import Seen, seen_before, stretches_seen, why_not_compared, why_too_large
 from bigtrain.data.base import DataModule
-from bigtrain.data.text.config import SentencePairsConfig, TextClassificationConfig
 from bigtrain.errors import DataError, Problem
-
-_OWN_FILES = {"path": "auto", "train_path": "train", "val_path": "val", "test_path": "test"}  # and what they hold
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def evaluated_data(loaded: Loaded, config: EvalConfig) -> EvaluatedData:
 
 
 def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule | str:
-    """What the run was trained on; or a sentence on why it can't be told. `config`: the run's, its cache elsewhere."""
+    """The data of the run, or a sentence on why it is not at hand. `config`: the run's, but for the cache folder."""
     config = config or loaded.config
     if config.trainer.limit_samples is not None or config.trainer.overfit:
         return "the run was one on a few samples (trainer.limit_samples, trainer.overfit)"
@@ -90,7 +87,7 @@ def training_data(loaded: Loaded, config: RunConfig | None = None) -> DataModule
 
 
 def _with_settings(loaded: Loaded, config: EvalConfig) -> RunConfig:
-    """The run's settings with those given for `eval`, the path left out."""
+    """The run's settings with those given for `eval`, but for the path."""
     known = {field.name for field in dataclasses.fields(loaded.config.data)}
     given = {name: value for name, value in vars(config.data).items() if value is not None}
     if refused := sorted(set(given) - known):
@@ -100,15 +97,11 @@ def _with_settings(loaded: Loaded, config: EvalConfig) -> RunConfig:
             fix="leave it out: this data needs no files of yours",
         )
     given.pop("path", None)
-    return _with_data(loaded.config, given)
-
-
-def _with_data(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+    return dataclasses.replace(loaded.config, data=dataclasses.replace(loaded.config.data, **given))
 
 
 def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
-    """Where other settings of the data would mend a file, but come with the checkpoint: the file has to change."""
+    """The problem with another fix where it proposes data settings that `eval` takes from the checkpoint."""
     here = {field.name for field in dataclasses.fields(EvalDataConfig)}
     named = [name for name in re.findall(r"\bdata\.(\w+)", problem.fix) if hasattr(config.data, name)]
     if not set(named) - here:
@@ -123,13 +116,12 @@ def _like_the_runs(problem: Problem, config: RunConfig) -> Problem:
 
 
 def _split_of_own_file(run: RunConfig, config: EvalConfig) -> str:
-    """The split to measure where `data.path` is what the run itself has read, however it is spelled; else ""."""
+    """The split to measure where `data.path` is a file or folder of the run itself, however it is spelled; else ""."""
     if config.data.path is None:
         return config.split
-    for name, holds in _OWN_FILES.items():
-        own = getattr(run.data, name, None)
-        if own and _is_same_place(own, config.data.path) and (holds == "auto" or config.split in ("auto", holds)):
-            return config.split if holds == "auto" else holds
+    for holds, own in run.data.files().items():
+        if _is_same_place(own, config.data.path) and (holds == "all" or config.split in ("auto", holds)):
+            return config.split if holds == "all" else holds
     return ""
 
 
@@ -143,43 +135,28 @@ def _is_same_place(one: str, other: str) -> bool:
 
 
 def _holds_the_same(run: RunConfig, path: str) -> bool:
-    """Whether a file is a copy of the one that the run has divided."""
+    """Whether a file is a copy of the one that the run has split into train, val and test."""
+    divided = run.data.files().get("all", "")
     try:
-        return filecmp.cmp(Path(getattr(run.data, "path", None) or "").expanduser(), Path(path).expanduser(), False)
+        return filecmp.cmp(Path(divided).expanduser(), Path(path).expanduser(), shallow=False)
     except (OSError, ValueError, RuntimeError):
         return False
 
 
 def _other_data(loaded: Loaded, config: RunConfig, path: str, may_be_own: bool) -> DataModule:
     """The data at `path`. `may_be_own`: it may be what the run was trained on, moved or copied."""
-    known = {field.name for field in dataclasses.fields(config.data)}
-    whole = _with_data(config, {"path": path} | {name: None for name in _OWN_FILES if name in known and name != "path"})
-    if not _holds_one_split(config, path):
-        return build_data(_with_labels(loaded, whole), loaded.tokenizer)
-    if may_be_own:
+    whole, as_test_split = config.data.at(path), config.data.as_test_split(path)
+    if as_test_split is not None and may_be_own:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                data = build_data(whole, loaded.tokenizer)
+                data = build_data(dataclasses.replace(config, data=whole), loaded.tokenizer)
             if data.spec.fingerprint == loaded.spec.fingerprint:
                 return data
         except DataError:  # too few texts for three splits, say
             pass
-    file = _with_data(whole, {"path": None, "test_path": path})  # nothing has to be held out of it
-    return build_data(_with_labels(loaded, file), loaded.tokenizer)
-
-
-def _holds_one_split(config: RunConfig, path: str) -> bool:
-    """Whether it is a file that is measured as a whole."""
-    kinds = (TextClassificationConfig, SentencePairsConfig)
-    return isinstance(config.data, kinds) and not Path(path).expanduser().is_dir()
-
-
-def _with_labels(loaded: Loaded, config: RunConfig) -> RunConfig:
-    """With the classes in the order that the model knows, whichever of them occur."""
-    if not isinstance(config.data, TextClassificationConfig):
-        return config
-    return _with_data(config, {"labels": list(loaded.spec.labels)})
+    other = (as_test_split or whole).with_labels(loaded.spec.labels)  # in the order that the model knows
+    return build_data(dataclasses.replace(config, data=other), loaded.tokenizer)
 
 
 def _require_same_kind(loaded: Loaded, data: DataModule) -> None:

@@ -17,7 +17,7 @@ from bigtrain.tracking.console import say
 
 
 def run(composed: Composed) -> int:
-    """Writes the folder. Raises BigtrainError for a checkpoint that the format has no place for."""
+    """Writes the folder. Raises BigtrainError for a model that the format can't represent."""
     config: ExportConfig = composed.config
     loaded = load(config.checkpoint, lone_world("0"))
     files, left_out = folder_files(loaded.network, loaded.config.model, loaded.spec, loaded.tokenizer)
@@ -31,7 +31,7 @@ def run(composed: Composed) -> int:
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """All files or none. Raises MachineError for a folder that is there and not empty, or can't be written."""
+    """Writes all files or none. Raises MachineError for a folder that is not empty or can't be written."""
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     with durable.disk_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

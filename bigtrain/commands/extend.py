@@ -1,6 +1,6 @@
 """A run whose length was changed: whether there is anything left to train, and from which of its checkpoints.
 
-What the learning rate then does: `training/extension.py`.
+The learning rate of a longer training is in `training/extension.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def extended_from(
         )
     first = next((planned for _, planned in read_state(checkpoint).lengths), planned)
     whole = None if first is None else Duration(first, "step")
-    warmup = units.steps(getattr(config.scheduler, "warmup", "0step"), whole) or 0
+    warmup = units.steps(config.scheduler.warmup, whole) or 0
     stable = config.scheduler.stable_steps(warmup, planned)
     if stable is None or checkpoint.step <= stable:
         return checkpoint, []
@@ -69,7 +69,7 @@ def _before_decay(store: CheckpointStore, stable: int, world: World) -> tuple[Ch
         where = next(
             (str(path) for step in store.steps() if step <= stable and _intact(path := store.path_of(step))), ""
         )
-    where = world.share(where)
+    where = world.broadcast(where)
     if not where:
         kept = ", ".join(f"step {step:,}" for step in sorted(store.steps()))
         raise CheckpointError.of(

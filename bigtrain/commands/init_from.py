@@ -6,7 +6,7 @@ The model's settings that a Hugging Face folder brings are in place by then (`in
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bigtrain.build import Parts
@@ -26,8 +26,8 @@ from bigtrain.training.snapshot import load_matching
 
 
 def settled(composed: Composed) -> Composed:
-    """`init_from` by its full name, as "latest" means another run later, and perhaps on another rank; and the tokenizer
-    that it brings in place of the data's own, unless one was typed.
+    """`init_from` as an absolute path, as "latest" may mean another run later or on another rank; and its tokenizer in
+    place of the data's, unless the user has typed one.
     """
     config: RunConfig = composed.config
     if not config.init_from or composed.resumed is not None:
@@ -48,21 +48,19 @@ def settled(composed: Composed) -> Composed:
     document = composed.document | {"init_from": escape(str(source))}
     data, tokenizer = config.data, tokenizer_file(source)
     typed = any(key.startswith(("data.tokenizer", "data.vocab_size")) for key in composed.typed)
-    names = {field.name for field in fields(data)}
-    if tokenizer is not None and "tokenizer_path" in names and not typed:
-        changes = {"tokenizer": "file", "tokenizer_path": str(tokenizer), "vocab_size": None}
-        changes = {name: value for name, value in changes.items() if name in names}
-        document["data"] = document["data"] | changes | {"tokenizer_path": escape(str(tokenizer))}
-        kinds = type(data.tokenizer)  # type: ignore[attr-defined]
-        data = replace(data, **changes | {"tokenizer": kinds["file"]})
+    if tokenizer is not None and not typed:
+        data = config.data.with_tokenizer(str(tokenizer))
+    if data is not config.data:
+        brought = {"tokenizer": "file", "tokenizer_path": escape(str(tokenizer)), "vocab_size": None}
+        document["data"] = document["data"] | brought
     return replace(composed, config=replace(config, init_from=str(source), data=data), document=document)
 
 
 def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenizer | None:
-    """What the data is to use as it is: the tokenizer of the run's own checkpoint, whose file may be gone, or else that
-    of `init_from`, whose model has a vector for each of its tokens and for no other; or a file that was given for it.
+    """A tokenizer that the data must use without fitting or growing it; None: it makes its own. Of a resumed run the
+    checkpoint's; else that of `init_from`, whose embeddings belong to its tokens, or the file typed in its place.
     """
-    path = getattr(config.data, "tokenizer_path", None)
+    path = config.data.tokenizer_path
     if path is None:
         return None
     if resumed is not None:
@@ -73,10 +71,10 @@ def brought_tokenizer(config: RunConfig, resumed: Checkpoint | None) -> Tokenize
 
 
 def initialise(config: RunConfig, parts: Parts) -> list[str]:
-    """Loads the weights of `init_from`, where it is given; returns what was done, in sentences."""
+    """Loads the weights of `init_from`, where it is given; returns sentences on what was loaded."""
     if not config.init_from:
         return []
-    source, path = Path(config.init_from), getattr(config.data, "tokenizer_path", None)
+    source, path = Path(config.init_from), config.data.tokenizer_path
     notes = []
     if parts.data.tokenizer is not None:
         if (file := tokenizer_file(source)) is None:
@@ -88,14 +86,14 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
             notes += _compared_tokens(file, parts.data.tokenizer, path)
     if recognises(config.init_from):
         notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
-        spare = (getattr(config.model, "num_embeddings", None) or 0) - (parts.data.spec.vocab_size or 0)
+        spare = (config.model.num_embeddings or 0) - (parts.data.spec.vocab_size or 0)
         notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
         return notes + load_folder(parts.network, source, config.model, path)
     return notes + load_matching(parts.network, find_checkpoint(config.init_from))
 
 
 def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:
-    """Whether a tokenizer_path is that of the tokenizer that `init_from` brings."""
+    """Whether `path`, a `data.tokenizer_path`, is the tokenizer file of `init_from`."""
     if path is None or not config.init_from:
         return False
     file = tokenizer_file(Path(config.init_from))
@@ -103,8 +101,8 @@ def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:
 
 
 def _compared_tokens(file: Path, tokenizer: Tokenizer, path: str | None) -> list[str]:
-    """Embeddings belong to tokens: of another vocabulary they would load, and mean something else. The data's may have
-    further tokens; `path` is the file that they are from, if any. Returns what is to be known of them, in sentences.
+    """Raises DataError where `init_from` was trained with another tokenizer than the data's: its embeddings would load,
+    but belong to other tokens. The data's may have further tokens; `path` is its file, if any. Returns notes.
     """
     try:
         own = _read_own(file)
@@ -125,7 +123,7 @@ def _compared_tokens(file: Path, tokenizer: Tokenizer, path: str | None) -> list
 
 
 def _read_own(file: Path) -> Tokenizer:
-    """The tokenizer that `init_from` brings."""
+    """The tokenizer of `init_from`."""
     try:
         return read_tokenizer(str(file), may_grow=False)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint → live parts, for the verbs that read one. Config, tokenizer and data facts are all in it."""
+"""From a checkpoint to a network and task, for the verbs that read one. It holds config, tokenizer and DataSpec."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bigtrain.training.snapshot import load_evaluated_weights
 
 @dataclass
 class Loaded:
-    """A trained network with what it needs to be used."""
+    """A trained network with its task, settings, tokenizer and facts about its data."""
 
     checkpoint: Checkpoint
     config: RunConfig

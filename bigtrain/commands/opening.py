@@ -1,4 +1,4 @@
-"""What a training says before it starts: the header, and advice about settings that hardly do what was meant."""
+"""What a training prints before it starts: the header, and warnings about settings that are probably a mistake."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opening(composed: Composed, run_dir: Path, data: DataModule) -> Opening:
 
 def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> RunFacts:
     """What is known when training starts."""
-    spec, limits, state, world = parts.data.spec, trainer.limits, trainer.state, parts.world
+    spec, throughput, state, world = parts.data.spec, trainer.throughput, trainer.state, parts.world
     ranks = f"{world.size} ranks, each " if world.size > 1 else ""
     return RunFacts(
         title=_title(composed),
@@ -39,12 +39,12 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
             **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
         },
         parameters=sum(parameter.numel() for parameter in parts.network.parameters()),
-        total_steps=limits.total_steps,
+        total_steps=trainer.length.steps,
         first_step=state.step,
-        samples_per_step=limits.samples_per_step,
-        tokens_per_step=limits.tokens_per_step,
-        flops_per_sample=limits.flops_per_sample,
-        peak_flops=limits.peak_flops,
+        samples_per_step=throughput.samples_per_step,
+        tokens_per_step=throughput.tokens_per_step,
+        flops_per_sample=throughput.flops_per_sample,
+        peak_flops=throughput.peak_flops,
         primary_metric=f"val/{trainer.selection.metric}",
         higher_is_better=trainer.selection.higher_is_better,
         optimal_loss=parts.optimal_loss,
@@ -54,7 +54,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
 
 
 def advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> Iterator[str]:
-    """Warnings about settings that work, but hardly as they were meant."""
+    """Warnings about settings that are valid but probably a mistake."""
     config, units = composed.config, parts.units
     yield from told_of(find_contradictions(config, units.length), composed.asked)
     if units.batch_size > units.epoch_samples:
@@ -76,8 +76,8 @@ def unmeasured(config: RunConfig) -> str:
 
 
 def rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
-    """What the learning rate does from here on, where the run has just been made longer and that depends on it."""
-    state, total, settings = trainer.state, trainer.limits.total_steps, composed.config.scheduler
+    """A sentence on the coming learning rates, where the run has just been made longer and that changes them."""
+    state, total, settings = trainer.state, trainer.length.steps, composed.config.scheduler
     if total is not None and settings.needs_total_steps and state.lengths and state.lengths[-1][0] == state.step:
         yield rate_ahead(trainer.schedule, composed.config.optimizer.learning_rate, state.step, total)
 

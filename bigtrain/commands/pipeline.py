@@ -1,7 +1,7 @@
 """`bigtrain pipeline=NAME`: every stage of every round, in order; what was run before is not run again.
 
-Nothing has to be resumed by hand: a pipeline that was stopped or killed is given again as it was, and goes on inside
-the interrupted stage, as the place of each stage follows from what it depends on (`pipeline/store.py`).
+To resume a pipeline that was stopped or killed, give the same command: it continues inside the interrupted stage. The
+directory of a stage is named by a hash of what the stage depends on (`pipeline/store.py`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def run(plan: Plan, dry_run: bool = False) -> int:
 
 
 class _Runner:
-    """Performs steps; knows the key and the place of each, once what it starts from is finished."""
+    """Performs steps. The key and the place of a step are known once the step that it starts from is finished."""
 
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
@@ -120,11 +120,11 @@ class _Runner:
         return self._keys[id(step)]
 
     def place(self, step: Step) -> Path:
-        """Where it lies, or will."""
+        """The directory of the step, whether it is there yet or not."""
         return place_of(self.root, step, self.key(step))
 
     def state(self, step: Step) -> str:
-        """finished, begun, new; "" where what it starts from is not finished."""
+        """finished, begun or new; "" where the step that it starts from is not finished."""
         if step.parent is not None and self.state(step.parent) != "finished":
             return ""
         return state_of(self.place(step), step.trains)
@@ -191,11 +191,11 @@ class _Runner:
         return ExitCode.OK
 
     def _start(self, step: Step) -> Path:
-        """What its `start` means: a folder, or a checkpoint by its full name."""
+        """The absolute path of its `start`: a folder or a checkpoint."""
         return Path(str(settled((step.control_of or step).composed).config.init_from))
 
     def _composed(self, step: Step) -> Composed:
-        """The settings of a training, with what earlier steps bring."""
+        """The settings of a training, `init_from` and tokenizer of earlier steps included."""
         start = step.start or (str(self.place(step.parent)) if step.parent is not None else None)
         words = (*step.words, f"name={step.stage}", word("output_dir", self.pipeline.output_dir))
         request = request_of(self.pipeline, "train", words)
@@ -207,8 +207,8 @@ class _Runner:
             return composed
         # From scratch, but with the same tokens: what is compared is the weights.
         data = settled(composed).config.data
-        path = getattr(data, "tokenizer_path", None)
-        if path is not None and path != getattr(composed.config.data, "tokenizer_path", None):
+        path = data.tokenizer_path
+        if path is not None and path != composed.config.data.tokenizer_path:
             words += ("data.tokenizer=file", word("data.tokenizer_path", path))
             words += ("data.vocab_size=null",) if hasattr(data, "vocab_size") else ()
         return validate(compose(dataclasses.replace(request, words=words)))
@@ -226,13 +226,13 @@ class _Runner:
 
 
 def word(key: str, value: str) -> str:
-    """key=value as one word of our own, no shell between."""
+    """The override key=value, escaped for Hydra's grammar."""
     return f"{key}={escape(value)}"
 
 
 @contextlib.contextmanager
 def _run_directory(place: Path) -> Iterator[None]:
-    """The next run is to have this directory."""
+    """Runs started meanwhile write into this directory."""
     os.environ[RUN_DIR_VARIABLE] = str(place.absolute())
     try:
         yield

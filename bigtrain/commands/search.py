@@ -1,4 +1,4 @@
-"""`bigtrain -m sweep=optuna`: trials chosen one after the other, by what the ones before them came to."""
+"""`bigtrain -m sweep=optuna`: each trial's settings are chosen by the results of the trials before it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEWEST_FOR_IMPORTANCE = 5  # finished trials
 
 
 def run(sweep: Sweep, search: Search, debug: bool = False) -> int:
-    """Runs the trials, or goes on with them; a trial that fails is shown and the others go on.
+    """Runs the trials, or resumes them; a trial that fails is shown and the others continue.
 
     Returns 0 once all have ended and one has finished, 75 if some are left, else the exit code of the first that
     failed. Raises ConfigError without optuna, MachineError where the sweep can't be recorded.
@@ -93,7 +93,7 @@ def _conclude(sweep: Sweep, source: SearchedTrials, sweep_dir: Path, table: Tabl
 
 
 def _importance(source: SearchedTrials, sweep_dir: Path) -> list[str]:
-    """Draws what each setting matters; returns what to say of it."""
+    """Draws the importance of each setting; returns lines to print."""
     finished = sum(trial.state == "finished" for trial in source.all())
     if finished < _FEWEST_FOR_IMPORTANCE:
         return [f"importance of the settings: {_FEWEST_FOR_IMPORTANCE} finished trials are needed, {finished} have"]

@@ -23,7 +23,7 @@ from bigtrain.tracking.formatting import short_path
 
 
 def run(sweep: Sweep, debug: bool = False) -> int:
-    """Runs all jobs; a failure is shown and the others go on.
+    """Runs all jobs; a failure is shown and the others continue.
 
     With `sweep=optuna` they are chosen one after the other: commands/search.py.
     Returns 0 if all finished, 75 if it was stopped or a job was preempted, else the exit code of the first job that

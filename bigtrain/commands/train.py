@@ -1,6 +1,6 @@
 """`bigtrain train`: one run, new or resumed, from a composed config to the table of results.
 
-With several ranks each walks through here. Rank 0 names the run directory, writes and talks; the others are told.
+With several ranks each runs this code. Rank 0 chooses the run directory and broadcasts it, writes files and prints.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.audit import audit_before_training, tell
+from bigtrain.commands.conclusion import conclude
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
-from bigtrain.commands.outcome import conclude
 from bigtrain.config.compose import Composed
 from bigtrain.config.contradictions import find_contradictions, refused
 from bigtrain.config.durations import parse_duration
@@ -73,7 +73,7 @@ def run(composed: Composed) -> int:
 
 
 def _launch(composed: Composed, ranks: int) -> int:
-    """Starts the ranks, with words that mean the same whenever they are read."""
+    """Starts the ranks, with overrides whose paths are absolute: "latest" may mean another run later."""
     config, request = composed.config, composed.request
     words = [word for word in request.words if not word.startswith(("resume=", "init_from="))]
     if composed.resumed is not None:
@@ -100,7 +100,7 @@ def _launch(composed: Composed, ranks: int) -> int:
 def _require_same_settings(composed: Composed, world: World) -> None:
     where = composed.resumed.run_dir.absolute() if composed.resumed else ""
     mine = hashlib.sha256(f"{where} {document_text(composed.document)}".encode()).hexdigest()
-    if mine != world.share(mine):
+    if mine != world.broadcast(mine):
         raise ConfigError.of(
             "RANK-SETTINGS",
             f"rank {world.rank} was given other settings than rank 0",
@@ -111,7 +111,7 @@ def _require_same_settings(composed: Composed, world: World) -> None:
 
 @contextlib.contextmanager
 def _rank_errors(world: World, launched: bool) -> Iterator[None]:
-    """What fails on every rank is said once: rank 0 speaks first, and its launcher then ends the others."""
+    """An error on every rank is printed once: rank 0 prints first, and its launcher then ends the others."""
     if not world.is_main:
         warnings.simplefilter("ignore")
     try:
@@ -142,7 +142,7 @@ def _train_here(composed: Composed, world: World) -> int:
     # Made only now: a run whose data or starting weights are missing needs no directory.
     named = RUN_DIR_VARIABLE in os.environ  # by a sweep, which reads there how it ended, or by the launcher of ranks
     made = create_run_directory(Path(config.output_dir), config.name, planned) if world.is_main else Path()
-    run_dir = Path(world.share(str(made)))
+    run_dir = Path(world.broadcast(str(made)))
     _require_shared_folder(run_dir, world)
     if not world.is_main:
         return _recorded(composed, run_dir, parts, None, notes, tracker)
@@ -156,7 +156,7 @@ def _train_here(composed: Composed, world: World) -> int:
 def _resume(composed: Composed, run_dir: Path, world: World, tracker: Tracker) -> int:
     resumed, store = composed.resumed, CheckpointStore(run_dir / "checkpoints")
     assert resumed is not None
-    finished = world.share(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
+    finished = world.broadcast(str(Status(run_dir).get("state") if world.is_main else "")) == "finished"
     if finished and not resumed.other_length:
         return _nothing_to_do(run_dir, "", world)
     checkpoint = _newest(store, world)
@@ -192,7 +192,7 @@ def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
 
 
 def _require_shared_folder(run_dir: Path, world: World) -> None:
-    """Before hours of training, not after: every rank reads checkpoints that rank 0 writes."""
+    """Raises MachineError where a rank does not see the run directory: every rank reads checkpoints of rank 0."""
     seen = world.gather([float(run_dir.is_dir())])[:, 0]
     if not seen.all():
         raise MachineError.of(
@@ -204,12 +204,12 @@ def _require_shared_folder(run_dir: Path, world: World) -> None:
 
 
 def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
-    """The checkpoint that rank 0 decides to go on from, on every rank."""
+    """The newest checkpoint by rank 0's judgement, on every rank; None without one."""
     newest = None
     if world.is_main:
         store.prepare()
         newest = store.newest(set_aside=True)
-    where = world.share("" if newest is None else str(newest.path))
+    where = world.broadcast("" if newest is None else str(newest.path))
     return newest if world.is_main or not where else verify(Path(where))
 
 
@@ -221,7 +221,7 @@ def _build(
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))
         report = audit_before_training(config, data)
-    if data.spec.fingerprint != world.share(data.spec.fingerprint):
+    if data.spec.fingerprint != world.broadcast(data.spec.fingerprint):
         raise DataError.of(
             "RANK-DATA",
             f"rank {world.rank} has other data than rank 0",
@@ -256,7 +256,7 @@ def _recorded(
     notes: list[str],
     tracker: Tracker,
 ) -> int:
-    """Trains with the outcome, whatever it is, in status.json."""
+    """Trains, and records in status.json how it ended, also when an exception ends it."""
     if not parts.world.is_main:
         return _train(composed, run_dir, parts, checkpoint, notes, tracker)[0]
     status = Status(run_dir)
@@ -323,7 +323,9 @@ def _train(
 
 
 def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sink]:
-    """Those that write; the console before them shows what they warn of. A resumed run purges from `purge_step` on."""
+    """The sinks that write files. They follow the console, which shows their warnings. TensorBoard ignores events of
+    earlier files from `purge_step` on.
+    """
     with durable.disk_errors(run_dir):
         sinks: list[Sink] = [LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
     if config.tracking.tensorboard:

@@ -34,7 +34,7 @@ def find_conflicts(config: Any, parts: Parts, verb: str = "train") -> list[Probl
             *_names(config),
         ]
     else:
-        found = list(_checkpoint(config))
+        found = list(_checkpoint(config, verb))
     return found
 
 
@@ -95,8 +95,7 @@ def _misfit(data: Any, model: Any, task: Any) -> str:
 
 def _reads(part: Any, data: Any) -> bool:
     """Whether a model or a task can use what the data provides."""
-    wanted = getattr(part, "target", "")
-    return data.provides in part.consumes and (not wanted or data.target in (wanted, ""))
+    return data.provides in part.consumes and (not part.target or data.target in (part.target, ""))
 
 
 def _serves(model: Any, task: Any) -> bool:
@@ -112,8 +111,7 @@ def _choices(kind: str, registry: Registry, parts: Parts) -> dict[str, Any]:
 
 
 def _lengths(config: RunConfig) -> Iterator[Problem]:
-    asked = getattr(config.data, "sequence_length", None)
-    longest = getattr(config.model, "max_length", None)
+    asked, longest = config.data.sequence_length, config.model.max_length
     if asked and longest and asked > longest:
         yield Problem(
             "CONFIG-COMBINATION",
@@ -127,7 +125,7 @@ def _lengths(config: RunConfig) -> Iterator[Problem]:
 def _durations(config: RunConfig) -> Iterator[Problem]:
     work, cadences = "use step, epoch, sample or tok", ("eval_every", "save_every")
     total = _parse(config.trainer.max_duration)
-    warmup = getattr(config.scheduler, "warmup", None)
+    warmup = config.scheduler.warmup
     if total and total.seconds is not None and config.scheduler.needs_total_steps:
         yield Problem(
             "CONFIG-COMBINATION",
@@ -195,11 +193,7 @@ def _names(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-_VERBS: dict[type, str] = {EvalConfig: "eval", GenerateConfig: "generate", ExportConfig: "export"}
-
-
-def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig) -> Iterator[Problem]:
-    verb = _VERBS[type(config)]
+def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig, verb: str) -> Iterator[Problem]:
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         yield Problem(
             "CONFIG-VALUE",

@@ -1,7 +1,6 @@
-"""Tab completion: what could stand where the cursor is. The shell scripts that ask are Hydra's.
+"""Tab completion: the words that could stand where the cursor is. The shell scripts that ask are Hydra's.
 
-Hydra's own completion takes a verb for an override and crashes, offers schemas as choices, and knows no
-values.
+Hydra's own completion crashes on a verb, offers schemas as choices, and does not know the values of a setting.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from bigtrain.config.hints import known_keys
 from bigtrain.config.library import Request
 from bigtrain.config.plugins import load_plugins, take_plugins
 from bigtrain.config.schema import field_types, is_group, node_type, without_none
+from bigtrain.config.verbs import DEFAULT, VERBS
 from bigtrain.errors import BigtrainError
 
 
-def complete(line: str, verbs: Iterable[str]) -> list[str]:
+def complete(line: str) -> list[str]:
     """Completions of the last word of a command line, which begins with the program's name."""
     try:
         words = shlex.split(line)[1:]
@@ -26,8 +26,8 @@ def complete(line: str, verbs: Iterable[str]) -> list[str]:
     current = "" if line[-1:].isspace() or not words else words.pop()
     if not words and current in ("python", "-m"):
         return []
-    offered = [f"{verb} " for verb in verbs] if not words else []
-    verb = words.pop(0) if words and words[0] in verbs else "train"
+    offered = [f"{verb} " for verb in VERBS] if not words else []
+    verb = words.pop(0) if words and words[0] in VERBS else DEFAULT
     composition = _compose(verb, words)
     if composition is None:
         return []
@@ -39,7 +39,7 @@ def complete(line: str, verbs: Iterable[str]) -> list[str]:
 
 
 def _compose(verb: str, words: list[str]) -> Composition | None:
-    """With the words typed so far; if they are not right yet, without them."""
+    """The composition of the words typed so far; without any where they do not compose yet."""
     for attempt in ([word for word in words if "=" in word and not word.startswith("-")], []):
         try:
             plugins, rest = take_plugins(attempt)

@@ -1,9 +1,7 @@
-"""Words → a typed tree of settings → the validated config of a command. No torch, nothing written, no logging
-set up.
+"""Words → a typed tree of settings → the validated config of a command. No torch; nothing is written.
 
-Hydra parses the words and computes the order of the files (its defaults list); putting the values together is
-ours, because its merge accepts misspelt keys (see strict.py). Hydra's `run` is never called, so that it
-creates no directories, runs no callbacks and leaves `hydra.*` without effect.
+Hydra parses the words and computes the order of the files (hydra_adapter.py). Their values are merged here, strictly
+(strict.py), because Hydra's merge accepts misspelt keys.
 """
 
 from __future__ import annotations
@@ -16,32 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.defaults_list import DefaultsList, create_defaults_list
-from hydra.core.default_element import ResultDefault
-from hydra.core.override_parser.types import Override, OverrideType, ValueType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.checks import find_conflicts
 from bigtrain.config.contradictions import find_contradictions, in_its_unit, refused
 from bigtrain.config.hints import Guess, Words, field_of, rounds_for_value, settled
-from bigtrain.config.library import (
-    Library,
-    Request,
-    choice_fix,
-    choice_problem,
-    file_of,
-    file_problem,
-    refuse_shadowed,
-)
+from bigtrain.config.hydra_adapter import Entry, HydraException, Override, offer_facts
+from bigtrain.config.library import Library, Request, choice_fix, choice_problem
 from bigtrain.config.redact import redact_words
 from bigtrain.config.resume import ResumeInfo, extension_without_run, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
-from bigtrain.config.schema import ROOTS, describes_training, node_type, root_name
+from bigtrain.config.schema import node_type
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
+from bigtrain.config.verbs import VERBS
 from bigtrain.config.words import is_hydra, parse_words
 from bigtrain.errors import BigtrainError, ConfigError, Problem
 from bigtrain.registry import WEIGHT_FORMATS
@@ -69,7 +57,7 @@ class Composed:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """A tree whose keys and types are right; whether its values make sense together, `validate` finds out."""
+    """A tree whose keys and types are checked; `validate` checks ranges and combinations of values."""
 
     request: Request
     tree: SettingsTree
@@ -121,7 +109,7 @@ def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | No
 
 
 def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> Composition:
-    """`compose`, but each problem is as `settle` takes it: with everything that may have been meant."""
+    """`compose`, but problems keep all their guesses (hints.Guess): `settle` keeps those that compose."""
     overrides, problems = parse_words(request.verb, request.words)
     typed = {override.key_or_group: override.value() for override in overrides}
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
@@ -132,12 +120,13 @@ def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> C
         library = Library(request, overrides)
         chosen, values, found = _sort(overrides, library, request.verb)
         problems += found
-        defaults = _defaults_list(library, chosen, problems)
+        entries, chosen_by_group = library.in_order(chosen)
+        problems += _missing_choices(library, chosen_by_group)
         tree = SettingsTree(request.verb, library.parts, library.groups)
-        for default in defaults.defaults:
-            _add_file(tree, library, default)
-        if node_type(tree.config) is not ROOTS[request.verb]:
-            fix = f"begin its defaults list with: - {root_name(request.verb)}"
+        for entry in entries:
+            _add_file(tree, library, entry)
+        if node_type(tree.config) is not VERBS[request.verb].settings:
+            fix = f"begin its defaults list with: - {VERBS[request.verb].root}"
             raise ConfigError.of("CONFIG-FILE", f"{request.root}.yaml is no root of bigtrain {request.verb}", fix=fix)
     except ConfigError as error:
         raise ConfigError(*dict.fromkeys((*problems, *error.problems))) from error
@@ -152,10 +141,10 @@ def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> C
         raise ConfigError(*dict.fromkeys(problems))
     choices = {
         group: choice
-        for group, choice in defaults.overrides.known_choices.items()
+        for group, choice in chosen_by_group.items()
         if isinstance(choice, str) and choice in library.choices(group)
     }
-    if describes_training(request.verb) and tree.raw()["name"] == "":
+    if VERBS[request.verb].describes_training and tree.raw()["name"] == "":
         tree.config.name = _default_name(choices, request.verb)
     return Composition(
         request, tree, overrides, choices, library.groups, library.choices, library.parts, library.comment
@@ -171,9 +160,9 @@ def validate(composition: Composition) -> Composed:
 
 
 def validate_with_guesses(composition: Composition) -> Composed:
-    """`validate`, but each problem is as `settle` takes it."""
+    """`validate`, but problems keep all their guesses, for `settle`."""
     tree = composition.tree
-    offer_hydra_facts(composition)
+    offer_facts(composition.choices)
     config = to_config(tree)
     if isinstance(config, RunConfig) and config.init_from and not composition.resumed:
         config = _with_pretrained(composition, config)
@@ -211,20 +200,6 @@ def _with_pretrained(composition: Composition, config: RunConfig) -> RunConfig:
     return adopted
 
 
-def offer_hydra_facts(composition: Composition) -> None:
-    """Makes `${hydra:runtime.choices.model}` and its kind answer, without composing Hydra's own config."""
-    from hydra.conf import HydraConf
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.utils import setup_globals
-
-    setup_globals()
-    facts = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
-    facts.hydra.runtime.choices = dict(composition.choices)
-    facts.hydra.runtime.cwd = str(Path.cwd())
-    facts.hydra.job.name = "bigtrain"
-    HydraConfig.instance().set_config(facts)
-
-
 def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path) -> Composition:
     if request.config_name:
         fix = f"leave -cn {request.config_name} out: a resumed run has its own config"
@@ -237,7 +212,7 @@ def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path)
 def _sort(
     overrides: list[Override], library: Library, verb: str
 ) -> tuple[list[Override], list[Override], list[Problem]]:
-    """Overrides → those that choose from a group, those that set a value, and problems."""
+    """Overrides that choose from a group, overrides that set a value, and the problems of wrong choices."""
     chosen, values, problems = [], [], []
     for override in overrides:
         group = override.key_or_group
@@ -248,56 +223,38 @@ def _sort(
         elif problem := choice_problem(override, library, verb):
             problems.append(problem)
         else:
-            chosen.append(_as_choice(override))
+            chosen.append(override)
     return chosen, values, problems
 
 
-def _as_choice(override: Override) -> Override:
-    """Hydra reads `debug=nan` as a number; the name of a file is text."""
-    if not isinstance(override.value(), (int, float)):
-        return override
-    text = str(override.input_line).partition("=")[2]
-    return dataclasses.replace(override, value_type=ValueType.ELEMENT, _value=text)
+def _missing_choices(library: Library, chosen: Mapping[str, Any]) -> list[Problem]:
+    """Choices that a file names and that do not exist, of groups that may be left out: Hydra passes over them."""
+    return [
+        Problem("CONFIG-CHOICE", f"{group}={choice} is not a choice", fix=choice_fix(group, choice, library))
+        for group, choice in chosen.items()
+        if group in library.groups and group != "local" and choice is not None and choice not in library.choices(group)
+    ]
 
 
-def _defaults_list(library: Library, chosen: list[Override], problems: list[Problem]) -> DefaultsList:
-    """Hydra's order of the files. Wrong names in files become problems, or a ConfigError if they stop us."""
-    present = []
-    for override in chosen:
-        if override.key_or_group in library.groups and override.is_add():
-            override = dataclasses.replace(override, type=OverrideType.CHANGE)  # +model=cnn means model=cnn
-        if override.value() is None:  # experiment=null
-            override = dataclasses.replace(override, type=OverrideType.DEL)
-        present.append(override)
-    try:
-        defaults = create_defaults_list(
-            library.repository, library.root, present, prepend_hydra=False, skip_missing=False
-        )
-    except HydraException as error:
-        raise ConfigError(file_problem(str(error), library)) from error
-    for group, choice in defaults.overrides.known_choices.items():
-        listed = group in library.groups and group != "local"
-        if listed and choice is not None and choice not in library.choices(group):
-            fix = choice_fix(group, choice, library)
-            problems.append(Problem("CONFIG-CHOICE", f"{group}={choice} is not a choice", fix=fix))
-    return defaults
-
-
-def _add_file(tree: SettingsTree, library: Library, default: ResultDefault) -> None:
-    """One entry of the defaults list: a schema is merged, the values of a file are assigned strictly."""
-    loaded = library.loader._load_single_config(default, library.repository)
-    if not isinstance(loaded.config, DictConfig):
-        raise ConfigError.of("CONFIG-FILE", f"{default.config_path}.yaml is no mapping", fix="it holds keys and values")
-    if loaded.is_schema_source:
+def _add_file(tree: SettingsTree, library: Library, entry: Entry) -> None:
+    """One config of the defaults list: a settings class is merged, the values of a file are assigned strictly."""
+    message = f"{entry.parent}.yaml puts {entry.path} at {entry.package or 'the root'}"
+    misplaced = ConfigError.of("CONFIG-FILE", message, fix="a choice stands at the node of its group")
+    if not library.sources.has_config(entry.path):  # Hydra's own: hydra/launcher/basic
+        raise misplaced
+    file = library.sources.load(entry.path)
+    if not isinstance(file.values, DictConfig):
+        raise ConfigError.of("CONFIG-FILE", f"{entry.path}.yaml is no mapping", fix="it holds keys and values")
+    values = file.placed(file.package if entry.package is None else entry.package)
+    if file.folder is None:
         try:
-            tree.add_schema(loaded.config)
+            tree.add_schema(values)
         except OmegaConfBaseException as error:
-            message = f"{default.parent}.yaml puts {default.config_path} at {default.package or 'the root'}"
-            raise ConfigError.of("CONFIG-FILE", message, fix="a choice stands at the node of its group") from error
+            raise misplaced from error
     elif node_type(tree.config) is not dict:  # else there is no schema yet: compose says so
-        content: Any = OmegaConf.to_container(loaded.config, resolve=False)
-        tree.assign(content, Origin(file=file_of(loaded, str(default.config_path))))
-        refuse_shadowed(library.repository, str(default.config_path), loaded)
+        content: Any = OmegaConf.to_container(values, resolve=False)
+        tree.assign(content, Origin(file=file.name))
+        library.sources.refuse_hidden(file)
 
 
 def _default_name(choices: dict[str, str], verb: str) -> str:
@@ -307,7 +264,7 @@ def _default_name(choices: dict[str, str], verb: str) -> str:
 
 
 def _with_source(problem: Problem, composition: Composition) -> Problem:
-    """Where files are missing that an experiment or a data set is for, what its own YAML says of them."""
+    """Where data.path is missing: the sentences about it at the head of the chosen experiment's and data's YAML."""
     if not problem.message.startswith("data.path is missing"):
         return problem
     choices = {group: composition.choices.get(group, "") for group in ("experiment", "data")}

@@ -67,8 +67,8 @@ def find_contradictions(config: RunConfig, length: Length) -> list[Contradiction
 
 def _schedule(config: RunConfig, length: Length, total: float) -> Iterator[Contradiction]:
     """one_cycle's rise and wsd's decay are fractions of the training; only a warm-up can be longer."""
-    whole, warmup = config.trainer.max_duration, getattr(config.scheduler, "warmup", None)
-    rise = None if warmup is None else length(warmup)
+    whole, warmup = config.trainer.max_duration, config.scheduler.warmup
+    rise = length(warmup)
     if rise is None:
         return
     if rise > total:
@@ -79,7 +79,7 @@ def _schedule(config: RunConfig, length: Length, total: float) -> Iterator[Contr
         fix = "give a share of the training, scheduler.warmup=5%, or a longer trainer.max_duration"
         yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix), error=True, warning=True)
         return
-    fraction = getattr(config.scheduler, "decay_fraction", 0.0)
+    fraction = config.scheduler.decay_fraction
     if rise + fraction * total > total * (1 + 1e-9):
         message = (
             f"scheduler.decay_fraction is {fraction:g}, but scheduler.warmup={warmup} leaves only "

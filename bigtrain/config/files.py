@@ -1,7 +1,7 @@
 """A word of `-m` that names several files: `data.path=a.txt,b.txt`, `data.path=glob(*.txt)`.
 
-A path is taken as it stands, commas and all, since file names may hold them. So the disk decides: where there is no
-such file, but there is one for each part, they are several values.
+A path is taken as it stands, because file names may hold commas. So the disk decides: the parts are several values
+where no file has the whole as its name, and each part is a file.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, Quote, QuotedString, ValueType
-from hydra.errors import HydraException
-
+from bigtrain.config.hydra_adapter import Glob, HydraException, Override, parse_override, texts_override
 from bigtrain.errors import Problem
 
 _FUNCTION = re.compile(r"(choice|glob)\(.*\)", re.DOTALL)
 
 
 def is_sweep_of_files(value: str) -> bool:
-    """Whether a path is written as one of the sweeps `choice(…)` and `glob(…)`, and no file is called so."""
+    """Whether a path has the form `choice(…)` or `glob(…)`, and no file has that name."""
     return bool(_FUNCTION.fullmatch(value)) and not found(value)
 
 
@@ -41,13 +36,13 @@ def files_override(key: str, value: str, word: str) -> Override | Problem | None
         fix = f"correct it; for one file with a comma in its name: \"{key}='{value}'\""
         message = f"{key}: of {len(parts)} paths there is no {missing}"
         return Problem("CONFIG-SWEEP", message, f'command line, "{word}"', fix)
-    return _choice(key, parts, word)
+    return texts_override(key, parts, word)
 
 
 def _of_glob(key: str, value: str, word: str) -> Override | Problem:
     cause = f'command line, "{word}"'
     try:
-        pattern = OverridesParser.create().parse_override(f"{key}={value}").value()
+        pattern = parse_override(f"{key}={value}").value()
     except HydraException:
         pattern = None
     if not isinstance(pattern, Glob):
@@ -59,7 +54,7 @@ def _of_glob(key: str, value: str, word: str) -> Override | Problem:
         return Problem(
             "CONFIG-SWEEP", f"{key}: no file is like {', '.join(pattern.include)}", cause, "look at the path"
         )
-    return _choice(key, kept, word)
+    return texts_override(key, kept, word)
 
 
 def found(path: str) -> list[str]:
@@ -69,8 +64,3 @@ def found(path: str) -> list[str]:
         return [place] if os.path.lexists(place) else glob.glob(place, recursive=True)  # noqa: PTH207 (takes any path)
     except (ValueError, OSError, RuntimeError):  # no name that a file could have
         return []
-
-
-def _choice(key: str, values: Iterable[str], word: str) -> Override:
-    texts: list[Any] = [QuotedString(text=value, quote=Quote.single) for value in values]
-    return Override(OverrideType.CHANGE, key, ValueType.CHOICE_SWEEP, ChoiceSweep(list=texts), input_line=word)

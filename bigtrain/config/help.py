@@ -1,6 +1,6 @@
 """`--help`: verbs, choices, and every setting of the chosen parts with its value and meaning.
 
-Our own page, because Hydra's copies the whole config repository for every group, and knows no meanings.
+Our own page: Hydra's knows no meanings, and is slow, as it copies its config repository once for every group.
 """
 
 from __future__ import annotations
@@ -17,15 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bigtrain.config.compose import Composition
 from bigtrain.config.schema import field_types, is_group, node_type, without_none
 from bigtrain.config.strict import show
-
-VERBS = {
-    "train": "train a model (the default verb)",
-    "eval": "evaluate a checkpoint on a split",
-    "generate": "generate text from a checkpoint",
-    "export": "write a checkpoint in another library's format",
-    "check-data": "look for leaked, repeated and wrongly labelled samples",
-    "compare": "runs side by side: settings, metrics, cost, curves",
-}
+from bigtrain.config.verbs import VERBS
 
 FLAGS = {
     "--help, -h": "this page; with model=cnn and the like, the settings of that choice",
@@ -43,27 +35,6 @@ FLAGS = {
     "--debug": "show the traceback of an error",
 }
 
-EXAMPLES = {
-    "train": (
-        "bigtrain",
-        "bigtrain model=cnn optimizer=sgd optimizer.learning_rate=0.05 trainer.max_duration=2epoch",
-        "bigtrain data=text_corpus data.path=my_texts/ data.tokenizer=char",
-        "bigtrain resume=latest",
-        "bigtrain -m optimizer.learning_rate=1e-3,3e-3 model=transformer,cnn",
-        "bigtrain -m sweep=optuna 'optimizer.learning_rate=interval(1e-4,1e-2)' sweep.trials=20",
-        "bigtrain pipeline=quickstart",
-        "bigtrain plugins=[my_package] model=my_model",
-    ),
-    "compare": (
-        "bigtrain compare outputs/<name>/<run> outputs/<name>/<other run>",
-        "bigtrain compare 'outputs/*/*' metric=val/bits_per_byte",
-    ),
-    "eval": ("bigtrain eval checkpoint=outputs/<name>/<run>", "bigtrain eval checkpoint=… split=val"),
-    "generate": ('bigtrain generate checkpoint=outputs/<name>/<run> prompt="The "',),
-    "export": ("bigtrain export checkpoint=outputs/<name>/<run> path=my_model/",),
-    "check-data": ("bigtrain check-data", "bigtrain check-data model=cnn data=image_folder data.path=my_images/"),
-}
-
 EXIT_CODES = (
     "0 ok · 2 usage or config · 3 data · 4 checkpoint · 5 environment · 6 numerics · 70 a bug of ours · "
     "75 preempted, state saved, run it again · 130 interrupted twice"
@@ -72,18 +43,16 @@ EXIT_CODES = (
 
 def render_help(composition: Composition) -> str:
     """The page for a verb and its choices, as wide as the terminal."""
-    verb = composition.request.verb
+    verb = VERBS[composition.request.verb]
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    lines = [f"bigtrain {verb}: {VERBS[verb]}", ""]
-    before = {"train": "", "compare": "compare PATH PATH… "}.get(verb, f"{verb} ")
-    lines += [f"usage: bigtrain {before}[KEY=VALUE…] [FLAGS…]", ""]
-    lines += ["verbs:", *_table({f"bigtrain {name}": text for name, text in VERBS.items()}, width), ""]
+    lines = [f"bigtrain {verb.name}: {verb.help}", "", f"usage: {verb.usage}", ""]
+    lines += ["verbs:", *_table({f"bigtrain {each.name}": each.help for each in VERBS.values()}, width), ""]
     if composition.offered:
         lines += ["choices (* chosen now):", *_table(_choices(composition), width), ""]
     lines += ["settings, with their values now:"]
     for title, rows in _settings(composition.tree.config, "", ""):
         lines += ["", f"  {title}", *_table(rows, width)] if title else _table(rows, width)
-    lines += ["", "flags:", *_table(FLAGS, width), "", "examples:", *(f"  {line}" for line in EXAMPLES[verb])]
+    lines += ["", "flags:", *_table(FLAGS, width), "", "examples:", *(f"  {line}" for line in verb.examples)]
     lines += [
         "",
         "exit codes:",

@@ -19,16 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from bigtrain.config.durations import with_unit
 from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, PARTNERS_OF_FILES, UNITS, plain
 from bigtrain.config.redact import redact_words
-from bigtrain.config.schema import (
-    ROOTS,
-    describes_training,
-    field_types,
-    is_group,
-    leaves,
-    node_type,
-    root_name,
-    without_none,
-)
+from bigtrain.config.schema import field_types, is_group, leaves, node_type, without_none
+from bigtrain.config.verbs import VERBS
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
 
@@ -259,7 +251,7 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
     `choices(kind)` gives choice → registered part of a group.
     """
     kind, _, last = key.partition(".")
-    if kind in REGISTRIES and not describes_training(verb):
+    if kind in REGISTRIES and not VERBS[verb].describes_training:
         return f"the {kind} and its settings come with the checkpoint"
     if kind in REGISTRIES and not OmegaConf.is_missing(root, kind):
         here = node_type(root[kind])
@@ -269,9 +261,9 @@ def elsewhere(key: str, verb: str, root: DictConfig, choices: Any) -> str:
             now = next((entry.name for entry in REGISTRIES[kind] if entry.config_class is here), "another")
             return f"{key} belongs to {_enumerated(owners)}; this run has {now}"
     owners = [
-        other
-        for other, tree in ROOTS.items()
-        if tree is not ROOTS[verb] and other == root_name(other) and key in dict_of_leaves(tree)
+        name
+        for name, other in VERBS.items()
+        if other.settings is not VERBS[verb].settings and name == other.root and key in dict_of_leaves(other.settings)
     ]
     return f"{key} belongs to {_enumerated([f'bigtrain {other}' for other in owners])}" if owners else ""
 

@@ -15,15 +15,23 @@ A target is one of `classes` or `values`. A task *needs* one kind of feature, wh
     bidirectional   a vector per position that has seen the whole text
     pooled          a vector per sample
     decoder         a vector per position of the target that has seen the source, and the target up to it
+
+What is read of any part of a kind has a value here. A ClassVar is a fact about the class; a property is a setting that
+some classes have: a class that declares a setting of that name replaces it, and for the others it says what holds. So
+neither is shown as a setting, nor saved.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from bigtrain.config.settings import setting
+
+# Where data has settings of these names, they are the user's files, and hold: every split, or one of them.
+_PATHS = {"path": "all", "train_path": "train", "val_path": "val", "test_path": "test"}
 
 
 @dataclass
@@ -31,8 +39,39 @@ class ModelConfig:
     """Settings of a backbone."""
 
     consumes: ClassVar[tuple[str, ...]] = ()
-    generates: ClassVar[bool] = False
+    target: ClassVar[str] = ""  # a model reads inputs, whatever their target
+    generates: ClassVar[bool] = False  # text, token by token: its backbone has `initial_state`
     counts: ClassVar[bool] = False  # what it knows is counted in the training split, not learnt by gradients
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions that exist; None: no limit."""
+        return None
+
+    @property
+    def tie_embeddings(self) -> bool:
+        """Whether a head over the vocabulary shares the weight of `token_embedding`."""
+        return False
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Rows of that head; None: one for each token."""
+        return None
+
+    @property
+    def init_std(self) -> float | None:
+        """Standard deviation of its initial weights; None: as the head has it."""
+        return None
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """c, where its logits are c * tanh(logits / c)."""
+        return None
+
+    @property
+    def norm_epsilon(self) -> float:
+        """Added to the variance in the norms of heads."""
+        return 1e-12
 
     def gives(self) -> tuple[str, ...]:
         """Kinds of feature; by default, what reads text is a causal language model."""
@@ -40,7 +79,7 @@ class ModelConfig:
 
 
 class Audit(Enum):
-    """What becomes of a training whose data the audit finds fault with."""
+    """What a training does about the audit of its data."""
 
     off = "off"
     warn = "warn"
@@ -53,6 +92,21 @@ class DataConfig:
 
     provides: ClassVar[str] = ""
     target: ClassVar[str] = ""
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens T that the model sees at once; None: no tokens, or as many as there are."""
+        return None
+
+    @property
+    def tokenizer_path(self) -> str | None:
+        """The tokenizer.json that makes its tokens; None: no file."""
+        return None
+
+    @property
+    def cache_dir(self) -> str | None:
+        """Where what is prepared is kept; None: the user's cache folder."""
+        return None
 
     audit: Audit = setting(
         Audit.warn,
@@ -73,6 +127,32 @@ class DataConfig:
         """Rules across fields; a class adds its own to those of `super()`."""
         return []
 
+    def files(self) -> dict[str, str]:
+        """The paths that were given, by what each holds: all splits, or train, val or test."""
+        given = {holds: getattr(self, name) for name, holds in self._paths().items()}
+        return {holds: path for holds, path in given.items() if path}
+
+    def at(self, path: str, holds: str = "all") -> Self:
+        """The same settings for this path alone, which holds all splits, or the one named."""
+        changes: dict[str, Any] = {name: path if each == holds else None for name, each in self._paths().items()}
+        return replace(self, **changes)
+
+    def as_test_split(self, path: str) -> Self | None:
+        """The same settings for a file that is one split, measured as a whole; None where it holds every split."""
+        return None
+
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """With the classes in this order, whichever of them occur; unchanged where the data itself decides it."""
+        return self
+
+    def with_tokenizer(self, path: str) -> Self:
+        """With the tokenizer in this file; unchanged where the data has none, or one of its own."""
+        return self
+
+    def _paths(self) -> dict[str, str]:
+        known = {field.name for field in fields(self)}
+        return {name: holds for name, holds in _PATHS.items() if name in known}
+
 
 @dataclass
 class TaskConfig:
@@ -85,6 +165,8 @@ class TaskConfig:
     higher_is_better: ClassVar[bool] = False
     meets_optimum: ClassVar[bool] = True  # whether the data's `optimal_loss`, if known, is of this task's loss
     measures: ClassVar[tuple[str, ...]] = ()  # names of its metrics, some of them of some data only; () if not said
+    per_token: ClassVar[bool] = True  # whether its targets are tokens, so that its loss depends on the tokenizer
+    of_any_tokenizer: ClassVar[Mapping[str, str]] = {}  # metrics that do not, and what users call them
 
     def while_training(self, metric: str) -> str:
         """The metric that stands for one of the end of a run while it still trains; as a rule the same."""
@@ -95,12 +177,27 @@ class TaskConfig:
 class OptimizerConfig:
     """Settings of an optimizer."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate."""
+        return 1e-3
+
 
 @dataclass
 class SchedulerConfig:
     """Settings of a learning-rate schedule."""
 
     needs_total_steps: ClassVar[bool] = True
+
+    @property
+    def warmup(self) -> str:
+        """Length of a rise from 0 before the schedule begins."""
+        return "0step"
+
+    @property
+    def decay_fraction(self) -> float:
+        """Length of a decay at the end, as a fraction of the whole training, that must not overlap the warm-up."""
+        return 0.0
 
     extend: bool = setting(
         False,

@@ -1,6 +1,6 @@
-"""The YAML files and groups that a request can choose from: ours, and those of the user's folders.
+"""The YAML files and groups that a request can choose from, and what is wrong with a choice, as problems.
 
-Also what is wrong with a choice, in sentences. Putting the chosen files together is compose.py's business.
+Where the files lie is sources.py; compose.py merges the chosen ones.
 """
 
 from __future__ import annotations
@@ -8,27 +8,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from importlib.resources import files as files_of
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
-from hydra.core.default_element import ConfigDefault, GroupDefault
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.types import Override
-from hydra.plugins.config_source import ConfigResult
-
 from bigtrain.config.habits import ANY_FILES, CHOICES, OWN_FILES, PARTNERS, plain
 from bigtrain.config.hints import Guess, Words, did_you_mean, of_file
+from bigtrain.config.hydra_adapter import CONFIGS, Entry, HydraException, Override, files_in_order, quote
 from bigtrain.config.plugins import loaded_plugins
-from bigtrain.config.schema import register_schemas, root_name
-from bigtrain.config.words import is_hydra
-from bigtrain.config.yaml_files import MAX_BYTES, CheckedFolder
+from bigtrain.config.sources import OWN, Folder, Sources
+from bigtrain.config.verbs import VERBS
+from bigtrain.config.yaml_files import MAX_BYTES
 from bigtrain.errors import ConfigError, Problem, nearest
 from bigtrain.registry import DATA, REGISTRIES
 
@@ -37,15 +30,15 @@ OPTIONAL_GROUPS = ("experiment", "local", "debug")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What was asked for: a verb, the words after it, and where to look for YAML."""
+    """One command line: the verb, the words after it, and where to look for YAML."""
 
     verb: str
     words: tuple[str, ...] = ()
     config_name: str | None = None
     config_dir: str | None = None
     plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
-    paths: tuple[str, ...] = ()  # words that name places, of a verb that takes some
-    from_file: frozenset[str] = frozenset()  # those words that a pipeline's file gave, and nobody typed
+    paths: tuple[str, ...] = ()  # the words that are paths, of a verb that takes paths
+    from_file: frozenset[str] = frozenset()  # the words that stand in a pipeline's file, not on the command line
 
     @property
     def plugin_words(self) -> tuple[str, ...]:
@@ -54,7 +47,7 @@ class Request:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What another `bigtrain` needs, before its words, to see the same settings: folders and plug-ins."""
+        """The arguments before the words with which another process finds the same configs: folders and plug-ins."""
         given = {"-cn": self.config_name, "-cd": self.config_dir}
         flags = (part for flag, value in given.items() if value is not None for part in (flag, value))
         return (*flags, *self.plugin_words)
@@ -62,7 +55,7 @@ class Request:
     @property
     def root(self) -> str:
         """Name of the root YAML."""
-        return self.config_name or root_name(self.verb)
+        return self.config_name or VERBS[self.verb].root
 
 
 class Library:
@@ -70,9 +63,7 @@ class Library:
 
     def __init__(self, request: Request, overrides: list[Override]):
         self.root = request.root
-        self.loader = ConfigLoaderImpl(search_path(request))
-        words = [override.input_line or "" for override in overrides if is_hydra(override)]
-        _, self.repository = self.loader._parse_overrides_and_create_caching_repo(self.root, words)
+        self.sources = Sources(folders_of(request, overrides))
         self._choices: dict[str, list[str]] = {}
         self.groups = list(dict.fromkeys(self._listed_groups(self.root)))
 
@@ -83,10 +74,8 @@ class Library:
         return self._choices[group]
 
     def _read_choices(self, group: str) -> list[str]:
-        if not self.repository.group_exists(group):
-            return []
-        found = self.repository.get_group_options(group, ObjectType.CONFIG)
-        for folder in self.repository.get_group_options(group, ObjectType.GROUP):
+        found = self.sources.configs(group)
+        for folder in self.sources.groups(group):
             found += [f"{folder}/{choice}" for choice in self.choices(f"{group}/{folder}")]
         return sorted(found)
 
@@ -94,68 +83,89 @@ class Library:
         """Choice → the registered part whose settings it holds, for a group with a registry."""
         found = {}
         for choice in self.choices(kind):
-            for default in self._defaults_of(f"{kind}/{choice}"):
-                if isinstance(default, GroupDefault) and default.group == f"/schema/{kind}":
-                    found[choice] = str(default.value)
+            for group, part in self.sources.load(f"{kind}/{choice}").entries():
+                if group == f"/schema/{kind}":
+                    found[choice] = str(part)
         return found
 
     def has_group(self, name: str) -> bool:
         """Whether `name` is a group of YAML files (not of schemas, nor Hydra's)."""
-        return name.split("/")[0] not in ("schema", "hydra", "") and self.repository.group_exists(name)
+        return name.split("/")[0] not in ("schema", "hydra", "") and self.sources.has_group(name)
 
     def comment(self, group: str, choice: str) -> str:
         """What the comment at the head of a choice's file says, in one line."""
-        for source in self.repository.get_sources():
-            if source.scheme() in ("pkg", "file") and source.is_config(f"{group}/{choice}"):
-                files: Any = files_of(source.path) if source.scheme() == "pkg" else Path(source.path)
-                text = (files / group / f"{choice}.yaml").read_text(encoding="utf-8", errors="replace")
-                lines = itertools.takewhile(lambda line: line.startswith("#"), text[:MAX_BYTES].splitlines())
-                return " ".join(line.strip("# ") for line in lines if not line.startswith("# @package"))
-        return ""
+        folder = self.sources.load(f"{group}/{choice}").folder if self.sources.has_config(f"{group}/{choice}") else None
+        if folder is None:
+            return ""
+        text = (folder.path / group / f"{choice}.yaml").read_text(encoding="utf-8", errors="replace")
+        lines = itertools.takewhile(lambda line: line.startswith("#"), text[:MAX_BYTES].splitlines())
+        return " ".join(line.strip("# ") for line in lines if not line.startswith("# @package"))
+
+    def in_order(self, chosen: Iterable[Override]) -> tuple[list[Entry], dict[str, object]]:
+        """The configs that a command line chooses, in the order of their merge, and the choice of each group.
+
+        Raises ConfigError for a defaults list that can't be used.
+        """
+        try:
+            return files_in_order(self.sources, self.root, [self._as_word(override) for override in chosen])
+        except HydraException as error:
+            raise ConfigError(file_problem(str(error), self)) from error
+
+    def _as_word(self, override: Override) -> str:
+        """A word that chooses from a group, as Hydra takes it: a name in quotes, so that nan and 3 are names too."""
+        group, value, typed = override.key_or_group, override.value(), str(override.input_line)
+        if override.is_delete() or override.is_force_add():
+            return typed
+        if value is None:  # experiment=null
+            return f"~{group}"
+        sign = typed[: len(typed) - len(typed.lstrip("+"))]
+        if sign == "+" and group in self.groups:
+            sign = ""  # +model=cnn means model=cnn
+        if isinstance(value, list):
+            return f"{sign}{group}=[{','.join(quote(str(name)) for name in value)}]"
+        return f"{sign}{group}={quote(value if isinstance(value, str) else typed.partition('=')[2])}"
 
     def file_that_names(self, group: str, choice: str) -> str:
-        """The file, of those read so far, whose defaults list chose this; Hydra names only the root."""
-        for result_key, loaded in self.repository.cache.items():
-            for default in (loaded and loaded.defaults_list) or []:
-                if not isinstance(default, GroupDefault):
-                    continue
-                if (str(default.group).lstrip("/"), default.value) == (group, choice):
-                    return str(result_key.partition("=")[2])
+        """The config, of those read so far, whose defaults list chose this; Hydra names only the root."""
+        for path, file in self.sources.loaded.items():
+            if any((name.lstrip("/"), value) == (group, choice) for name, value in file.entries() if name):
+                return path
         return self.root
 
-    def _defaults_of(self, config_path: str) -> list[Any]:
-        loaded = self.repository.load_config(config_path)
-        return list(loaded.defaults_list or []) if loaded else []
-
-    def _listed_groups(self, config_path: str) -> Iterator[str]:
-        for default in self._defaults_of(config_path):
-            if isinstance(default, GroupDefault) and default.group:
-                yield default.group
-            elif isinstance(default, ConfigDefault):
-                path = str(default.path).lstrip("/")
-                if path != "_self_" and not path.startswith("schema/"):
-                    yield from self._listed_groups(path)
+    def _listed_groups(self, path: str) -> Iterator[str]:
+        if not self.sources.has_config(path):
+            return
+        for group, value in self.sources.load(path).entries():
+            name = str(value).lstrip("/")
+            if group:
+                yield group
+            elif name != "_self_" and not name.startswith("schema/"):
+                yield from self._listed_groups(name)
 
 
-def search_path(request: Request) -> ConfigSearchPath:
-    """Ours first, then those of plug-ins, the user's `-cd` folder, the schemas.
+def folders_of(request: Request, overrides: Iterable[Override] = ()) -> list[Folder]:
+    """The folders that are searched: ours, those of plug-ins, of `-cd` and of `hydra.searchpath=`.
 
     Raises ConfigError for a missing folder.
     """
-    version.setbase("1.3")
-    register_schemas()
-    path = create_config_search_path("pkg://bigtrain.configs")
-    CheckedFolder.install()
-    schemas = SearchPathQuery(provider="schema")
-    for plugin in loaded_plugins():
-        if plugin.configs is not None:
-            path.prepend(f"plug-in {plugin.name}", f"file://{plugin.configs}", anchor=schemas)
+    folders = [Folder(OWN, Path(str(files_of(CONFIGS))))]
+    folders += [Folder(f"plug-in {plugin.name}", plugin.configs) for plugin in loaded_plugins() if plugin.configs]
     if request.config_dir is not None:
         folder = Path(request.config_dir).absolute()
         if not folder.is_dir():
             raise ConfigError.of("CONFIG-FILE", f"-cd {request.config_dir}: there is no such folder")
-        path.prepend("command-line", f"file://{folder}", anchor=schemas)
-    return path
+        folders.append(Folder("command-line", folder))
+    given: list[Any] = [override.value() for override in overrides if override.key_or_group == "hydra.searchpath"]
+    for place in itertools.chain.from_iterable(given):
+        provider = "hydra.searchpath in command-line"
+        scheme, _, rest = place.rpartition("://")
+        if scheme != "pkg":
+            folders.append(Folder(provider, Path(rest).absolute()))
+        elif find_spec(rest):
+            folders.append(Folder(provider, Path(str(files_of(rest)))))
+        else:
+            warnings.warn(f"provider={provider}, path={rest} is not available.", stacklevel=2)
+    return folders
 
 
 def choice_problem(override: Override, library: Library, verb: str) -> Problem | None:
@@ -194,7 +204,7 @@ def choice_problem(override: Override, library: Library, verb: str) -> Problem |
 
 
 def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Words, ...], ...]:
-    """What may have been meant: the same name written otherwise, what others call so, a file, a slip."""
+    """Guesses: the same name in another spelling, the name that others use, a file, a name that looks like it."""
     options = library.choices(group)
     same = [name for name in options if plain(name) == plain(choice)]
     same = same or [name for name in options if plain(name.split("/")[-1]) == plain(choice.split("/")[-1])]
@@ -210,19 +220,19 @@ def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Wor
 
 
 def _with_partners(each: list[Words], library: Library) -> list[Words]:
-    """Choices of data, each with a word for what it goes with."""
+    """Choices of data, each with a word that chooses a model or task which can read it."""
     parts = library.parts("data") if each else {}
     found = []
     for words in each:
         part = parts.get(words[0].partition("=")[2], "")
-        provides = getattr(DATA[part].config_class, "provides", "") if part in DATA else ""
+        provides = DATA[part].config_class.provides if part in DATA else ""  # type: ignore[attr-defined]
         if provides in PARTNERS:
             found.append((*words, PARTNERS[provides]))
     return found
 
 
 def _own_files(name: str, library: Library) -> str:
-    """How to train on data that has to be brought: what is known by this name, or any."""
+    """The fix for a data set that does not come with bigtrain: how to read a copy of it, or files in general."""
     same = [choice for choice in library.choices("data") if plain(choice) == plain(name)]
     if same:
         (partner,) = [words[1:] for words in _with_partners([(f"data={same[0]}",)], library)] or [()]
@@ -244,7 +254,7 @@ def choice_fix(group: str, choice: str, library: Library) -> str:
 
 
 def file_problem(reason: str, library: Library) -> Problem:
-    """Hydra's complaint about a defaults list, in our words."""
+    """The problem that a message of Hydra's about a defaults list stands for."""
     file = re.search(r"In '([^']+)'", reason)
     cause = f"{file[1]}.yaml, its defaults list" if file else "a defaults list"
     if missing := re.search(r"Could not (?:find|load) '([^']+)'", reason):
@@ -265,21 +275,3 @@ def file_problem(reason: str, library: Library) -> Problem:
         reason.strip().splitlines()[0],
         "see the file it names",
     )
-
-
-def file_of(loaded: ConfigResult, config_path: str) -> str:
-    """Where a loaded YAML lies, for people."""
-    scheme, _, place = loaded.path.partition("://")
-    folder = "configs" if scheme == "pkg" and place == "bigtrain.configs" else place
-    return f"{folder}/{config_path}.yaml"
-
-
-def refuse_shadowed(repository: IConfigRepository, config_path: str, loaded: ConfigResult) -> None:
-    """A file that has the name of one of ours, or of a plug-in's, would be ignored, so it is an error."""
-    first = loaded.path.partition("://")[2]
-    for source in repository.get_sources():
-        if source.scheme() == "file" and source.path != first and source.is_config(config_path):
-            own = Path(source.path) / f"{config_path}.yaml"
-            owner = "bigtrain" if loaded.provider == "main" else loaded.provider
-            message = f"{own} has the name of a config that ships with {owner}, and would be ignored"
-            raise ConfigError.of("CONFIG-FILE", message, fix="rename it, and choose it by its new name")

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points  # 20 ms, and 5 ms to look through 7
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.schema import register_parts, register_schemas
+from bigtrain.config.schema import register_parts, settings_classes
 from bigtrain.errors import ConfigError
 from bigtrain.registry import RegisteredTwice
 
@@ -94,7 +94,7 @@ def _load(name: str, where: str, fix: str) -> None:
             fix = fix or "mend it, or leave it out"
         raise ConfigError.of("PLUGIN-BROKEN", message, cause=where, fix=fix) from error
     _loaded[name] = Plugin(name, _configs_of(module))
-    register_schemas.cache_clear()
+    settings_classes.cache_clear()
 
 
 def _sentence(error: Exception) -> str:

@@ -11,8 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
-
+from bigtrain.config.hydra_adapter import Override
 from bigtrain.config.kinds import SchedulerConfig
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import MARK, flatten, to_config, to_document, tree_from_document, with_later_settings

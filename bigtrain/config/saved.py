@@ -25,7 +25,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.redact import redact
 from bigtrain.config.run import RunConfig
-from bigtrain.config.schema import field_types, is_group, node_type, register_schemas
+from bigtrain.config.schema import field_types, is_group, node_type, register_parts
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.words import escape
 from bigtrain.config.yaml_files import read_document
@@ -70,7 +70,7 @@ def config_from_document(document: dict[str, Any], source: str = "the saved conf
 
 def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     """The typed tree of a saved training config."""
-    register_schemas()
+    register_parts()
     mark = document.get(MARK) if isinstance(document, dict) else None
     if not isinstance(mark, dict) or mark.get("version") != VERSION or not isinstance(mark.get("kinds"), dict):
         fix = "it was written by another version of bigtrain, or is not a run's config"
@@ -99,7 +99,7 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
 
 def with_later_settings(document: dict[str, Any]) -> dict[str, Any]:
     """A saved config with the settings that have come since, as `setting(before=)` has them."""
-    register_schemas()
+    register_parts()
     kinds = document[MARK]["kinds"]
     nodes = {kind: registry[kinds[kind]].config_class for kind, registry in REGISTRIES.items()}
     return _with_later(document, RunConfig, nodes)

@@ -1,8 +1,4 @@
-"""What settings exist: the tree of each verb, the registered parts, and the facts about their fields.
-
-Everything about a single setting (its type in words, its meaning) is read off the dataclasses here; the
-values of a run live in `compose.py`.
-"""
+"""Which settings exist, read from the dataclasses: their paths for YAML, their fields, their types in words."""
 
 from __future__ import annotations
 
@@ -16,24 +12,12 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import OmegaConf
 
 import bigtrain
-from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
+from bigtrain.config.verbs import VERBS
 from bigtrain.registry import REGISTRIES
 
-ROOTS: dict[str, type] = {
-    "train": RunConfig,
-    "eval": EvalConfig,
-    "generate": GenerateConfig,
-    "export": ExportConfig,
-    "check-data": RunConfig,
-    "compare": CompareConfig,
-}
-"""Verb → its tree. Its root YAML is configs/<verb>.yaml, or that of the first verb with the same tree."""
-
-_SCHEMA_NAMES = {"train": "run"}  # of the others: the verb
 _WORDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -43,49 +27,23 @@ _WORDS: dict[Any, tuple[str, str]] = {
 }
 
 
-def root_name(verb: str) -> str:
-    """Name of a verb's root YAML."""
-    return next(first for first, tree in ROOTS.items() if tree is ROOTS[verb])
-
-
-def describes_training(verb: str) -> bool:
-    """Whether the words of a verb are those of a training: it trains, or looks at what would be trained."""
-    return ROOTS[verb] is RunConfig
-
-
 @functools.cache
-def register_schemas() -> None:
-    """Stores every settings class for YAML to name.
+def settings_classes() -> dict[str, type]:
+    """Path → settings class, of all that a YAML file can name: `schema/run`, `schema/model/cnn`.
 
-    They are stored under `schema/…`, not beside the YAML files, where they would show up as choices.
+    They stand below `schema/`, not beside the YAML files, where they would show up as choices.
     """
     register_parts()
-    schemas = ConfigStore.instance().repo.setdefault("schema", {})
-    for verb in map(root_name, ROOTS):
-        name = _SCHEMA_NAMES.get(verb, verb)
-        schemas[f"{name}.yaml"] = _Schema(name, "schema", ROOTS[verb], "_global_")
-    for kind, registry in REGISTRIES.items():
-        group = schemas.setdefault(kind, {})
-        for entry in registry:
-            group[f"{entry.name}.yaml"] = _Schema(entry.name, f"schema/{kind}", entry.config_class)
-
-
-class _Schema(ConfigNode):
-    """A settings class, made into a node when it is asked for: all of them together take a fifth of a `--help`."""
-
-    def __init__(self, name: str, group: str, config_class: type, package: str | None = None):
-        self.name, self.group, self.package, self.provider = name, group, package, None
-        self.config_class = config_class
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "node":
-            return OmegaConf.structured(self.config_class)
-        raise AttributeError(name)
+    roots = {verb.schema: verb.settings for verb in VERBS.values()}
+    parts = {
+        f"schema/{kind}/{entry.name}": entry.config_class for kind, registry in REGISTRIES.items() for entry in registry
+    }
+    return {**roots, **parts}
 
 
 @functools.cache
 def register_parts() -> None:
-    """Imports every torch-free `config.py` of the package's rooms, which fill the registries. Again costs nothing."""
+    """Imports every `config.py` of the package; these register the parts. Later calls do nothing."""
     for module in pkgutil.walk_packages(bigtrain.__path__, "bigtrain."):
         if module.name.endswith(".config") and not module.ispkg:
             importlib.import_module(module.name)

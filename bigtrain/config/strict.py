@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +28,7 @@ from bigtrain.config.hints import (
     rounds_for_value,
     settled,
 )
+from bigtrain.config.hydra_adapter import Override
 from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import describe_type, field_types, is_group, node_type, without_none
 from bigtrain.config.yaml_files import foreign_resolver, line_of

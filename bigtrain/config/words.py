@@ -1,4 +1,4 @@
-"""The words of the command line → Hydra overrides, or sentences about what is wrong with them.
+"""The words of the command line → Hydra overrides, or problems.
 
 Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
@@ -18,19 +18,21 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
-from hydra.errors import HydraException
-
 from bigtrain.config.files import files_override, is_sweep_of_files
 from bigtrain.config.hints import Guess, did_you_mean, rounds_for_value
-from bigtrain.config.schema import ROOTS, describes_training, field_at, field_types, register_parts, without_none
+from bigtrain.config.hydra_adapter import (
+    HydraException,
+    Override,
+    is_comma_list,
+    parse_override,
+    quoted_text,
+    text_override,
+)
+from bigtrain.config.schema import field_at, field_types, register_parts, without_none
+from bigtrain.config.verbs import VERBS
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
-
-PATH_VERBS = ("compare",)
-"""Verbs after which paths may stand."""
 
 _PREFIX = re.compile(r"\+{0,2}")
 _ASSIGNMENT = re.compile(r"[+~]{0,2}[\w.]+=")
@@ -41,7 +43,6 @@ _UNESCAPED = re.compile(r"(\\*)\$\{")
 def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tuple[list[Override], list[Problem]]:
     """Reads every word, and collects what can't be read. Several values in one word need `multirun`."""
     register_parts()
-    parser = OverridesParser.create()
     overrides, problems = [], []
     for word in words:
         override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word, multirun)
@@ -52,14 +53,12 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
             try:
                 if _depth(word) > MAX_DEPTH:
                     raise ValueError("nested too deeply")
-                override = parser.parse_override(word)
+                override = parse_override(word)
             except (HydraException, RecursionError, ValueError) as error:
                 problems.append(_unreadable(verb, word, str(error)))
                 continue
-            override.input_line = word
-            simple = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP
-            if simple and _is_text(verb, override.key_or_group, free=multirun):
-                override = _text_override(override.key_or_group, word.partition("=")[2], word)
+            if is_comma_list(override) and _is_text(verb, override.key_or_group, free=multirun):
+                override = text_override(override.key_or_group, word.partition("=")[2], word)
         problem = _unusable(override, word, multirun)
         if problem:
             problems.append(replace(problem, word=word))
@@ -69,9 +68,9 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
 
 
 def take_paths(verb: str, words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(paths, other words) of a verb that takes paths. The folders of a sweep's jobs have a = in their names, too."""
+    """(paths, other words). An assignment begins with a dotted key and =; a path may hold a = further on: a/lr=0.1."""
     words = tuple(words)
-    paths = tuple(word for word in words if verb in PATH_VERBS and not _ASSIGNMENT.match(word))
+    paths = tuple(word for word in words if VERBS[verb].takes_paths and not _ASSIGNMENT.match(word))
     return paths, tuple(word for word in words if word not in paths)
 
 
@@ -92,21 +91,21 @@ def escape(text: str) -> str:
 
 
 def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]:
-    """The same overrides in words that Hydra itself takes without complaint, for its own displays."""
+    """The same overrides as words that Hydra's own composition accepts, for its displays."""
     words = []
     for override in overrides:
         line = override.input_line or ""
         if override.is_delete() or override.is_hydra_override() or override.key_or_group in groups:
             words.append(line if override.is_delete() else _PREFIX.sub("", line, count=1))
-        elif override.value_type is ValueType.ELEMENT and isinstance(override._value, QuotedString):
-            words.append(f"++{override.key_or_group}={override._value.with_quotes()}")
+        elif (quoted := quoted_text(override)) is not None:
+            words.append(f"++{override.key_or_group}={quoted}")
         else:
             words.append("++" + _PREFIX.sub("", line, count=1))
     return words
 
 
 def is_hydra(override: Override) -> bool:
-    """Whether an override aims at Hydra's own node or groups."""
+    """Whether an override sets something of Hydra's own: `hydra.searchpath`, `hydra/launcher`."""
     return re.split(r"[./@]", override.key_or_group)[0] == "hydra"
 
 
@@ -127,28 +126,28 @@ def is_search(override: Override) -> bool:
 
 def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
     """The settings that a dotted key may mean, with their types: of a group, whichever of its parts is chosen."""
-    found = field_at(ROOTS[verb], key)
+    found = field_at(VERBS[verb].settings, key)
     kind, _, name = key.partition(".")
     candidates = [found] if found else []
-    for entry in () if found or not describes_training(verb) else REGISTRIES.get(kind, ()):
+    for entry in () if found or not VERBS[verb].describes_training else REGISTRIES.get(kind, ()):
         types = field_types(entry.config_class)
         candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
     return candidates
 
 
 def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None:
-    """The override of a text that is taken as it stands; of a path under `multirun`, perhaps of several."""
+    """The override of a text or path that is taken as it stands; of several paths with `multirun`; None for others."""
     key, equals, value = word.partition("=")
     key = _PREFIX.sub("", key, count=1)
     settings = [field for field, _ in fields_named(verb, key)] if equals else []
     if any(field.metadata.get("verbatim") for field in settings):
-        return _text_override(key, escape(value), word)
+        return text_override(key, escape(value), word)
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if quoted or value == "null" or "${" in value or not any(field.metadata.get("path") for field in settings):
         return None
     if multirun and (several := files_override(key, value, word)):
         return several if isinstance(several, Override) else replace(several, word=word)
-    is_read = describes_training(verb) and not key.endswith("_dir")
+    is_read = VERBS[verb].describes_training and not key.endswith("_dir")
     if not multirun and (
         is_sweep_of_files(value) or (is_read and isinstance(files_override(key, value, word), Override))
     ):
@@ -157,16 +156,11 @@ def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None
             "one run takes one path; -m tries each; several files of one text are a folder or a pattern, 'texts/*.txt'"
         )
         return Problem("CONFIG-WORD", message, cause, fix, word)
-    return _text_override(key, escape(value), word)
-
-
-def _text_override(key: str, value: str, word: str) -> Override:
-    text = QuotedString(text=value, quote=Quote.single)
-    return Override(OverrideType.CHANGE, key, ValueType.ELEMENT, text, input_line=word)
+    return text_override(key, escape(value), word)
 
 
 def _is_text(verb: str, key: str, free: bool) -> bool:
-    """Whether a setting is a text; `free`: one that may hold a comma, so neither a duration nor a choice."""
+    """Whether a setting is a text. `free`: a text that may hold a comma, so no duration and none of fixed choices."""
     texts = [field.metadata for field, hint in fields_named(verb, key) if without_none(hint) is str]
     return any(not (free and (limits.get("duration") or limits.get("choices"))) for limits in texts)
 
@@ -177,9 +171,9 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
         fix = "settings are given as key=value"
         if verb == "generate" and not Path(word).expanduser().exists():
             fix = f"did you mean prompt={shlex.quote(word)} ?"
-        elif not describes_training(verb) and "/" in word:
+        elif not VERBS[verb].describes_training and "/" in word:
             fix = f"did you mean checkpoint={word} ?"
-        elif "." not in word and (near := nearest(word, ROOTS)):
+        elif "." not in word and (near := nearest(word, VERBS)):
             fix = f"{did_you_mean(near)} The verb comes first"
         message = f"{word!r} is neither a verb nor key=value"
         return Problem("CONFIG-WORD", message, f'command line, "{word}"', fix, word)
@@ -196,7 +190,7 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
 
 
 def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
-    """A word that reads well but asks for something that we don't do."""
+    """The problem of a word that can be parsed but asks for something that bigtrain does not do."""
     key, cause = override.key_or_group, f'command line, "{word}"'
     if not all(key.split(".")):
         return Problem("CONFIG-WORD", f"{word!r} names no setting", cause, "settings are given as key=value")

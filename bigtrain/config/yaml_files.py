@@ -1,22 +1,20 @@
-"""YAML written by others: every file is checked before anything interprets it.
+"""Reading YAML files of settings, ours and others': every file is checked before its values are built.
 
 A config is data. So a file is small and shallow, has no aliases (258 bytes of nested aliases took 33 s), no
 tags, no key twice, no `hydra:` node (which could name code to run), and its interpolations only point:
-`${other.key}`, `${oc.env:NAME}`, `${hydra:runtime.choices.model}`. `CheckedFolder` takes the place of Hydra's
-own reader of folders, so whatever Hydra loads from a user's disk has passed through here.
+`${other.key}`, `${oc.env:NAME}`, `${hydra:runtime.choices.model}`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.errors import ConfigError, Problem
@@ -33,32 +31,38 @@ _INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 _BEFORE = re.compile(r"(\\*)\$\{")
 
 
-class CheckedFolder(FileConfigSource):
-    """Hydra's reader of a folder, with every file checked first."""
+def read_config(path: Path) -> tuple[Any, str | None]:
+    """The values of a file of settings, references unresolved, and the package of its header, None without one.
 
-    @classmethod
-    def install(cls) -> None:
-        """From now on Hydra reads folders through this class. Call after Hydra's plugins were discovered."""
-        SourcesRegistry.instance().types["file"] = cls
+    Raises ConfigError naming file and line.
+    """
+    text = read_text(path, MAX_BYTES)
+    root = parse_checked(text, str(path))
+    if not isinstance(root, (yaml.MappingNode, type(None))):
+        raise _refused(path, root, "no keys", "write key: value")
+    for key, value in root.value if root else []:
+        if key.value == "hydra":
+            raise _refused(path, key, "a hydra: node", "remove it; bigtrain sets Hydra up itself")
+        if key.value == "defaults":
+            _check_defaults(path, value)
+    try:
+        return OmegaConf.load(io.StringIO(text)), _package(text)
+    except (OmegaConfBaseException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError.of("CONFIG-FILE", f"{path} can't be used", cause=reason) from error
 
-    def load_config(self, config_path: str) -> ConfigResult:
-        """See ConfigSource. Raises ConfigError naming file and line."""
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        if path.is_file():
-            text = read_text(path, MAX_BYTES)
-            root = parse_checked(text, str(path))
-            if not isinstance(root, (yaml.MappingNode, type(None))):
-                raise _refused(path, root, "no keys", "write key: value")
-            for key, value in root.value if root else []:
-                if key.value == "hydra":
-                    raise _refused(path, key, "a hydra: node", "remove it; bigtrain sets Hydra up itself")
-                if key.value == "defaults":
-                    _check_defaults(path, value)
-        try:
-            return super().load_config(config_path)
-        except (OmegaConfBaseException, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError.of("CONFIG-FILE", f"{path} can't be used", cause=reason) from error
+
+def _package(text: str) -> str | None:
+    """What the header `# @package NAME` names. As with Hydra, it stands before any other line, comments included."""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if not re.match(r"#\s*@", line):
+            return None
+        key, *values = line.lstrip("#").split()
+        if len(values) != 1:
+            raise ValueError(f"{line} is not a header of the form: # @package NAME")
+        if key == "@package":
+            return values[0]
+    return None
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -174,7 +178,7 @@ def _refuse_duplicates(root: yaml.Node | None, name: str) -> None:
 
 
 def _refuse_unusual(document: Any, name: str) -> None:
-    """The limits of YAML for a tree that came from JSON."""
+    """Holds a tree that came from JSON to the limits of YAML: number of values, depth."""
     waiting, count = [(document, 0)], 0
     while waiting:
         node, depth = waiting.pop()

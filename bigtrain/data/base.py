@@ -1,28 +1,35 @@
 """What a data module gives: datasets for train, val and test, and a DataSpec that stands in for them in a checkpoint.
 
-Samples are gathered in batches, never one by one: `dataset.gather(ids)` is one vectorised read of a tensor or a
-memory map. Which ids make up a step is `data/order.py`'s business; how samples become inputs is the task's.
+`Dataset` and `DataModule` are the base classes of all data, plug-ins' included. Samples are gathered in batches, never
+one by one: `dataset.gather(ids)` is one vectorised read of a tensor or a memory map. `data/order.py` decides which ids
+make up a step; the task turns samples into inputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from bigtrain.data.originals import Originals
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.registry import inheriting
 
 SPLITS = ("train", "val", "test")
+
+Samples = dict[str, Tensor]
+"""Name → (B, …), as `Dataset.gather` returns them."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
     """Facts about the data that models, tasks and later readers of a checkpoint need. JSON in and out."""
 
-    kind: str  # what DataConfig.provides said: "text", "sentences", "pairs", "images", "vectors"
+    kind: str  # `DataConfig.provides`: "text", "sentences", "pairs", "images", "vectors"
     fingerprint: str  # of the source bytes and every setting that shapes the samples
     sizes: dict[str, int]  # samples per split
     vocab_size: int | None = None
@@ -32,11 +39,11 @@ class DataSpec:
     input_shape: tuple[int, ...] | None = None  # (channels, height, width) of images, (features,) of vectors
     num_classes: int | None = None
     labels: tuple[str, ...] = ()  # class names, in order
-    values: tuple[str, ...] = ()  # names of the K values to predict, where the target is values
+    values: tuple[str, ...] = ()  # names of the K values to predict, if the target is values
     value_normalization: dict[str, list[float]] = field(default_factory=dict)  # their "mean" and "std" in training
     # "mean" and "std" of the training split: per channel, of x / 255; or per feature of vectors.
     normalization: dict[str, list[float]] = field(default_factory=dict)
-    # That no model can beat on average: nats per scored target, or the mean square error of standardised values.
+    # Loss that no model can beat on average: nats per scored target, or mean square error of standardised values.
     optimal_loss: float | None = None
     optimal_loss_error: float | None = None  # its standard error; None: it is exact, or unknown
     optimal_accuracy: float | None = None  # share of right answers that no model can beat on average
@@ -80,38 +87,70 @@ class DataSpec:
         return spec
 
 
-class Dataset(Protocol):
-    """Samples of one split.
+class Dataset(ABC):
+    """The samples of one split, N of them."""
 
-    `gather` returns, for text, `tokens` (B, T+1) int64 and, where not every position counts as a target,
-    `scored` (B, T) bool: whether tokens[:, t+1] is one. For sentences, `tokens` (B, T) int64, padded with 0 on the
-    right to the longest of them, their `lengths` (B,) int64, and `labels` (B,) int64. For pairs, `source` (B, S) and
-    `target` (B, T), padded likewise, with `source_lengths` and `target_lengths`. For images, `images` (B, C, H, W)
-    uint8 and `labels`; for vectors, `vectors` (B, F) fp32 and `labels`. Where the target is values, `values` (B, K)
-    fp32 stand in place of `labels`. A value that can't be read raises DataError naming file and sample id.
+    lengths: np.ndarray | None = None
+    """(N,) tokens of each sample, where samples differ in length: `data/order.py` makes batches of like lengths."""
+    labels: np.ndarray | None = None
+    """(N,) int64 class of each sample, where they are known without reading the samples."""
+    contiguous: bool = False
+    """Whether samples are the windows of one long text, each beginning where the one before it ends."""
 
-    Where samples differ in length, `lengths`, an array (N,), has the tokens of each: `data/order.py` batches by it.
-    Where they are the windows of one long text, each going on where the one before it ends, `contiguous` is True.
-    """
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def gather(self, ids: np.ndarray) -> Samples:
+        """The samples with these ids (B,), in this order, duplicates included.
 
-    def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """The samples with these ids, in this order, duplicates included."""
-        ...
+        text        `tokens` (B, T+1) int64 and, where not every position is a target, `scored` (B, T) bool: whether
+                    tokens[:, t+1] is one
+        sentences   `tokens` (B, T) int64, padded with 0 on the right to the longest of them; `lengths` (B,) int64
+        pairs       `source` (B, S) and `target` (B, T), padded likewise; `source_lengths` and `target_lengths` (B,)
+        images      `images` (B, C, H, W) uint8
+        vectors     `vectors` (B, F) fp32
+
+        With a target beside the inputs, also `labels` (B,) int64 of classes, or `values` (B, K) fp32. Raises DataError,
+        naming file and sample id, for a value that can't be read.
+        """
 
 
-class DataModule(Protocol):
-    """Built from its settings alone: `factory(config, tokenizer=None)`.
+class Augmentation(ABC):
+    """Random changes of training samples: a pure function of them and their `keys` (`data/loader.py`)."""
+
+    needs_partners: bool = False
+    """Whether it reads another sample beside each, under the names `partner_…`."""
+
+    @abstractmethod
+    def __call__(self, samples: Samples) -> Samples:
+        """The changed samples; those given stay as they are."""
+
+
+class DataModule(ABC):
+    """Built from its settings by `factory(config, tokenizer=None)`. Raises DataError, a sentence, for data that is
+    missing, damaged or empty.
 
     `tokenizer` is given when a checkpoint brings its own; it is then used as it is, never fitted again.
-    It may have an `augment`, samples → samples, for training only: a function of the samples and their keys.
-    Raises DataError with a sentence for data that is missing, damaged or empty.
     """
 
     spec: DataSpec
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | None = None
+    """What turns text into tokens; None for data without tokens, or without text behind them."""
+    augment: Augmentation | None = None
+    """Changes training samples, if the settings ask for any change."""
+    originals: Originals | None = None
+    """The texts before they were cut into tokens, for the audit; None for data that isn't text."""
 
+    @abstractmethod
     def dataset(self, split: str) -> Dataset:
-        """The samples of train, val or test."""
-        ...
+        """The samples of a split that `spec.sizes` names."""
+
+
+def as_data_module(data: Any) -> DataModule:
+    """A plug-in's data module as an instance of `DataModule`, with datasets that are instances of `Dataset`."""
+    known = type(data)
+    dataset = lambda self, split: inheriting(known.dataset(self, split), Dataset)  # noqa: E731
+    found: DataModule = inheriting(data, DataModule, dataset=dataset)
+    return found

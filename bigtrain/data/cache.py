@@ -3,7 +3,7 @@
 An entry is a folder `<root>/<kind>/<key>` with one .npy per array and meta.json; the key names everything the
 content depends on, so an entry is never changed, only made or found. It appears whole or not at all: written
 under a temporary name, synced, renamed. Two processes that build the same entry at once both succeed and
-share one. What the key is made of, and what is in the arrays, is the caller's business. No pickle.
+share one. The caller chooses key and arrays. No pickle.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A data module cut down for trying things out: the first samples of each split, or training samples as validation.
 
-Where the first ones lack a class, as images do that lie in a folder per class, each class gives its first ones in turn.
+If the first ones lack a class (images in a folder per class), each class gives its first ones in turn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
-from bigtrain.data.loader import is_contiguous, lengths_of
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
 
-class LimitedData:
+class LimitedData(DataModule):
     """`limit`: samples of each split at most, or None. `overfit`: validation is the training split; no test split.
 
     Bytes per token stay those of the whole split, so bits per byte are approximate for other tokens than bytes.
@@ -34,7 +33,7 @@ class LimitedData:
             per_byte = dict.fromkeys(sizes, per_byte["train"]) if per_byte else {}
         self._ids = {split: _few(self._source(split), size) for split, size in sizes.items()}
         known = [field.name for field in fields(DataSpec) if field.name.startswith("optimal_")]
-        # What is learnt by heart has no optimum.
+        # The optimum of unseen samples is not that of memorised ones.
         optima: dict[str, Any] = dict.fromkeys(known) if overfit else {}
         self.spec: DataSpec = replace(
             data.spec,
@@ -44,7 +43,7 @@ class LimitedData:
             **optima,
         )
         self.tokenizer: Tokenizer | None = data.tokenizer
-        self.augment = getattr(data, "augment", None)
+        self.augment = data.augment
 
     def dataset(self, split: str) -> Dataset:
         """See `data/base.py`."""
@@ -56,15 +55,14 @@ class LimitedData:
         return self._data.dataset("train" if self._overfit else split)
 
 
-class _Chosen:
+class _Chosen(Dataset):
     """The samples of a dataset with these ids, which ascend."""
 
     def __init__(self, dataset: Dataset, ids: np.ndarray):
         self._dataset = dataset
         self._ids = ids
-        lengths = lengths_of(dataset)
-        self.lengths = None if lengths is None else lengths[ids]
-        self.contiguous = is_contiguous(dataset)
+        self.lengths = None if dataset.lengths is None else dataset.lengths[ids]
+        self.contiguous = dataset.contiguous
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -76,7 +74,7 @@ class _Chosen:
 
 def _few(dataset: Dataset, size: int) -> np.ndarray:
     """Ids of `size` samples, ascending: the first, or the first of each class."""
-    labels = getattr(dataset, "labels", None)
+    labels = dataset.labels
     if labels is None or len(np.unique(labels[:size])) == len(np.unique(labels)):
         return np.arange(size)
     by_class = np.argsort(labels, kind="stable")

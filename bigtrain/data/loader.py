@@ -45,7 +45,7 @@ class TrainLoader:
         self._micro_batch_size = micro_batch_size
         self._world = world
         self._seed = seed
-        self.partners = partners
+        self._partners = partners
 
     def ids(self, step: int) -> np.ndarray:
         """Sample ids of the step's global batch, over all ranks."""
@@ -54,30 +54,35 @@ class TrainLoader:
     def micro_batches(self, step: int) -> list[Batch]:
         """This rank's share of the step, cut into micro-batches (None: one), still on the host.
 
-        In a contiguous order with `streams` and `begins` beside what the task reads: see `carried`.
+        In a contiguous order with `streams` and `begins` beside what the task reads: see `stream_rows`.
         """
         ids, epochs = self._share(self.ids(step)), self._share(self.order.epochs(step))
         keys = sample_keys(self._seed, epochs, ids)
         size = self._micro_batch_size or len(ids)
         pieces = [slice(first, first + size) for first in range(0, len(ids), size)]
         batches = [
-            self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self.partners)) for piece in pieces
+            self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self._partners)) for piece in pieces
         ]
         if isinstance(self.order, ContiguousOrder):
             streams, begins = self._share(np.arange(self.order.batch_size)), self._share(self.order.begins(step))
             for batch, piece in zip(batches, pieces, strict=True):
-                batch |= carried(streams[piece], begins[piece])
+                batch |= stream_rows(streams[piece], begins[piece])
         return batches
+
+    def typical_batch(self) -> Batch:
+        """A batch to count FLOPs on, on the host: one sample where all are of one size, else a step's first."""
+        if self.dataset.lengths is None:
+            first = np.zeros(1, dtype=np.int64)
+            return self.collate(keyed_samples(self.dataset, first, sample_keys(0, 0, first), self._partners))
+        return self.micro_batches(0)[0]
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         """What belongs to this rank of a step's values, one per sample."""
         return np.array_split(values, self._world.size)[self._world.rank]
 
 
-def carried(streams: np.ndarray, begins: np.ndarray) -> Batch:
-    """What a model that carries its state is told: (B,) int64, whose state a row goes on from; (B,) bool, whether
-    there is none yet.
-    """
+def stream_rows(streams: np.ndarray, begins: np.ndarray) -> Batch:
+    """For models with recurrent state: the stream of each row, (B,) int64, and whether it begins there, (B,) bool."""
     return {"streams": torch.from_numpy(streams), "begins": torch.from_numpy(begins)}
 
 
@@ -102,7 +107,7 @@ def evaluation_batches(
     What is random about a sample is the same in every evaluation. Every rank gets equally many batches: where the last
     round has none left for it, the first batch again, which does not count (False).
     """
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths
     ids = np.arange(len(dataset)) if lengths is None else np.argsort(lengths, kind="stable")
     starts = range(0, len(dataset), batch_size)
     for round_start in range(0, len(starts), world.size):
@@ -131,22 +136,12 @@ def evaluation_streams(
             ids = np.array(rows or [0])
             batch = collate(keyed_samples(dataset, ids, sample_keys(SeedDomain.EVALUATION, 0, ids), partners=False))
             streams = first + np.arange(len(ids))
-            yield batch | carried(streams, np.full(len(ids), position == 0)), counts and bool(rows)
+            yield batch | stream_rows(streams, np.full(len(ids), position == 0)), counts and bool(rows)
 
 
 def evaluation_stream_count(size: int) -> int:
     """Stretches that a split of so many windows is evaluated in. A few, so that hardly any window begins one."""
     return min(_EVALUATION_STREAMS, -(-size // _EVALUATION_WINDOWS))
-
-
-def is_contiguous(dataset: Dataset) -> bool:
-    """Whether each sample goes on where the one before it ends."""
-    return getattr(dataset, "contiguous", False)
-
-
-def lengths_of(dataset: Dataset) -> np.ndarray | None:
-    """Tokens (N,) of each sample of a dataset whose samples differ in length; else None."""
-    return getattr(dataset, "lengths", None)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

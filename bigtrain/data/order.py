@@ -18,6 +18,8 @@ from typing import Protocol
 
 import numpy as np
 
+from bigtrain.config.run import TrainerConfig
+from bigtrain.errors import ConfigError
 from bigtrain.randomness import SeedDomain, mix, mix_array
 
 _ROUNDS = 6
@@ -209,3 +211,48 @@ def _cut_by_tokens(pool: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> 
     if len(batches) > 1 and len(batches[-1]) < len(batches[-2]):
         batches[-2:] = np.array_split(np.concatenate(batches[-2:]), 2)
     return batches
+
+
+def choose_order(
+    settings: TrainerConfig, size: int, lengths: np.ndarray | None, seed: int, contiguous: bool, ranks: int
+) -> Order:
+    """The order of `size` samples: bucketed where their `lengths` (N,) differ; `contiguous` for recurrent state.
+
+    Raises ConfigError for a batch that these samples can't make up or `ranks` ranks can't share.
+    """
+    if lengths is None:
+        _check_one_size(settings, ranks)
+        order: Order = (ContiguousOrder if contiguous else ShuffledOrder)(size, settings.batch_size, seed)
+    else:
+        try:
+            order = BucketedOrder(lengths, seed, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens)
+        except ValueError as error:
+            raise ConfigError.of(
+                "CONFIG-COMBINATION", f"trainer.batch_tokens: {error}", fix="raise it, or shorten the samples"
+            ) from error
+    if order.smallest_batch < ranks:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"a batch of {order.smallest_batch} samples can't be shared among {ranks} ranks",
+            cause="batches of texts differ in size; the smallest is what is left over",
+            fix="train in fewer ranks, or change trainer.batch_tokens or trainer.batch_size",
+        )
+    return order
+
+
+def _check_one_size(settings: TrainerConfig, ranks: int) -> None:
+    """For samples of one size, every micro-batch of every rank must have equally many."""
+    if settings.batch_tokens is not None:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            "trainer.batch_tokens has no effect: the samples of this data are all of one size",
+            fix="give trainer.batch_size",
+        )
+    micro_batch_size = settings.micro_batch_size or 1
+    if settings.batch_size % (micro_batch_size * ranks):
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.batch_size is {settings.batch_size}, which {ranks} ranks times "
+            f"trainer.micro_batch_size={micro_batch_size} does not divide",
+            fix=f"make it a multiple of {micro_batch_size * ranks}",
+        )

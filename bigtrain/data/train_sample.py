@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from bigtrain.data.base import Dataset
-from bigtrain.data.loader import evaluation_stream_count, is_contiguous, lengths_of
+from bigtrain.data.loader import evaluation_stream_count
 from bigtrain.data.order import permute
 from bigtrain.randomness import SeedDomain
 
@@ -20,7 +20,7 @@ _SHARE = 5  # of the validation split's size, so an evaluation costs a fifth mor
 _LEAST, _MOST = 32, 1000
 
 
-class TrainSample:
+class TrainSample(Dataset):
     """`size` samples of a dataset; of windows that follow each other, stretches spread over the whole text.
 
     The stretches are those in which `evaluation_streams` reads a split, so a carried state runs on within each.
@@ -28,10 +28,9 @@ class TrainSample:
 
     def __init__(self, dataset: Dataset, size: int):
         self._dataset = dataset
-        self.contiguous = is_contiguous(dataset)
+        self.contiguous = dataset.contiguous
         self._ids = _spread(len(dataset), size) if self.contiguous else _drawn(len(dataset), size)
-        lengths = lengths_of(dataset)
-        self.lengths = None if lengths is None else lengths[self._ids]
+        self.lengths = None if dataset.lengths is None else dataset.lengths[self._ids]
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -16,7 +16,7 @@ def replicate(module: nn.Module, world: World) -> nn.Module:
     """The module whose backward pass averages gradients over the ranks; it starts from rank 0's weights."""
     if world.size == 1:
         return module
-    # Running statistics are each rank's own; `World.share_buffers` before evaluating. torch 2.13 renamed the setting.
+    # Running statistics differ by rank; `World.broadcast_buffers` before evaluating. torch 2.13 renamed the setting.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     return DistributedDataParallel(
         module,
@@ -26,8 +26,10 @@ def replicate(module: nn.Module, world: World) -> nn.Module:
     )
 
 
-def gradients_travel(replica: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """The context of a forward and backward pass after which gradients are averaged `now`, or only added up here."""
-    if now or not isinstance(replica, DistributedDataParallel):
+def no_sync(replica: nn.Module, when: bool) -> AbstractContextManager[None]:
+    """`DistributedDataParallel.no_sync` around a forward and backward pass: gradients are added up on each rank, and
+    averaged by the next pass without it. Nothing unless `when`, and where there is one rank.
+    """
+    if not when or not isinstance(replica, DistributedDataParallel):
         return contextlib.nullcontext()
     return replica.no_sync()  # type: ignore[no-any-return]

@@ -55,7 +55,7 @@ class World:
             dist.all_reduce(everyone, group=self.host_group)
         return everyone.numpy()
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Rank 0's text, on every rank."""
         if self.size == 1:
             return text
@@ -68,7 +68,7 @@ class World:
         dist.broadcast(content, 0, group=self.host_group)
         return bytes(content.tolist()).decode()
 
-    def share_buffers(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         """Rank 0's buffers (running statistics), on every rank: they are what a checkpoint keeps."""
         if self.size > 1:
             for buffer in module.buffers():

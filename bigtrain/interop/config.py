@@ -1,6 +1,6 @@
 """The architectures of Hugging Face's that are cases of models of ours, setting by setting; torch-free.
 
-Reading a config.json is `interop/pretrained.py`'s business, the names of the weights are in `interop/weights.py`.
+Reading a config.json: `interop/pretrained.py`; the names of the weights: `interop/weights.py`.
 """
 
 from __future__ import annotations

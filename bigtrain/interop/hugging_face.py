@@ -53,7 +53,7 @@ def load_folder(network: Network, folder: Path, config: ModelConfig, tokenizer_p
     """
     architecture = read_architecture(folder)
     family, settings = architecture.family, dict(architecture.settings)
-    described, asked = settings.pop("num_embeddings"), getattr(config, "num_embeddings", None)
+    described, asked = settings.pop("num_embeddings"), config.num_embeddings
     if any(getattr(config, key, None) != value for key, value in settings.items()):
         raise CheckpointError.of(
             "PRETRAINED-MODEL",

@@ -1,7 +1,7 @@
 """What a pretrained model brings: `init_from=<Hugging Face folder>` takes the model's settings from its config.json.
 
 A folder may come from a stranger: its config.json is small, every value that is used is checked, and whatever would
-change what the model computes is either understood or refused. Its weights are `interop/hugging_face.py`'s business.
+change what the model computes is either understood or refused. Its weights: `interop/hugging_face.py`.
 """
 
 from __future__ import annotations

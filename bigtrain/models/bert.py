@@ -13,6 +13,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.models.config import BertConfig, NormPosition
 from bigtrain.models.tokens import embedding_rows, require_tokens
 from bigtrain.nn.attention import SelfAttention
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, normal_linear
@@ -62,7 +63,7 @@ class Block(nn.Module):
         return self.feedforward_norm(x_BTD + self.stochastic_depth(self.feedforward(x_BTD)))
 
 
-class Bert(nn.Module):
+class Bert(Backbone):
     """Tokens (B, T) int64 → hidden (B, T, D); pooled is a dense layer and tanh over the first position's.
 
     By default there is an embedding for the mask too, where that is no token of the vocabulary. With pre-norm, a last
@@ -76,7 +77,7 @@ class Bert(nn.Module):
         rows = embedding_rows(config.num_embeddings, vocab_size) if config.num_embeddings else data_spec.num_embeddings
         width, std = config.hidden_size, config.init_std
         self.hidden_size = width
-        self.max_length = config.max_length
+        self.max_length: int = config.max_length
         self.token_embedding = normal_embedding(rows, width, std=std)
         self.positions = LearnedPositions(config.max_length, width, std=std)
         self.segment_embedding = normal_embedding(SEGMENTS, width, std=std)

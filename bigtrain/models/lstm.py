@@ -1,7 +1,7 @@
 """Recurrent networks for tokens: LSTM, GRU and plain RNN, in one direction or both, by torch's fused kernels.
 
-A state goes in and out, so a language model can carry it from window to window (`training/carried.py`) and generate
-token by token; what the state means over many windows is not decided here.
+A state goes in and out, so a language model can carry it from window to window (`training/recurrent_state.py`) and
+generate token by token; what the state means over many windows is not decided here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import Cell, LSTMConfig, Pooling, RecurrentInit
 from bigtrain.nn.autocast import without_autocast
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features, last_before_padding
 from bigtrain.nn.init import normal_embedding
 
@@ -54,7 +55,7 @@ class VariationalDropout(nn.Dropout):
         return x_BTD * F.dropout(torch.ones_like(x_BTD[:, :1]), self.p) if self.training else x_BTD
 
 
-class LSTM(nn.Module):
+class LSTM(Backbone):
     """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) as `config.pooling` says, padding left out.
 
     The state is (B, L, K, H): of each of L layers h and, of an LSTM, c. There is no limit to the length of a text.

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from bigtrain.data.base import DataSpec
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import MLPConfig
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 
 _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 
 
-class MLP(nn.Module):
+class MLP(Backbone):
     """One `Layer` per width; pooled is (B, last width), or the flattened input where there are no widths; hidden None.
 
     Raises ConfigError where the data has neither images nor vectors.

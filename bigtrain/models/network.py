@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
+from bigtrain.nn.backbone import Backbone
+from bigtrain.nn.heads import Head
+from bigtrain.registry import inheriting
+
 
 class NetworkOutput(NamedTuple):
     """What each head predicts, by name, and the backbone's state to go on from, or None."""
@@ -20,15 +25,15 @@ class NetworkOutput(NamedTuple):
 class Network(nn.Module):
     """Every head reads the same Features of one pass through the backbone.
 
-    A `pooler` of the backbone's that no head reads is left out: it would be saved as if it were trained, and DDP would
-    wait for its gradient.
+    Where no head reads `pooled`, the backbone's `pooler` is left out: it would be saved as if it were trained, and DDP
+    would wait for its gradient.
     """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
         super().__init__()
-        if not any(getattr(head, "reads_pooled", True) for head in heads.values()):
-            backbone.pooler = None
-        self.backbone = backbone
+        self.backbone: Backbone = inheriting(backbone, Backbone)
+        if all(isinstance(head, Head) and not head.reads_pooled for head in heads.values()):
+            self.backbone.pooler = None
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, inputs: Tensor, state: Any = None, **context: Tensor) -> NetworkOutput:
@@ -38,12 +43,11 @@ class Network(nn.Module):
         return NetworkOutput(predictions, features.state)
 
 
-def tie_weights(network: Network, model_config: object) -> None:
-    """Where `model.tie_embeddings` says so, a head over the vocabulary takes the token embedding's very
-    Parameter (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that
-    head.
+def tie_weights(network: Network, model_config: ModelConfig) -> None:
+    """With `model.tie_embeddings`, a head over the vocabulary gets the token embedding's Parameter as its weight
+    (arXiv:1608.05859). Nothing happens where the task has no such head.
     """
-    if not getattr(model_config, "tie_embeddings", False):
+    if not model_config.tie_embeddings:
         return
     for name in ("language_model", "masked_language_model", "seq2seq"):
         if name in network.heads:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from bigtrain.data.base import DataSpec
 from bigtrain.models.config import NgramConfig
 from bigtrain.models.tokens import require_tokens
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 
 
-class Ngram(nn.Module):
+class Ngram(Backbone):
     """Tokens (B, T) int64 → at each position the last D = order - 1 tokens, hidden (B, T, D) int64; -1 before the text.
 
     The state (B, D) is those tokens, each by 1 higher, so that 0 is nothing. Raises ConfigError where the data has no

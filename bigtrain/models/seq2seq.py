@@ -19,6 +19,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.models.config import NormPosition, Positional, Seq2SeqConfig
 from bigtrain.models.tokens import require_tokens
 from bigtrain.nn.attention import CausalSelfAttention, LayerCache, SelfAttention
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.cross_attention import CrossAttention
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
@@ -114,7 +115,7 @@ class DecoderBlock(nn.Module):
         return _add(x_NTD, self.feedforward, self.feedforward_norm, self.pre_norm)
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Backbone):
     """Target tokens (B, T) and their source (B, S), int64 → hidden (B, T, D) of the decoder.
 
     With norms before each part there is one more after the last block of the encoder, and of the decoder.
@@ -126,7 +127,7 @@ class EncoderDecoder(nn.Module):
         width = config.hidden_size
         vocab_size = require_tokens("seq2seq", data_spec, config.max_length)
         self.hidden_size = width
-        self.max_length = config.max_length
+        self.max_length: int = config.max_length
         self.token_embedding = normal_embedding(vocab_size, width, std=width**-0.5)
         self.source_embedding = self.token_embedding
         if not config.tie_embeddings:

@@ -16,6 +16,7 @@ from bigtrain.models.config import Positional, TransformerConfig
 from bigtrain.models.tokens import embedding_rows, require_tokens
 from bigtrain.nn.attention import CausalSelfAttention, LayerCache
 from bigtrain.nn.autocast import autocast_dtype
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features, pool
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, residual_std
@@ -79,7 +80,7 @@ class Block(nn.Module):
         return x_BTD + self.stochastic_depth(self.feedforward(self.feedforward_norm(x_BTD)))
 
 
-class Transformer(nn.Module):
+class Transformer(Backbone):
     """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled (B, D), as `config.pooling` says, then normed.
 
     `max_length` positions exist; `context_length` of them were trained, and generation stays within those.
@@ -90,7 +91,7 @@ class Transformer(nn.Module):
         super().__init__()
         rows = embedding_rows(config.num_embeddings, require_tokens("transformer", data_spec, config.max_length))
         self.hidden_size = config.hidden_size
-        self.max_length = config.max_length
+        self.max_length: int = config.max_length
         self.context_length = data_spec.sequence_length or config.max_length
         self._cache_heads = config.num_kv_heads or config.num_heads
         self._head_size = config.hidden_size // config.num_heads

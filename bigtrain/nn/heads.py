@@ -36,8 +36,8 @@ class VocabularyProjection(NamedTuple):
         weight_VD, bias_V = self._of_tokens()
         return vocabulary_logits(self.hidden_BTD[:, -1], weight_VD, self.softcap, bias_V)
 
-    def likeliest(self) -> Tensor:
-        """(B, T) int64: at each position the token with the largest logit. In chunks, as the loss."""
+    def argmax(self) -> Tensor:
+        """(B, T) int64: the token with the largest logit at each position; computed in chunks, as the loss."""
         weight_VD, bias_V = self._of_tokens()
         hidden_ND = self.hidden_BTD.flatten(0, 1)
         chunks = hidden_ND.split(DEFAULT_CHUNKING.rows(len(hidden_ND), len(weight_VD)))
@@ -56,7 +56,13 @@ class VocabularyProjection(NamedTuple):
         return self.weight_VD[: self.num_tokens], None if self.bias_V is None else self.bias_V[: self.num_tokens]
 
 
-class VocabularyHead(nn.Module):
+class Head(nn.Module):
+    """A small module: `Features` → predictions of any form, which the task that built it reads."""
+
+    reads_pooled = True  # False where `forward` never looks at `features.pooled`
+
+
+class VocabularyHead(Head):
     """A head whose last layer maps D → V; `chunking` is how its loss is cut, set for the device that it trains on."""
 
     chunking = DEFAULT_CHUNKING
@@ -135,7 +141,7 @@ class MaskedLanguageModelHead(VocabularyHead):
         )
 
 
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """A linear map D → outputs on the pooled vector, initialised as PyTorch does: scores of classes, or values."""
 
     def __init__(self, hidden_size: int, outputs: int):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import Dataset
-from bigtrain.data.loader import is_contiguous
 from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, UNSCORED
 from bigtrain.nn.features import Features
+from bigtrain.nn.heads import Head
 from bigtrain.nn.kneser_ney import KneserNey, joined
 from bigtrain.tracking.status_line import status_line
 
@@ -50,8 +50,8 @@ class NgramPredictions(NamedTuple):
         """Log-probabilities (B, V) at the last position."""
         return self._log_probabilities(self.contexts_BTK[:, -1])
 
-    def likeliest(self) -> Tensor:
-        """(B, T) int64: at each position the likeliest token. In chunks, as the loss of other heads."""
+    def argmax(self) -> Tensor:
+        """(B, T) int64: the most probable token at each position; computed in chunks, as the loss of other heads."""
         contexts_NK = self.contexts_BTK.flatten(0, 1)
         chunks = contexts_NK.split(DEFAULT_CHUNKING.rows(len(contexts_NK), self.head.vocab_size))
         found = torch.cat([self._log_probabilities(chunk_NK).argmax(dim=-1) for chunk_NK in chunks])
@@ -72,7 +72,7 @@ class NgramPredictions(NamedTuple):
         return probability_NV.log().to(self.head.discounts.dtype)
 
 
-class NgramHead(nn.Module):
+class NgramHead(Head):
     """`windows`: how many of `sequence_length` + 1 tokens the training split has, at most `max_tokens` tokens of them.
 
     `discounts` (order · 3,): D_1, D_2 and D_3 of each order as logits of their shares of 1, 2 and 3. Counting sets them
@@ -115,7 +115,7 @@ class NgramHead(nn.Module):
             samples = dataset.gather(ids)
             self.windows[first : ids[-1] + 1] = samples["tokens"].to(self.windows)
             self.scored[first : ids[-1] + 1] = samples["scored"].to(self.scored) if "scored" in samples else 1
-        self.follow.fill_(is_contiguous(dataset))
+        self.follow.fill_(dataset.contiguous)
         self._model = None
         share = self.model().discounts / self.largest
         with torch.no_grad():

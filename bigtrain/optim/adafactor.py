@@ -42,24 +42,24 @@ class AdafactorRule:
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """See `UpdateRule`."""
-        torch._foreach_div_(gradients, divisor)
-        torch._foreach_add_([state["step"] for state in states], [1 - masked] * len(states))
-        # What is new in the running square weighs t^exponent: 1 at the first step. (A masked first step has t = 0.)
+        torch._foreach_div_(gradients, grad_scale)
+        torch._foreach_add_([state["step"] for state in states], [1 - found_inf] * len(states))
+        # What is new in the running square weighs t^exponent: 1 at the first step. (A skipped first step has t = 0.)
         shares = [state["step"].clamp(min=1) ** self.decay_exponent for state in states]
         averages, differences = [], []
         for gradient, state, share in zip(gradients, states, shares, strict=True):
             for key, mean in _mean_squares(gradient).items():
                 averages.append(state[key])
                 differences.append((state[key] - mean).mul_(share))
-        fused_sgd(averages, differences, lr=1.0, masked=masked)
+        fused_sgd(averages, differences, lr=1.0, found_inf=found_inf)
         for gradient, state in zip(gradients, states, strict=True):
             gradient.mul_(_variance(state, gradient).clamp_(min=_TINY**2).rsqrt_())
         self._clip(gradients)
-        fused_sgd(parameters, gradients, lr=lr, masked=masked, weight_decay=self.weight_decay)
+        fused_sgd(parameters, gradients, lr=lr, found_inf=found_inf, weight_decay=self.weight_decay)
 
     def _clip(self, updates: list[Tensor]) -> None:
         """Scales each update down to a root mean square of `clip_threshold`."""
@@ -69,7 +69,7 @@ class AdafactorRule:
 
 
 def _mean_squares(gradient: Tensor) -> State:
-    """Of this gradient alone, what the state keeps running means of."""
+    """The squares whose running means are the state: of a matrix, the means of its rows and of its columns."""
     square = gradient.square()
     if gradient.ndim < 2:
         return {"variance": square}
@@ -78,7 +78,7 @@ def _mean_squares(gradient: Tensor) -> State:
 
 
 def _variance(state: State, gradient: Tensor) -> Tensor:
-    """The running square as the state tells it, in the shape of the gradient."""
+    """The running square in the shape of the gradient: of a matrix, rows ⊗ columns / mean of the rows."""
     if gradient.ndim < 2:
         return state["variance"].clone()
     rows, columns = state["row_variance"], state["column_variance"]

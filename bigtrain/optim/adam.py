@@ -1,4 +1,4 @@
-"""Adam, AdamW and SGD: PyTorch's fused kernels, which know the mask and the divisor, called directly.
+"""Adam, AdamW and SGD: PyTorch's fused kernels, which take `grad_scale` and `found_inf`, called directly.
 
 Fused: 3.0 ms against 9.7 ms a step for AdamW on 6.3M parameters (CPU, one thread).
 """
@@ -37,12 +37,12 @@ class AdamRule:
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """See `UpdateRule`."""
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, [1 - masked] * len(steps))
+        torch._foreach_add_(steps, [1 - found_inf] * len(steps))
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         kernel(
             parameters,
@@ -58,8 +58,8 @@ class AdamRule:
             eps=self.epsilon,
             amsgrad=False,
             maximize=False,
-            grad_scale=divisor,
-            found_inf=masked,
+            grad_scale=grad_scale,
+            found_inf=found_inf,
         )
 
 
@@ -82,8 +82,8 @@ class SGDRule:
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """See `UpdateRule`."""
         fused_sgd(
@@ -91,8 +91,8 @@ class SGDRule:
             gradients,
             [state["momentum_buffer"] for state in states] if self.momentum else [],
             lr=lr,
-            masked=masked,
-            divisor=divisor,
+            found_inf=found_inf,
+            grad_scale=grad_scale,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
             nesterov=self.nesterov,

@@ -28,14 +28,14 @@ class LionRule:
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """See `UpdateRule`."""
         means = [state["exp_avg"] for state in states]
-        torch._foreach_div_(gradients, divisor)
+        torch._foreach_div_(gradients, grad_scale)
         directions = torch._foreach_lerp(means, gradients, 1 - self.betas[0])
         torch._foreach_sign_(directions)
         differences = torch._foreach_sub(means, gradients)
-        fused_sgd(parameters, directions, lr=lr, masked=masked, weight_decay=self.weight_decay)
-        fused_sgd(means, differences, lr=1 - self.betas[1], masked=masked)
+        fused_sgd(parameters, directions, lr=lr, found_inf=found_inf, weight_decay=self.weight_decay)
+        fused_sgd(means, differences, lr=1 - self.betas[1], found_inf=found_inf)

@@ -44,17 +44,17 @@ class MuonRule:
         states: list[State],
         *,
         lr: float | Tensor,
-        masked: Tensor,
-        divisor: Tensor,
+        found_inf: Tensor,
+        grad_scale: Tensor,
     ) -> None:
         """See `UpdateRule`."""
-        directions = self._directions(gradients, states, masked, divisor)
+        directions = self._directions(gradients, states, found_inf, grad_scale)
         by_shape = defaultdict(list)
         for parameter, direction in zip(parameters, directions, strict=True):
             by_shape[tuple(direction.flatten(1).shape)].append((parameter, direction))
         for (rows, columns), group in by_shape.items():
             matrices = torch.empty(
-                len(group), rows, columns, dtype=orthogonalization_dtype(masked.device), device=masked.device
+                len(group), rows, columns, dtype=orthogonalization_dtype(found_inf.device), device=found_inf.device
             )
             for matrix, (_, direction) in zip(matrices, group, strict=True):
                 matrix.copy_(direction.flatten(1))
@@ -65,16 +65,16 @@ class MuonRule:
                 [parameter for parameter, _ in group],
                 [direction for _, direction in group],
                 lr=lr * scale,
-                masked=masked,
+                found_inf=found_inf,
                 weight_decay=self.weight_decay / scale,
             )
 
     def _directions(
-        self, gradients: list[Tensor], states: list[State], masked: Tensor, divisor: Tensor
+        self, gradients: list[Tensor], states: list[State], found_inf: Tensor, grad_scale: Tensor
     ) -> list[Tensor]:
-        """The momentum (with Nesterov's look-ahead) of each parameter; the states move on, unless masked.
+        """The momentum (with Nesterov's look-ahead) of each parameter; the states move on, unless `found_inf` is 1.
 
-        That is a step of SGD's fused kernel from zero at rate -1: one pass with divisor, momentum and mask. Jordan
+        That is a step of SGD's fused kernel from zero at rate -1: one pass with scale, momentum and skipping. Jordan
         averages where this sums, which changes the length of a direction and not what it becomes.
         """
         directions = [torch.zeros_like(gradient) for gradient in gradients]
@@ -83,8 +83,8 @@ class MuonRule:
             gradients,
             [state["momentum_buffer"] for state in states] if self.momentum else [],
             lr=-1.0,
-            masked=masked,
-            divisor=divisor,
+            found_inf=found_inf,
+            grad_scale=grad_scale,
             momentum=self.momentum,
             nesterov=self.nesterov,
         )

@@ -6,8 +6,6 @@ A group has one rule, one rate, and decays or not; `module`'s parameters keep th
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from bigtrain.errors import ConfigError
+from bigtrain.nn.backbone import Backbone
 from bigtrain.optim.adafactor import AdafactorRule
 from bigtrain.optim.adam import AdamRule, SGDRule
 from bigtrain.optim.base import Optimizer
@@ -29,7 +28,7 @@ from bigtrain.optim.config import (
 )
 from bigtrain.optim.lion import LionRule
 from bigtrain.optim.muon import MuonRule
-from bigtrain.optim.param_groups import Member, is_hidden_matrix, members
+from bigtrain.optim.param_groups import Member, grouped, members
 
 Rule = AdamRule | SGDRule | LionRule | AdafactorRule | MuonRule
 
@@ -61,21 +60,22 @@ def adafactor(config: AdafactorConfig, module: nn.Module) -> Optimizer:
 
 
 def muon(config: MuonConfig, module: nn.Module) -> Optimizer:
-    """Muon for hidden matrices (`is_hidden_matrix`), AdamW for everything else.
+    """Muon for `Backbone.hidden_matrices`, AdamW for everything else.
 
     Raises ConfigError where no hidden matrix is left to train.
     """
     everything = members(config, module)
-    hidden = {member.name for member in everything if is_hidden_matrix(member.name, member.parameter, module)}
-    if not hidden:
+    backbone: Backbone = module.backbone  # type: ignore[assignment]
+    hidden = {id(parameter) for parameter in backbone.hidden_matrices()}
+    matrices = [member for member in everything if id(member.parameter) in hidden]
+    if not matrices:
         raise ConfigError.of(
             "OPTIM-MUON",
             "optimizer=muon has no hidden matrix to train, so its learning rate would have no effect",
             cause="embeddings, heads, norms and biases are AdamW's; the rest is frozen or not there",
             fix="optimizer=adamw",
         )
-    matrices = [member for member in everything if member.name in hidden]
-    rest = [member for member in everything if member.name not in hidden]
+    rest = [member for member in everything if id(member.parameter) not in hidden]
     rule = MuonRule(config.momentum, config.nesterov, config.weight_decay)
     adamw_rate = config.learning_rate if config.adamw_learning_rate is None else config.adamw_learning_rate
     return Optimizer(
@@ -93,24 +93,9 @@ def _one_rule(config: CommonConfig, module: nn.Module, rule: Rule) -> Optimizer:
 
 
 def _groups(prefix: str, parts: Iterable[Member], learning_rate: float, rule: Rule, l1: float) -> list[dict[str, Any]]:
-    """A group per rate of what is decayed, and of what is not. The rate nearest to `learning_rate`, which is logged,
-    comes first.
-    """
-    together = defaultdict(list)
-    for member in parts:
-        together[member.scale, member.decays].append(member.parameter)
-    groups = []
-    for scale, decays in sorted(together, key=lambda kind: (abs(math.log(kind[0])), not kind[1])):
-        groups.append(
-            {
-                "name": f"{prefix}{'decay' if decays else 'no_decay'}{'' if scale == 1 else f'_x{scale:.4g}'}",
-                "params": together[scale, decays],
-                "lr": learning_rate * scale,
-                "l1": l1 if decays else 0.0,
-                "rule": rule if decays else replace(rule, weight_decay=0.0),
-            }
-        )
-    return groups
+    still = replace(rule, weight_decay=0.0)
+    groups = grouped(parts, learning_rate, l1, prefix)
+    return [group | {"rule": rule if decays else still} for group, decays in groups]
 
 
 def _pair(betas: list[float]) -> tuple[float, float]:

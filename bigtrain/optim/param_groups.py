@@ -1,4 +1,4 @@
-"""Which parameters are trained, which are decayed, at which rate, and which are hidden matrices: by pattern and module.
+"""Which parameters are trained, which are decayed, and at which rate: by pattern and module.
 
 Patterns are those of file names (`backbone.token_embedding*`, `*.norm.weight`), over the names that modules give their
 parameters; a pattern that matches a module (`backbone`, `*.blocks.0`) means all parameters in it, and a tied weight has
@@ -8,13 +8,17 @@ never are, as in GPT-2's and Llama's recipes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from bigtrain.errors import ConfigError, nearest
+from bigtrain.nn.backbone import Backbone
 from bigtrain.optim.config import CommonConfig
 
 
@@ -29,11 +33,10 @@ class Member:
 
 
 def freeze(config: CommonConfig, module: nn.Module) -> None:
-    """Takes what `config.freeze` matches out of training (`requires_grad` False). Again changes nothing.
+    """Sets `requires_grad` to False for what `config.freeze` matches. Idempotent.
 
-    Frozen weights have no gradient and no optimizer state, and are saved with the model. A frozen batch norm's running
-    statistics still move: they follow the data, not a gradient. Must come before anything that looks at
-    `requires_grad`, such as DDP.
+    Frozen weights have no gradient and no optimizer state, and are saved with the model. The running statistics of a
+    frozen batch norm still change. Must run before anything that reads `requires_grad`, such as DDP.
 
     Raises ConfigError where a pattern matches nothing, or nothing is left to train.
     """
@@ -48,7 +51,7 @@ def freeze(config: CommonConfig, module: nn.Module) -> None:
 
 
 def members(config: CommonConfig, module: nn.Module) -> list[Member]:
-    """What is trained, after freezing, in the order of the module.
+    """The trained parameters, after freezing, in the order of `named_parameters`.
 
     Raises ConfigError as `freeze` does, and where a pattern of `no_decay` or `learning_rate_scale` has no effect.
     """
@@ -59,7 +62,7 @@ def members(config: CommonConfig, module: nn.Module) -> list[Member]:
         decays = decays - _effect("no_decay", pattern, module, matrices, "frozen, or a vector, which is never decayed")
     scales = {id(parameter): 1.0 for parameter in trained.values()}
     if config.layer_decay != 1:
-        below_top = layers_below_top(module.get_submodule("backbone"))
+        below_top = layers_below_top(module.backbone)  # type: ignore[arg-type]
         scales |= {key: config.layer_decay**layers for key, layers in below_top.items() if key in scales}
     for pattern, scale in config.learning_rate_scale.items():
         for key in _effect("learning_rate_scale", pattern, module, set(scales), "frozen"):
@@ -67,9 +70,24 @@ def members(config: CommonConfig, module: nn.Module) -> list[Member]:
     return [Member(name, item, id(item) in decays, scales[id(item)]) for name, item in trained.items()]
 
 
-def layers_below_top(backbone: nn.Module) -> dict[int, int]:
-    """id of each parameter → 0 after `backbone.blocks`, 1 in the last of them, and so on; one more before the first."""
-    blocks = list(backbone.get_submodule("blocks").children())
+def grouped(
+    parts: Iterable[Member], learning_rate: float, l1: float, prefix: str = ""
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """A group per rate of what is decayed, and of what is not, each with whether it is. The rate nearest to
+    `learning_rate`, which is logged, comes first.
+    """
+    together = defaultdict(list)
+    for member in parts:
+        together[member.scale, member.decays].append(member.parameter)
+    for scale, decays in sorted(together, key=lambda kind: (abs(math.log(kind[0])), not kind[1])):
+        name = f"{prefix}{'decay' if decays else 'no_decay'}{'' if scale == 1 else f'_x{scale:.4g}'}"
+        parameters, rate = together[scale, decays], learning_rate * scale
+        yield {"name": name, "params": parameters, "lr": rate, "l1": l1 if decays else 0.0}, decays
+
+
+def layers_below_top(backbone: Backbone) -> dict[int, int]:
+    """id of each parameter → 0 after the blocks, 1 in the last of them, and so on; one more before the first."""
+    blocks = backbone.ordered_blocks()
     in_blocks = {id(item): layers for layers, block in enumerate(reversed(blocks), 1) for item in block.parameters()}
     below, outside = {}, len(blocks) + 1
     for parameter in backbone.parameters():  # in the order in which the backbone declares its parts
@@ -77,17 +95,6 @@ def layers_below_top(backbone: nn.Module) -> dict[int, int]:
         if id(parameter) in in_blocks:
             outside = 0
     return below
-
-
-def is_hidden_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
-    """Whether a parameter maps hidden features to hidden features: a weight of the backbone, embeddings left out.
-
-    Convolution kernels count as matrices (out, in · height · width). Heads (`heads.*`), vectors, and bare parameters
-    that are not called weights (positions, class tokens) do not count.
-    """
-    owner_name, _, last = name.rpartition(".")
-    embeds = isinstance(module.get_submodule(owner_name), nn.Embedding)
-    return parameter.ndim >= 2 and last.startswith("weight") and not embeds and not name.startswith("heads.")
 
 
 def _effect(setting: str, pattern: str, module: nn.Module, among: set[int], otherwise: str) -> set[int]:

@@ -32,12 +32,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.hints import did_you_mean
-from bigtrain.config.library import Library, Request, choice_fix, file_of
+from bigtrain.config.hydra_adapter import Override
+from bigtrain.config.library import Library, Request, choice_fix
 from bigtrain.config.settings import find_problems, setting
 from bigtrain.config.strict import show
 from bigtrain.config.words import is_of_pipeline, parse_words
@@ -153,12 +153,10 @@ def _read_file(request: Request, choice: str) -> tuple[dict[str, Any], str]:
         cause = f'command line, "{GROUP}={choice}"'
         fix = choice_fix(GROUP, choice, library)
         raise ConfigError.of("CONFIG-CHOICE", f"{GROUP}={choice} is not a choice", cause=cause, fix=fix)
-    path = f"{GROUP}/{choice}"
-    loaded = library.repository.load_config(path)
-    assert loaded is not None
-    source = file_of(loaded, path)
-    content: Any = OmegaConf.to_container(loaded.config, resolve=False)
-    if not isinstance(content, dict) or loaded.defaults_list:
+    file = library.sources.load(f"{GROUP}/{choice}")
+    source = file.name
+    content: Any = OmegaConf.to_container(file.values, resolve=False)
+    if not isinstance(content, dict) or file.defaults:
         fix = "give it stages; what other files bring, a stage brings by its words"
         raise ConfigError.of("CONFIG-PIPELINE", f"{source} is no pipeline", fix=fix)
     return content, source

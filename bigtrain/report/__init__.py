@@ -1,1 +1,1 @@
-"""What a run is told about beside its own numbers: baselines to hold them against."""
+"""Reports of runs, judgements on overfitting, comparisons of runs."""

@@ -1,7 +1,7 @@
-"""Which metrics of two runs may be held against each other, and in which settings they differ. Pure functions.
+"""Which metrics of two runs can be compared, and in which settings the runs differ. Pure functions.
 
-A metric says something about two models only if it is of the same thing: the same task, on the same samples, per the
-same unit. A loss per token depends on what a token is; bits per byte don't.
+Metrics are comparable only for the same task, on the same samples, in the same unit. A loss per token depends on the
+tokenizer; bits per byte do not.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigtrain.config.kinds import TaskConfig
+from bigtrain.registry import TASKS
 from bigtrain.report.runs import RunRecord
 
-_ANY_TOKENIZER = {
-    "language_modeling": (("bits_per_byte",), "bits per byte can"),
-    "seq2seq": (("bleu", "chrf", "exact_match"), "BLEU, chrF and exact matches can"),
-}
-_PER_SAMPLE = ("classification", "regression")  # tasks without a target per token
 _WITHOUT_EFFECT = ("name", "tags", "output_dir", "resume", "tracking.", "extra")
 _OF_NO_EFFECT_ON_VALIDATION = ("data.cache_dir", "data.audit", "data.augment.")
 _TOKENS = ("data.tokenizer", "data.vocab_size")
@@ -28,7 +25,7 @@ _SAME_TEXT = 0.05  # two counts of the same text's bytes, which leave out the en
 
 @dataclass(frozen=True)
 class Comparability:
-    """Whether all metrics can be compared, or those named in `metrics` (without a split); `sentence`: why not all."""
+    """Whether all metrics are comparable, else the `metrics` that are, without a split; `sentence`: why not all."""
 
     everything: bool
     metrics: tuple[str, ...] = ()
@@ -40,7 +37,7 @@ class Comparability:
 
 
 def comparability(one: RunRecord, other: RunRecord) -> Comparability:
-    """Of the validation and test metrics of two runs."""
+    """The comparability of the validation and test metrics of two runs."""
     tasks = [run.kinds.get("task", "") for run in (one, other)]
     if tasks[0] != tasks[1]:
         return _nothing(f"their tasks are {tasks[0]} and {tasks[1]}")
@@ -56,11 +53,12 @@ def comparability(one: RunRecord, other: RunRecord) -> Comparability:
         return Comparability(True)
     if one.data.get("fingerprint") == other.data.get("fingerprint"):
         return Comparability(True)
-    return _other_data(one, other, tasks[0])
+    # The task of a plug-in that is not on is taken to be like most.
+    return _other_data(one, other, TASKS[tasks[0]].config_class if tasks[0] in TASKS else TaskConfig)
 
 
 def data_differences(one: RunRecord, other: RunRecord) -> list[str]:
-    """Keys of data settings that differ and may change what validation is of."""
+    """Keys of data settings that differ and may change the validation samples."""
     keys = sorted({*one.settings, *other.settings})
     keys = [key for key in keys if key.startswith("data.") and not key.startswith(_OF_NO_EFFECT_ON_VALIDATION)]
     return [key for key in keys if one.settings.get(key) != other.settings.get(key)]
@@ -77,7 +75,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
 
 
-def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
+def _other_data(one: RunRecord, other: RunRecord, task: type[TaskConfig]) -> Comparability:
     kinds = [run.kinds.get("data", "") for run in (one, other)]
     if kinds[0] != kinds[1]:
         names = [run.choices.get("data", kind) for run, kind in zip((one, other), kinds, strict=True)]
@@ -90,19 +88,20 @@ def _other_data(one: RunRecord, other: RunRecord, task: str) -> Comparability:
     other_tokens = one.tokenizer != other.tokenizer
     if not changed and not other_tokens:
         return _nothing("the files behind the same data settings have changed between them")
-    if task in _PER_SAMPLE:
+    if not task.per_token:
         return Comparability(True)
     if not _same_text(one, other):
         return _nothing("they are measured on other texts, or on other parts of one")
     if other_tokens:
-        metrics, can = _ANY_TOKENIZER.get(task, ((), "no metric can"))
+        *others, last = task.of_any_tokenizer.values() or ("no metric",)
+        can = f"{', '.join(others)} and {last}" if others else last
         why = "their tokenizers differ: loss and perplexity are per token and can't be compared"
-        return Comparability(False, metrics, f"{why}; {can}")
+        return Comparability(False, tuple(task.of_any_tokenizer), f"{why}; {can} can")
     return Comparability(True)
 
 
 def _same_text(one: RunRecord, other: RunRecord) -> bool:
-    """Whether the validation texts have about as many bytes, where that is known."""
+    """Whether the validation texts have about the same number of bytes, where both are known."""
     sizes = []
     for run in (one, other):
         facts = run.data or {}

@@ -1,4 +1,4 @@
-"""Curves as a PNG, for the reports of runs and pipelines and for comparisons. matplotlib comes in on first use."""
+"""Curves as a PNG, for the reports of runs and pipelines and for comparisons. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_DOTS = 30  # values up to which each is marked
 
 @dataclass(frozen=True)
 class Series:
-    """A line: a value for each step. `faint`: drawn behind the others."""
+    """A line: one value per step. `faint`: drawn behind the others."""
 
     label: str
     steps: Sequence[int]

@@ -1,7 +1,7 @@
-"""A report as a list of blocks, written as Markdown and as one HTML file that stands alone.
+"""A report as a list of blocks, written as Markdown and as one self-contained HTML file.
 
-Whatever a block holds is shown as it stands: labels and generated text are escaped, and control characters made
-visible. The HTML has no scripts, loads nothing, and forbids both.
+The text of a block is shown literally: markup in labels and generated text is escaped, control characters are made
+visible. The HTML has no scripts and loads nothing; its Content-Security-Policy forbids both.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _markdown(block: Block) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that Markdown shows as it stands."""
+    """One line, escaped so that Markdown shows it literally."""
     text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     for sign in "\\`*|[]~":
         text = text.replace(sign, f"\\{sign}")

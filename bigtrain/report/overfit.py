@@ -1,9 +1,9 @@
 """Does a run overfit? Pure functions of its logged rows and its settings; no torch, no files.
 
-Each evaluation has the loss of the validation split (`val/loss`) and of a fixed sample of the training split, measured
-alike (`train_eval/loss`). What lies between the two is the gap. The turning point is where the validation loss was
-lowest, if it has really risen since: by more than 1 %, and by more than any rise that it had recovered from before. If
-the loss of the training samples has kept falling meanwhile, the run overfits; if that has risen too, it comes apart.
+Each evaluation has the loss of the validation split (`val/loss`) and of a fixed sample of the training split, in
+evaluation mode too (`train_eval/loss`). The gap is their difference. The turning point is the lowest validation loss,
+if it has risen since by more than 1 % and by more than any earlier rise that it recovered from. If the loss of the
+training samples has fallen since the turning point, the run overfits; if that has risen too, it is unstable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GAP = 0.1  # of the validation loss: less is no gap to speak of
 
 
 class Fit(Enum):
-    """What a run's evaluations show."""
+    """The verdict on a run's evaluations."""
 
     unknown = "unknown"  # too few evaluations
     fits = "fits"
@@ -52,7 +52,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Stop:
-    """Where early stopping would have ended the run, and the best evaluation up to there."""
+    """The evaluation at which early stopping would have ended the run, and the best one up to it."""
 
     patience: int
     step: int
@@ -61,7 +61,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class OverfitVerdict:
-    """`levers`: overrides of settings that this run has and has not made use of; empty where none is called for."""
+    """`levers`: overrides of regularising settings that are off in this run; empty where none is needed."""
 
     fit: Fit
     sentence: str
@@ -141,7 +141,7 @@ def levers(config: RunConfig, turning_step: int | None = None) -> list[str]:
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             suggested = _suggestion(path, field.name, value)
-            if suggested is not None and not (field.name == "mixup" and getattr(node, "cutmix", False)):
+            if suggested is not None and not (field.name == "mixup" and node.cutmix):
                 found.append(f"{path}.{field.name}={suggested}")
     if turning_step is not None and turning_step > 0:
         found.append(f"trainer.max_duration={turning_step}step")
@@ -171,7 +171,7 @@ def _suggestion(path: str, name: str, value: Any) -> Any:
 
 
 def _is_evaluation(row: Row) -> bool:
-    """The row at the end of a run, which tells of the best weights, is none."""
+    """Whether a row is of an evaluation while training; the last row of a run, of the best weights, is not."""
     return not any(tag.startswith("test/") for tag in row)
 
 
@@ -225,6 +225,6 @@ def _levers(fit: Fit, config: RunConfig, turning_step: int | None, evaluations: 
             if "patience" not in lever or evaluations > USUAL_PATIENCE:  # with fewer it would never be over
                 yield lever
     elif fit is Fit.unstable:
-        yield f"optimizer.learning_rate={getattr(config.optimizer, 'learning_rate', 1e-3) / 3:.2g}"
+        yield f"optimizer.learning_rate={config.optimizer.learning_rate / 3:.2g}"
         if config.trainer.clip_norm is None:
             yield "trainer.clip_norm=1"

@@ -1,7 +1,7 @@
-"""The report of a run: report.md and report.html, written at its end. Read from the run directory and its results.
+"""The report of a run: report.md and report.html, written at its end from the run directory and its results.
 
-What ran, the results beside baselines and optimum, curves, whether it overfits, what the data audit found, samples,
-cost. `run_blocks` and the sections it is made of are there for the report of a pipeline too.
+Its sections: settings, results with baselines and optimum, curves, overfitting, the data audit, samples, cost. The
+report of a pipeline uses `run_blocks` and single sections too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_CELLS = 200  # letters of what an audit says in one cell
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """What a report tells of a run beside its files. `document`: its settings, redacted; `facts`: (what, sentence)."""
+    """The input of a report beside the run's files. `document`: its settings, redacted; `facts`: (name, sentence)."""
 
     config: RunConfig
     document: dict[str, Any]
@@ -106,7 +106,7 @@ def curve_panels(rows: Sequence[Row], run: ReportedRun, verdict: OverfitVerdict)
 
 
 def results_blocks(results: Results) -> Iterator[Block]:
-    """The table of results, and in words how far it is from the least that can be expected, and from the optimum."""
+    """The table of results, and sentences on the distance from the baselines and from the optimum."""
     yield Heading("Results")
     header, rows = result_rows(results)
     yield Table([" ".join(cell.split()) for cell in header], rows)
@@ -157,7 +157,7 @@ def overfit_blocks(verdict: OverfitVerdict) -> Iterator[Block]:
 
 
 def audit_blocks(path: Path) -> Iterator[Block]:
-    """What the data audit wrote, whatever its fields are: plain facts as points, lists of findings as tables."""
+    """The content of audit.json, whose fields need not be known: plain facts as points, lists of findings as tables."""
     try:
         document = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A run as its directory tells of it, finished or not: settings, state, rows, its data. No torch, no writing."""
+"""A run as read from its directory, finished or not: settings, state, logged rows, its data. No torch, no writing."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class RunRecord:
 
     @property
     def steps(self) -> int:
-        """Steps done, as far as rows tell."""
+        """Steps done, by the last logged row."""
         return max((int(row["step"]) for row in self.rows), default=0)
 
     @property
     def machine(self) -> str:
-        """Where it ran."""
+        """The machine that it ran on."""
         facts = self.status.get("environment")
         facts = facts if isinstance(facts, dict) else {}
         words = [str(facts[key]) for key in ("host", "device") if facts.get(key)]
@@ -99,7 +99,7 @@ class RunRecord:
 
 
 def find_runs(words: Iterable[str]) -> tuple[list[Path], list[str]]:
-    """The run directories that are meant by paths, patterns (outputs/*/*), and folders that hold runs, such as a sweep.
+    """The run directories that paths, patterns (outputs/*/*) and folders of runs, such as a sweep, stand for.
 
     What is there but holds no run, as a shell's pattern brings it, is left out with a sentence. Raises CheckpointError
     for a name of nothing.
@@ -128,7 +128,7 @@ def find_runs(words: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Everything about a run. Raises ConfigError for a config that can't be read."""
+    """The record of a run directory. Raises ConfigError for a config that can't be read."""
     document = read_document(path / "config.yaml")
     mark = document.get(MARK)
     mark = mark if isinstance(mark, dict) else {}

@@ -5,7 +5,7 @@
 
 Saving writes `.tmp-<step>-<pid>/`, syncs every file and the folder, renames it, syncs the parent, and only then moves
 the hints and prunes. Loading believes the manifest alone: sizes and sha256 of every file. There is no pickle: a file is
-safetensors or JSON. What the files mean is `snapshot.py`'s business.
+safetensors or JSON. What the files mean: `training/snapshot.py`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
-from hydra.errors import HydraException
-
+from bigtrain.config.hydra_adapter import Glob, HydraException, Override, quote, swept_texts
 from bigtrain.config.library import Library
 from bigtrain.config.words import fields_named
 from bigtrain.errors import ConfigError
@@ -58,16 +56,7 @@ def _as_they_stand(override: Override) -> list[str]:
 
     A path that would be read in another way keeps its quotes.
     """
-    swept = override.value()
     fields = [field.metadata for field, _ in fields_named("train", override.key_or_group)]
     verbatim, path = (any(limits.get(kind) for limits in fields) for kind in ("verbatim", "path"))
-    if not isinstance(swept, ChoiceSweep) or not (verbatim or path):
-        return []
-    texts = [value if isinstance(value, str) else getattr(value, "text", None) for value in swept.list]
-    if None in texts:  # numbers, which are written as they were typed
-        return []
-    return [
-        QuotedString(text, Quote.single).with_quotes() if path and _READ_OTHERWISE.search(text) else text
-        for text in texts
-        if text is not None
-    ]
+    texts = swept_texts(override) if verbatim or path else []  # numbers are written as they were typed
+    return [quote(text) if path and _READ_OTHERWISE.search(text) else text for text in texts]

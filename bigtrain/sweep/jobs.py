@@ -14,10 +14,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hydra.core.override_parser.types import Glob, Override
-
 from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
 from bigtrain.config.files import found
+from bigtrain.config.hydra_adapter import Glob, Override, names_override
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
 from bigtrain.config.watched import watched_metric
@@ -111,7 +110,7 @@ def expand(request: Request) -> Sweep:
             continue
         if isinstance(override.value(), Glob):
             library = library or Library(request, [item for item in ours if is_hydra(item)])
-            override = dataclasses.replace(override, config_loader=None, _value=picked(override, library))
+            override = names_override(override, picked(override, library))
         axes.append((override.get_key_element(), values_of(override)))
     fixed = [str(override.input_line) for override in ours if not override.is_sweep_override()]
     combinations = list(itertools.islice(itertools.product(*(values for _, values in axes)), MAX_JOBS + 1))

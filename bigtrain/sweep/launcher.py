@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.hints import did_you_mean
+from bigtrain.config.hydra_adapter import Override, submitit_settings
 from bigtrain.config.schema import describe_type, field_types
 from bigtrain.config.settings import find_problems, setting
 from bigtrain.config.strict import show
@@ -82,7 +82,7 @@ def _checked_name(override: Override) -> str:
 
 def _submitit_class(name: str) -> type:
     try:
-        from hydra_plugins.hydra_submitit_launcher import config
+        config = submitit_settings()
     except ImportError as error:
         fix = "pip install 'bigtrain[slurm]'"
         message = f"hydra/launcher={name} needs hydra-submitit-launcher, which is not installed"

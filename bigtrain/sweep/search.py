@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bigtrain.config.hints import did_you_mean
+from bigtrain.config.hydra_adapter import IntervalSweep, Override
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
 from bigtrain.config.schema import describe_type, field_types

@@ -1,4 +1,4 @@
-"""The trials of `sweep=optuna`: claimed from the study, pruned by what they log, and told to it when they end."""
+"""The trials of `sweep=optuna`: asked from the study, pruned by what they log, and reported to it when they end."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class SearchedTrials:
         self.study = Study(sweep_dir, search)
         self._sweep, self._search, self._sweep_dir = sweep, search, sweep_dir
         self._mine: dict[int, _Mine] = {}
-        self._told: dict[int, Trial] = {}  # ended ones do not change
+        self._ended: dict[int, Trial] = {}  # ended ones do not change
         self._stopped: set[int] = set()  # not taken up again by this process
         self._best: int | None = None
 
     def take(self, free: int) -> list[Trial]:
-        """See Source. A trial that turns out to have ended while nobody looked after it is told on the way."""
+        """See Source. A trial that has ended without being reported, because its sweep was killed, is reported here."""
         taken: list[Trial] = []
         while len(taken) < free:
             with self.study.claiming():
@@ -97,7 +97,7 @@ class SearchedTrials:
             with contextlib.suppress(OSError):  # a picture of what is in the leaderboard too
                 write_entry(self._sweep_dir, trial)
         self.study.tell(place, state, value, facts)
-        self._told[place] = trial
+        self._ended[place] = trial
 
     def left(self) -> bool:
         """See Source."""
@@ -113,15 +113,15 @@ class SearchedTrials:
             best = self.study.best()
             if best is not None and best.number != self._best:
                 self._best = best.number
-                self._write_best(self._told[best.number])
+                self._write_best(self._ended[best.number])
 
     def all(self) -> list[Trial]:
         """Every trial of the study, also those that other processes look after."""
         found = []
         for frozen in self.study.trials():
-            mine, told = self._mine.get(frozen.number + 1), self._told.get(frozen.number)
-            if mine or told:
-                found.append(mine.trial if mine else told)
+            mine, ended = self._mine.get(frozen.number + 1), self._ended.get(frozen.number)
+            if mine or ended:
+                found.append(mine.trial if mine else ended)
             elif (values := self.study.values(frozen)) is not None:
                 found.append(self._from_study(frozen, self._trial(frozen.number, values)))
         return [trial for trial in found if trial is not None]
@@ -138,7 +138,7 @@ class SearchedTrials:
             trial.best = None
         if trial.state == "pruned" and frozen.intermediate_values:
             trial.metrics = {self._search.metric: frozen.intermediate_values[max(frozen.intermediate_values)]}
-        self._told[frozen.number] = trial
+        self._ended[frozen.number] = trial
         return trial
 
     def _mark_pruned(self, trial: Trial) -> None:

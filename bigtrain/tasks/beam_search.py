@@ -1,9 +1,9 @@
-"""Beam search: the targets that a network finds likeliest. With one beam it takes the likeliest token each time.
+"""Beam search for the most probable targets. With one beam it is greedy decoding: the argmax at each step.
 
-Of the candidates of each step those that end the target and are among the `num_beams` likeliest are put aside, and the
-`num_beams` likeliest of the others go on. A source is done when `num_beams` have ended and score no worse than the best
-that goes on does as it stands (the rule of Hugging Face's `generate`). If so many alone were enough, a network that is
-sure would be cut short: what it thinks little of ends early. Which sources share a batch changes nothing but rounding.
+At each step the candidates among the `num_beams` best that end the target are put aside, and the `num_beams` best of
+the others are kept as beams. A source is done when `num_beams` targets have ended and score no worse than the best
+beam's present score (the rule of Hugging Face's `generate`). Stopping at `num_beams` ended targets alone would be
+wrong: improbable targets often end first. Which sources share a batch changes nothing but rounding.
 
 Shapes: B sources, K beams, N = B K rows, C candidates, V vocabulary, T time.
 """
@@ -21,14 +21,14 @@ from torch import Tensor
 # (newest ids (N, 1), state) → (scores over the vocabulary (N, V), state to go on from, with `select(rows)`)
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
-_LENGTH_ALLOWANCE = 10  # tokens beside the multiple of the source's: a short source may have a long target
+_LENGTH_ALLOWANCE = 10  # tokens added to the multiple of the source's: a short source may have a long target
 
 
 @dataclass(frozen=True)
 class Search:
-    """How targets are searched for.
+    """Settings of a beam search.
 
-    They are compared by log P / ((5 + tokens) / 6)^`length_penalty`, the end counted (arXiv:1609.08144, section 7); at
+    Targets are ranked by log P / ((5 + tokens) / 6)^`length_penalty`, the end counted (arXiv:1609.08144, section 7); at
     0 by log P alone, which prefers short ones. None is longer than `max_length_factor` times its source, plus 10, or
     than `max_tokens`.
     """
@@ -39,11 +39,11 @@ class Search:
     max_tokens: int | None = None
 
     def score(self, log_probability: float, tokens: int) -> float:
-        """What targets are compared by."""
+        """The length-normalised log probability, by which targets are ranked."""
         return log_probability / ((5 + tokens) / 6) ** self.length_penalty
 
     def limits(self, source_lengths_B: Tensor, max_length: int) -> Tensor:
-        """The most tokens (B,) of each target, its end among them."""
+        """The most tokens (B,) of each target, its end included."""
         longest_B = (source_lengths_B * self.max_length_factor).ceil().long() + _LENGTH_ALLOWANCE
         return longest_B.clamp(max=min(max_length, self.max_tokens or max_length))
 
@@ -57,7 +57,7 @@ class Hypothesis(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """What goes on, for each source that is not done: tokens so far and their log P, the best first."""
+    """The beams of each source that is not done: tokens so far and their log P, the best first."""
 
     sources: Tensor  # (B,) indices
     tokens: Tensor  # (B, K, T)
@@ -88,7 +88,7 @@ def beam_search(
         for source, hypothesis in new:
             found[source].append(hypothesis)
         candidates = zip(beams.sources.tolist(), going_on.scores[:, 0].tolist(), strict=True)
-        done = [_is_done(found[source], likeliest, search, length) for source, likeliest in candidates]
+        done = [_is_done(found[source], best, search, length) for source, best in candidates]
         left = (~cut_B & ~torch.tensor(done, device=cut_B.device)).nonzero().squeeze(1)
         if not len(left):
             break
@@ -101,7 +101,7 @@ def beam_search(
 
 
 def _first_beams(batch: int, num_beams: int, begin_id: int, device: torch.device) -> _Beams:
-    """All beams are the same at first, so one of them goes on."""
+    """Only the first beam has a finite score: all of them are the same at first."""
     scores_BK = torch.full((batch, num_beams), -torch.inf, device=device)
     scores_BK[:, 0] = 0.0
     tokens_BKT = torch.full((batch, num_beams, 1), begin_id, device=device)
@@ -109,13 +109,13 @@ def _first_beams(batch: int, num_beams: int, begin_id: int, device: torch.device
 
 
 def _extend(beams: _Beams, logits_NV: Tensor, end_id: int) -> tuple[_Beams, _Beams, Tensor]:
-    """The likeliest candidates that end, without their end, and those that go on; and the beam that each of the latter
-    comes from.
+    """The best candidates that end the target (without the end token), the best that continue it, and the beam (B, K)
+    that each of the latter extends.
     """
     sources, tokens_BKT, scores_BK = beams
     batch, num_beams, _ = tokens_BKT.shape
     totals_BKV = logits_NV.log_softmax(dim=-1).view(batch, num_beams, -1) + scores_BK[:, :, None]
-    # Each beam ends in one way only, so of twice as many candidates half at least go on.
+    # A beam has one candidate that ends it, so at least half of 2 K candidates continue.
     best_BC, flat_BC = totals_BKV.flatten(1).topk(min(2 * num_beams, totals_BKV[0].numel()))
     parents_BC, ids_BC = flat_BC // totals_BKV.shape[2], flat_BC % totals_BKV.shape[2]
     ends_BC = ids_BC == end_id
@@ -133,8 +133,8 @@ def _rows(tokens_BKT: Tensor, beams_BK: Tensor) -> Tensor:
     return tokens_BKT.gather(1, beams_BK[:, :, None].expand(-1, -1, tokens_BKT.shape[2]))
 
 
-def _is_done(found: list[Hypothesis], likeliest: float, search: Search, length: int) -> bool:
-    """`likeliest`: log P of the best that goes on, after `length` tokens; -inf where none does."""
-    best = sorted((hypothesis.score for hypothesis in found), reverse=True)[: search.num_beams]
-    enough = len(best) == search.num_beams and best[-1] >= search.score(likeliest, length)
-    return enough or likeliest == -torch.inf
+def _is_done(found: list[Hypothesis], best_beam: float, search: Search, length: int) -> bool:
+    """`best_beam`: log P of the best unfinished beam after `length` tokens; -inf where there is none."""
+    scores = sorted((hypothesis.score for hypothesis in found), reverse=True)[: search.num_beams]
+    enough = len(scores) == search.num_beams and scores[-1] >= search.score(best_beam, length)
+    return enough or best_beam == -torch.inf

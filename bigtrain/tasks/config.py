@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -14,7 +15,7 @@ from bigtrain.registry import TASKS
 
 @dataclass
 class SmoothedTaskConfig(TaskConfig):
-    """What every task with a cross entropy over classes shares."""
+    """Settings of tasks with a cross entropy over classes."""
 
     label_smoothing: float = setting(
         0.0,
@@ -32,6 +33,7 @@ class LanguageModelingConfig(SmoothedTaskConfig):
     consumes: ClassVar[tuple[str, ...]] = ("text",)
     needs: ClassVar[str] = "causal"
     measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "excess")
+    of_any_tokenizer: ClassVar[Mapping[str, str]] = {"bits_per_byte": "bits per byte"}
 
 
 @dataclass
@@ -72,6 +74,7 @@ class ClassificationConfig(SmoothedTaskConfig):
     primary_metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1", "top5_accuracy", "excess")
+    per_token: ClassVar[bool] = False
 
 
 @dataclass
@@ -82,6 +85,7 @@ class RegressionConfig(TaskConfig):
     target: ClassVar[str] = "values"
     needs: ClassVar[str] = "pooled"
     measures: ClassVar[tuple[str, ...]] = ("loss", "mse", "mae", "r2", "excess")
+    per_token: ClassVar[bool] = False
 
 
 class Generate(Enum):
@@ -107,6 +111,7 @@ class Seq2SeqTaskConfig(SmoothedTaskConfig):
         "exact_match",
         "excess",
     )
+    of_any_tokenizer: ClassVar[Mapping[str, str]] = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact matches"}
 
     generate: Generate = setting(
         Generate.greedy,

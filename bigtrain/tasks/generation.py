@@ -1,8 +1,8 @@
 """Generation: one loop that continues a prompt, for every backbone that has `initial_state`.
 
-The prompt goes through the network once; after that each new token alone, with the backbone's state (a cache
-of keys and values, …). When the positions run out, the window slides: the last half of it is read again into
-a fresh state, so half a window of context is always there and the cost per token stays bounded.
+One forward pass reads the prompt; each further pass reads one new token with the backbone's state (a cache of keys and
+values, …). When the context is full, its last half is read again into a new state: at least half a window of context
+is left, and the cost per token is bounded.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
+from bigtrain.nn.backbone import Backbone
+from bigtrain.tasks.base import evaluation_mode
 
 _BEFORE_TOKENS = 8  # whole words of context: some decoders write a token differently at the start of a text
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The filters are applied in this order: temperature, top_k, top_p."""
+    """How the next token is drawn. Applied in this order: temperature, top_k, top_p."""
 
-    temperature: float = 1.0  # 0: the likeliest token, always
-    top_k: int | None = None  # keep the k likeliest tokens
-    top_p: float | None = None  # keep the fewest likeliest tokens that hold this probability (arXiv:1904.09751)
+    temperature: float = 1.0  # 0: the argmax
+    top_k: int | None = None  # keep the k tokens of the largest logits
+    top_p: float | None = None  # keep the smallest set of tokens that holds this probability (arXiv:1904.09751)
 
 
 def stream(
@@ -45,14 +47,12 @@ def stream(
     `max_length` is the longest context: by default as long as in training, at most the positions there are. A
     row that has produced `stop_id` repeats it; when all have, the stream ends. `generator` lives on the
     network's device. The network is in eval mode meanwhile, and back in its own mode when the stream ends or
-    is closed. Raises ValueError for a prompt that is empty or ragged.
+    is closed. Raises ValueError for a prompt that is empty, or whose rows differ in length.
     """
     context_BT = _prompt_ids(prompt).to(next(network.parameters()).device)
     limit = _context_limit(network, context_BT.shape[1] + max_tokens, max_length)
     context_BT = context_BT[:, -limit:]
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         state, inputs_BT = None, context_BT
         finished_B = torch.zeros(len(context_BT), dtype=torch.bool, device=context_BT.device)
         for _ in range(max_tokens):
@@ -73,8 +73,6 @@ def stream(
                 return
             inputs_BT = ids_B[:, None]
             context_BT = torch.cat((context_BT, inputs_BT), dim=1)
-    finally:
-        network.train(was_training)
 
 
 def generate(
@@ -94,9 +92,9 @@ def generate(
 
 
 def text_pieces(tokenizer: Tokenizer, context: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """The text of `ids`, which continue `context`, in pieces: each as soon as all bytes of its characters are there.
+    """The text of `ids`, which continue `context`, in pieces: each as soon as its characters are complete in UTF-8.
 
-    Joined, they are what the ids add to the decoded context; each time only the newest few are decoded.
+    Joined, the pieces are the text that the ids add to the decoded context; each time only the newest few are decoded.
     """
     before, waiting = list(context)[-_BEFORE_TOKENS:], []
     for number in ids:
@@ -105,7 +103,7 @@ def text_pieces(tokenizer: Tokenizer, context: Sequence[int], ids: Iterable[int]
         if not text.endswith("\ufffd"):
             yield text
             before, waiting = (before + waiting)[-_BEFORE_TOKENS:], []
-    if waiting:  # the last character stays broken
+    if waiting:  # the last character is incomplete
         yield _added_text(tokenizer, before, waiting)
 
 
@@ -115,16 +113,15 @@ def _added_text(tokenizer: Tokenizer, before: list[int], ids: list[int]) -> str:
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """One id per row, (B,)."""
+    """The next id of each row, (B,) int64, from logits (B, V)."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    logits_BV = keep_likeliest(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
+    logits_BV = top_k_top_p_filtering(logits_BV / sampling.temperature, sampling.top_k, sampling.top_p)
     return torch.multinomial(logits_BV.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
 
 
-def keep_likeliest(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """The logits, -inf outside the k likeliest tokens and the nucleus of probability p (at least one token
-    stays).
+def top_k_top_p_filtering(logits_BV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """The logits, -inf outside the `top_k` largest and the nucleus of probability `top_p` (at least one token stays).
 
     Exactly min(k, V) tokens stay for top_k, also among equals.
     """
@@ -154,13 +151,15 @@ def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
 
 
 def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
-    """The longest context: as asked for, or as trained; at most the positions there are, or needed."""
-    wanted = max_length or getattr(network.backbone, "context_length", None)
-    positions = getattr(network.backbone, "max_length", None)
-    return min(limit for limit in (needed, wanted, positions) if limit is not None)
+    """The longest context in tokens: `max_length`, or that of the training; at most the positions of the model, and no
+    more than `needed`.
+    """
+    backbone: Backbone = network.backbone  # type: ignore[assignment]
+    wanted = max_length or backbone.context_length
+    return min(limit for limit in (needed, wanted, backbone.max_length) if limit is not None)
 
 
 def eagerly(network: nn.Module) -> contextlib.AbstractContextManager:
-    """Blocks compiled for training run eagerly here: every new length would be compiled again."""
+    """A context in which compiled blocks run eagerly: each new length would be compiled again."""
     compiled = any(module._compiled_call_impl is not None for module in network.modules())
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

@@ -1,10 +1,16 @@
-"""From samples of any kind to what a backbone reads; tasks that predict one thing per sample share it."""
+"""From samples of any kind, and from a typed prompt, to what a backbone reads; the tasks share it."""
 
 from __future__ import annotations
 
-import torch
+import sys
 
-from bigtrain.data.base import DataSpec
+import numpy as np
+import torch
+from torch import Tensor
+
+from bigtrain.data.base import DataModule, DataSpec
+from bigtrain.data.text.ragged import Ragged
+from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.tasks.base import Batch
 
 
@@ -28,3 +34,21 @@ class Inputs:
         x = samples["images"] if "images" in samples else samples["vectors"]
         scale, shift = self._scale.to(x.device), self._shift.to(x.device)
         return {"inputs": (x.float() * scale).add_(shift)}
+
+
+def first_samples(data: DataModule, split: str, count: int) -> Batch:
+    """The first `count` samples of a split, or all where there are fewer."""
+    dataset = data.dataset(split)
+    return dataset.gather(np.arange(min(count, len(dataset))))
+
+
+def prompt_tokens(prompt: str, tokenizer: Tokenizer, longest: int | None) -> tuple[Tensor, Tensor]:
+    """The tokens (1, T) of a typed text between the marks of its beginning and end, and their number (1,).
+
+    Over `longest` tokens it is cut as the texts of the training were, and stderr says so.
+    """
+    tokens = Ragged.framed([prompt], tokenizer)
+    if longest is not None and tokens.lengths[0] > longest:
+        print(f"the text has {tokens.lengths[0]:,} tokens; its first {longest:,} are read", file=sys.stderr)
+        tokens = tokens.truncated(longest)
+    return tokens.padded([0])

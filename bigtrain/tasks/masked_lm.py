@@ -1,22 +1,26 @@
-"""Masked language modelling (arXiv:1810.04805): guess hidden tokens of a text, and perhaps whether another follows it.
+"""Masked language modelling (arXiv:1810.04805): predict hidden tokens of a text, and perhaps if another follows it.
 
-Which texts are read is `tasks/texts.py`'s business, which of their tokens are hidden `tasks/masking.py`'s.
+How samples become texts is in `tasks/texts.py`, which of their tokens are hidden in `tasks/masking.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.data.base import DataSpec
+from bigtrain.config.kinds import ModelConfig
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.features import context_of
 from bigtrain.nn.heads import MaskedLanguageModelHead, PooledHead
-from bigtrain.tasks.base import Batch, LossOutput, LossTerm, num_scored, perplexity
+from bigtrain.tasks.base import Baselines, Batch, LossOutput, LossTerm, Task, num_scored, perplexity
+from bigtrain.tasks.baselines import masked_token_baselines
 from bigtrain.tasks.config import MaskedLanguageModelingConfig
 from bigtrain.tasks.masking import choose, hide, num_slots, number_words, positions_of
 from bigtrain.tasks.texts import Frame, Texts, one_text, sentence, two_texts
@@ -25,16 +29,17 @@ TOKENS, NEXT = "masked_language_model", "next_sentence"  # heads, and their loss
 SHORTEST = 5  # tokens of a sequence: [CLS] A [SEP] B [SEP]
 
 
-class MaskedLanguageModeling:
-    """Head and term `masked_language_model`, nats per guessed token; and, with `next_sentence`, one of that name,
-    nats per pair of texts.
+class MaskedLanguageModeling(Task):
+    """Head and term `masked_language_model`, nats per hidden token; with `next_sentence` another of that name, nats per
+    pair of texts.
 
     In evaluation the same tokens are hidden each time; the statistics are `masked_right` and `next_sentence_right`.
-    Raises ConfigError for data that this can't be done with.
+    Raises ConfigError for data without tokens, and for windows too short or not fit for `next_sentence`.
     """
 
     def __init__(self, config: MaskedLanguageModelingConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         _check_data(config, data_spec)
+        self.data_spec, self.tokenizer = data_spec, tokenizer
         self.needs_partners = config.next_sentence
         self._next_sentence, self._rate = config.next_sentence, config.mask_rate
         self._mask_id, self._num_embeddings = data_spec.mask_id, data_spec.num_embeddings
@@ -45,12 +50,12 @@ class MaskedLanguageModeling:
         self._is_special[[self._mask_id, *special.values()]] = True
         self._begins_word = _beginnings_of_words(tokenizer) if config.whole_word else None
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
-        """BERT's; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them. Raises
-        ConfigError where there is no embedding for the mask.
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
+        """The heads of BERT; `model.norm_epsilon`, `init_std` and `num_embeddings` apply where the model has them.
+
+        Raises ConfigError where there is no embedding for the mask.
         """
-        epsilon = getattr(model_config, "norm_epsilon", 1e-12)
-        std, rows = getattr(model_config, "init_std", 0.02), getattr(model_config, "num_embeddings", None)
+        epsilon, rows, std = model_config.norm_epsilon, model_config.num_embeddings, model_config.init_std or 0.02
         _require_a_row_for_the_mask(rows, self._num_embeddings)
         head = MaskedLanguageModelHead(hidden_size, self._num_embeddings, rows=rows, norm_epsilon=epsilon, std=std)
         heads: dict[str, nn.Module] = {TOKENS: head}
@@ -75,7 +80,7 @@ class MaskedLanguageModeling:
         return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Guessed tokens, and pairs of texts."""
+        """Hidden tokens, and pairs of texts."""
         counts = {TOKENS: num_scored(batch["targets"]).double()}
         if self._next_sentence:
             counts[NEXT] = num_scored(batch["labels"]).double()
@@ -88,7 +93,7 @@ class MaskedLanguageModeling:
         projection = predictions[TOKENS].at(batch["positions"])
         output = LossOutput({TOKENS: LossTerm(projection.cross_entropy(targets_BM), num_scored(targets_BM))})
         if not network.training:
-            output.statistics["masked_right"] = torch.count_nonzero(projection.likeliest() == targets_BM)
+            output.statistics["masked_right"] = torch.count_nonzero(projection.argmax() == targets_BM)
         if self._next_sentence:
             labels_B, logits_BC = batch["labels"], predictions[NEXT]
             logits_BC = logits_BC.to(torch.promote_types(logits_BC.dtype, torch.float32))
@@ -100,8 +105,8 @@ class MaskedLanguageModeling:
         return output
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
-        """`loss`, `masked_accuracy` and `perplexity`, of guessed tokens. With `next_sentence`, `loss` is the sum of the
-        two terms, which stand by their names, and there is `next_sentence_accuracy`.
+        """`loss`, `masked_accuracy` and `perplexity`, of hidden tokens. With `next_sentence`, `loss` is the sum of the
+        two terms, each also under its own name, and there is `next_sentence_accuracy`.
         """
 
         def mean(sum_name: str, term: str) -> float:
@@ -118,6 +123,11 @@ class MaskedLanguageModeling:
             metrics |= {"loss": loss + next_loss, TOKENS: loss, NEXT: next_loss}
             metrics["next_sentence_accuracy"] = mean("next_sentence_right", NEXT)
         return metrics
+
+    def baselines(self, data: DataModule, splits: Sequence[str]) -> Baselines:
+        """`unigram_loss`, on the tokens that this task hides."""
+        collate = lambda samples: self.collate(samples, training=False)  # noqa: E731
+        return masked_token_baselines(data, splits, collate, self.needs_partners)
 
     def _hidden(self, keys_B: np.ndarray, texts: Texts) -> dict[str, np.ndarray]:
         """`inputs`, `positions` and `targets`."""

@@ -1,7 +1,7 @@
-"""Which tokens of a text have to be guessed, and what is read in their place: BERT's rule (arXiv:1810.04805, 3.1).
+"""Which tokens of a text are to be predicted, and what replaces them in the input (BERT, arXiv:1810.04805, 3.1).
 
-Pure functions of the samples' keys: a text is masked alike in any batch, on any rank, and anew in each epoch.
-Shapes: B batch, T time, M guessed positions.
+Pure functions of the samples' keys: the mask of a text depends on neither batch nor rank, and differs between epochs.
+Shapes: B batch, T time, M predicted positions.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 
 from bigtrain.randomness import SeedDomain, uniforms
 
-MASKED, REPLACED = 0.8, 0.1  # shares of the guessed tokens: [MASK] stands there, or any token; else they stay
+MASKED, REPLACED = 0.8, 0.1  # shares of the predicted tokens replaced by [MASK], and by a random token; the others stay
 
-_NEVER = 2.0  # sorts behind every number that is drawn
+_NEVER = 2.0  # above every uniform draw, so it sorts last
 
 
 def num_slots(rate: float, length: int) -> int:
-    """M, the same for all texts of a batch of T tokens: no text has more to guess."""
+    """M, the most predicted tokens of a text of T tokens; the same for all texts of a batch."""
     return max(1, math.ceil(rate * length))
 
 
@@ -50,7 +50,7 @@ def choose(keys_B: np.ndarray, allowed_BT: np.ndarray, rate: float, words_BT: np
 def hide(
     keys_B: np.ndarray, tokens_BT: np.ndarray, chosen_BT: np.ndarray, mask_id: int, ordinary: np.ndarray
 ) -> np.ndarray:
-    """(B, T): the tokens, where one was chosen mostly the mask, sometimes one of the `ordinary` ids, or itself."""
+    """The input tokens (B, T): of the chosen ones 80 % are the mask, 10 % random `ordinary` ids, 10 % unchanged."""
     length = tokens_BT.shape[1]
     fate_BT = uniforms(keys_B, length, SeedDomain.MASK_REPLACEMENT)
     random_BT = ordinary[(uniforms(keys_B, length, SeedDomain.MASK_RANDOM_TOKEN) * len(ordinary)).astype(np.int64)]
@@ -71,7 +71,7 @@ def number_words(begins_BT: np.ndarray, allowed_BT: np.ndarray) -> np.ndarray:
 
 
 def _sizes(words_BT: np.ndarray) -> np.ndarray:
-    """(B, T): how many tokens there are in the word that each is part of."""
+    """(B, T): the number of tokens in the word of each token."""
     rows, length = words_BT.shape
     numbers_BT = words_BT + length * np.arange(rows)[:, None]
     return np.bincount(numbers_BT.ravel(), minlength=rows * length)[numbers_BT]

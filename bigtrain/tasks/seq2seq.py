@@ -1,10 +1,11 @@
-"""Sequence to sequence: predict a target text, token by token, from a source text; and write targets oneself.
+"""Sequence to sequence: predict a target text, token by token, from a source text; and decode targets.
 
-How a target is searched for is `tasks/beam_search.py`'s business, how it is scored as text `tasks/text_scores.py`'s.
+The search for a target is in `tasks/beam_search.py`, its scores as text are in `tasks/text_scores.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,29 +13,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bigtrain.config.kinds import ModelConfig
+from bigtrain.config.run import GenerateConfig, RunConfig
 from bigtrain.config.watched import GREEDY
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
+from bigtrain.data.loader import to_device
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.nn.features import context_of
 from bigtrain.nn.heads import LanguageModelHead
-from bigtrain.tasks.base import Batch, LossOutput, LossTerm, num_scored, perplexity
+from bigtrain.tasks.base import (
+    Answer,
+    Batch,
+    Example,
+    LossOutput,
+    LossTerm,
+    Shown,
+    Task,
+    evaluation_mode,
+    num_scored,
+    perplexity,
+)
 from bigtrain.tasks.beam_search import Hypothesis, Search, beam_search
 from bigtrain.tasks.config import Generate, Seq2SeqTaskConfig
 from bigtrain.tasks.generation import eagerly
+from bigtrain.tasks.inputs import first_samples, prompt_tokens
 from bigtrain.tasks.text_scores import text_scores, text_statistics
 
+SHOWN_PAIRS = 8
+FINAL_PAIRS = 3  # at the end of a run
 
-class Seq2Seq:
-    """Head `seq2seq`; term `loss`, nats per scored token: the target's tokens and its end, each given those before.
 
-    In evaluation the statistic is `correct`, tokens that were the likeliest. Of targets that are written by the network
-    itself, what `text_statistics` has; or, where the source decides the target (an optimal loss of 0), and where there
-    is no text to compare, how many of those `written` are `exact`, the reference token for token.
+class Seq2Seq(Task):
+    """Head `seq2seq`; term `loss`, nats per scored token: the target's tokens and its end, each given the
+    target before it.
+
+    In evaluation the statistic is `correct`, the number of scored tokens that are the argmax. Of targets that the
+    network writes itself, the statistics of `text_statistics`; or, where the source determines the target (an optimal
+    loss of 0) and where there is no tokenizer, `exact` of `written`: how many equal the reference token for token.
     """
 
-    needs_partners = False
+    searches = True
 
     def __init__(self, config: Seq2SeqTaskConfig, data_spec: DataSpec, tokenizer: Tokenizer | None = None):
         special = data_spec.special_tokens
@@ -45,15 +65,14 @@ class Seq2Seq:
                 f"task=seq2seq needs pairs of texts with marks of their ends, but this data gives {data_spec.kind}",
                 fix="choose data that gives pairs, for instance data=synthetic/reverse, or another task",
             )
-        self.data_spec = data_spec
+        self.data_spec, self.tokenizer = data_spec, tokenizer
         self.begin_id, self.end_id = begin, end
         self.search = Search(config.num_beams, config.length_penalty, config.max_length_factor)
         self._generate = config.generate
         self._vocab_size = data_spec.vocab_size
         self._label_smoothing = config.label_smoothing
-        self._tokenizer = tokenizer
 
-    def build_heads(self, hidden_size: int, model_config: object) -> dict[str, nn.Module]:
+    def build_heads(self, hidden_size: int, model_config: ModelConfig) -> dict[str, nn.Module]:
         """One output layer."""
         return {"seq2seq": LanguageModelHead(hidden_size, self._vocab_size)}
 
@@ -87,19 +106,19 @@ class Seq2Seq:
         return LossOutput({"loss": term}, {"correct": correct})
 
     def generated_statistics(self, network: nn.Module, batch: Batch, final: bool) -> dict[str, Tensor]:
-        """Statistics of targets that the network writes itself; `final`: with all beams, whatever `generate` says."""
+        """Statistics of targets that the network writes itself; `final`: with all beams, even if `generate` is none."""
         if self._generate is Generate.none and not final:
             return {}
         greedy = self._generate is Generate.greedy and not final
         search = replace(self.search, num_beams=1) if greedy else self.search
-        answers = [best[0].ids for best in self.answer(network, batch, search)]
+        answers = [best[0].ids for best in self.write(network, batch, search)]
         references = [row[row != UNSCORED][:-1].tolist() for row in batch["targets"].cpu()]
-        if self._tokenizer is not None and self.data_spec.optimal_loss != 0:
+        if self.tokenizer is not None and self.data_spec.optimal_loss != 0:
             statistics = text_statistics(*([self.text(ids) for ids in side] for side in (answers, references)))
         else:
             exact = sum(answer == reference for answer, reference in zip(answers, references, strict=True))
             statistics = {"exact": torch.tensor(exact), "written": torch.tensor(len(answers))}
-        prefix = GREEDY if search.num_beams < self.search.num_beams else ""  # another search, another metric
+        prefix = GREEDY if search.num_beams < self.search.num_beams else ""  # not comparable with the final search
         return {prefix + name: value.to(batch["targets"].device) for name, value in statistics.items()}
 
     def metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
@@ -118,9 +137,9 @@ class Seq2Seq:
             metrics["excess"] = loss - self.data_spec.optimal_loss
         return metrics
 
-    def answer(self, network: nn.Module, batch: Batch, search: Search | None = None) -> list[list[Hypothesis]]:
-        """The best targets for each `source` of the batch, as many as there are beams at most; by default as the
-        settings have it.
+    def write(self, network: nn.Module, batch: Batch, search: Search | None = None) -> list[list[Hypothesis]]:
+        """The best targets for each `source` of the batch, best first, at most as many as beams; `search`: by default
+        that of the settings.
         """
         search = search or self.search
         limits_B = search.limits(batch["source_lengths"], network.backbone.max_length)  # type: ignore[union-attr]
@@ -129,18 +148,70 @@ class Seq2Seq:
             output = network(ids_N1, state)
             return output.predictions["seq2seq"].last_logits(), output.state
 
-        was_training = network.training
-        network.eval()
-        try:
-            with torch.inference_mode(), eagerly(network):
-                state = network.backbone.start(  # type: ignore[union-attr, operator]
-                    batch["source"], batch["source_lengths"], search.num_beams, int(limits_B.max())
-                )
-                return beam_search(step, state, limits_B, self.begin_id, self.end_id, search)
-        finally:
-            network.train(was_training)
+        with evaluation_mode(network), torch.inference_mode(), eagerly(network):
+            state = network.backbone.start(  # type: ignore[union-attr, operator]
+                batch["source"], batch["source_lengths"], search.num_beams, int(limits_B.max())
+            )
+            return beam_search(step, state, limits_B, self.begin_id, self.end_id, search)
 
     def text(self, ids: list[int]) -> str:
         """A written target as text."""
-        assert self._tokenizer is not None
-        return self._tokenizer.decode(np.array(ids, dtype=np.int64))
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(np.array(ids, dtype=np.int64))
+
+    def show(
+        self, network: nn.Module, data: DataModule, config: RunConfig, seed: int, totals: dict[str, Tensor]
+    ) -> Iterator[Shown]:
+        """The targets that the network writes for the first validation sources."""
+        if self.tokenizer is not None:
+            yield "val/samples", self._written_pairs(network, data, "val", SHOWN_PAIRS)
+
+    def final_example(self, network: nn.Module, data: DataModule, config: RunConfig) -> Example:
+        """The targets of the first test sources, and the first source as the prompt."""
+        if self.tokenizer is None:
+            return Example()
+        split = "test" if data.spec.sizes.get("test") else "val"
+        written = self._written_pairs(network, data, split, FINAL_PAIRS)
+        return Example(written, written.splitlines()[0].removeprefix("source").strip())
+
+    def answers(self, network: nn.Module, config: RunConfig, asked: GenerateConfig) -> Answer | None:
+        """The `num_samples` best targets, a line each."""
+        search = self._search_for(asked)
+
+        def answer(prompt: str, number: int) -> Iterator[str]:
+            assert self.tokenizer is not None
+            tokens_BS, lengths_B = prompt_tokens(prompt.strip(), self.tokenizer, self.data_spec.sequence_length)
+            batch = {"source": tokens_BS, "source_lengths": lengths_B}
+            found = self.write(network, to_device(batch, next(network.parameters()).device), search)[0]
+            yield from (f"{self.text(hypothesis.ids)}\n" for hypothesis in found[: asked.num_samples])
+
+        return answer
+
+    def _search_for(self, asked: GenerateConfig) -> Search:
+        """The settings' search, changed as asked; with at least as many beams as targets are asked for."""
+        num_beams = asked.num_beams or max(self.search.num_beams, asked.num_samples)
+        if num_beams < asked.num_samples:
+            raise ConfigError.of(
+                "GENERATE-SETTING",
+                f"num_samples is {asked.num_samples}, but a search with num_beams={num_beams} finds no more than that",
+                fix=f"num_beams={asked.num_samples}, or fewer samples",
+            )
+        penalty = self.search.length_penalty if asked.length_penalty is None else asked.length_penalty
+        return replace(self.search, num_beams=num_beams, length_penalty=penalty, max_tokens=asked.max_tokens)
+
+    def _written_pairs(self, network: nn.Module, data: DataModule, split: str, count: int) -> str:
+        """Source, reference and the network's target for the first pairs of a split, a line each."""
+        samples = first_samples(data, split, count)
+        batch = to_device(self.collate(samples, training=False), next(network.parameters()).device)
+        rows = []
+        for row, hypotheses in enumerate(self.write(network, batch)):
+            source, reference = (_inside(samples, side, row) for side in ("source", "target"))
+            lines = {"source": source, "reference": reference, "written": hypotheses[0].ids}
+            rows.append("\n".join(f"{name:9} {' '.join(self.text(ids).split())}" for name, ids in lines.items()))
+        return "\n\n".join(rows)
+
+
+def _inside(samples: Batch, side: str, row: int) -> list[int]:
+    """The tokens of a text without the marks of its beginning and end."""
+    ids: list[int] = samples[side][row, 1 : int(samples[f"{side}_lengths"][row]) - 1].tolist()
+    return ids

@@ -1,5 +1,5 @@
-"""How near written texts come to their references, as statistics that add up over batches and ranks: BLEU
-(Papineni et al. 2002) and chrF (Popović 2015), by sacrebleu (arXiv:1804.08771) with its default settings.
+"""BLEU (Papineni et al. 2002) and chrF (Popović 2015) of generated texts against references, by sacrebleu
+(arXiv:1804.08771) with its default settings, as statistics that add up over batches and ranks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def text_statistics(texts: Sequence[str], references: Sequence[str]) -> dict[str
 
 
 def text_scores(totals: dict[str, Tensor], prefix: str = "") -> dict[str, float]:
-    """BLEU and chrF, from 0 to 100, of all texts whose statistics were summed; `prefix`: of their names, here too."""
+    """BLEU and chrF, from 0 to 100, of all texts whose statistics were summed; `prefix`: of the names in and out."""
     return {
         prefix + name: float(metric._aggregate_and_compute([[round(count) for count in counts.tolist()]]).score)
         for name, metric in _metrics().items()

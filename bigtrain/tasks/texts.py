@@ -1,7 +1,7 @@
-"""What an encoder reads of a sample: a window of a stream as one text or as two, or a sentence as it comes.
+"""The input of an encoder: a window of a stream as one text or as two, or a sentence as it is.
 
-[CLS] and [SEP] stand for whatever the tokenizer has in their place, or for nothing. What is then hidden is
-`tasks/masking.py`'s business. Shapes: B batch, T time.
+[CLS] and [SEP] are the tokenizer's tokens for the beginning and the end of a text, or absent where it has none. Which
+tokens are hidden is in `tasks/masking.py`. Shapes: B batch, T time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.randomness import SeedDomain, uniforms
 from bigtrain.tasks.base import Batch
 
-FOLLOWS, STRANGER = 0, 1  # what the second text is to the first, as BERT numbers it
+FOLLOWS, STRANGER = 0, 1  # labels of the second text, as BERT numbers them
 
 
 class Texts(NamedTuple):
-    """Rows of tokens, (B, T) each; `present` is false at padding, `guessable` where nothing may be asked."""
+    """Arrays (B, T) each; `present` is false at padding, `guessable` where a token must not be hidden."""
 
     tokens: np.ndarray
     segments: np.ndarray  # 0 or 1
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
 
 
 def sentence(samples: Batch) -> Texts:
-    """`tokens` (B, T) and `lengths` as they are, framed already."""
+    """`tokens` (B, T) and `lengths` as they are: they have [CLS] and [SEP] already."""
     tokens_BT = samples["tokens"].numpy()
     present_BT = np.arange(tokens_BT.shape[1]) < samples["lengths"].numpy()[:, None]
     return Texts(tokens_BT, np.zeros_like(tokens_BT), present_BT, present_BT)
@@ -100,7 +100,7 @@ def _mark(window: Texts, special: int | None, segment: int) -> Texts:
 
 
 def _without_gaps(parts: list[Texts]) -> Texts:
-    """The parts side by side; what is not present moves to the end of its row, and becomes 0."""
+    """The parts concatenated along T; absent tokens move to the end of their row and become 0."""
     joined = Texts(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
     order_BT = (~joined.present).argsort(axis=1, kind="stable")
     moved = Texts(*(np.take_along_axis(x, order_BT, axis=1) for x in joined))

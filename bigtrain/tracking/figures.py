@@ -96,7 +96,7 @@ def decision_map(
     labels: np.ndarray,
     names: Sequence[str] = (),
 ) -> np.ndarray:
-    """What a classifier of two features answers where: the likeliest class by colour, the paler the less sure.
+    """The decision regions of a classifier of two features: colour is the likely class, paler if unsure.
 
     `probabilities` (H, W, C) of a grid whose corners are `bounds` = (left, right, bottom, top), the first row at the
     bottom; points (N, 2) with their true classes (N,) lie over it.

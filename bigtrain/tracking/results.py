@@ -46,7 +46,7 @@ class Results:
     optimal_accuracy: float | None = None
     share_of_peak: float | None = None
     sample: str = ""  # generated text
-    warning: str = ""  # that it has learnt its training samples by heart, or come apart
+    warning: str = ""  # that it has memorised its training samples, or diverged
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
     report: str = ""  # path of the written report
 

@@ -14,11 +14,11 @@ from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
 from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
-from bigtrain.tasks.base import Batch, Task, TrainingModule, WritesTargets, evaluation_totals
+from bigtrain.tasks.base import Batch, Task, TrainingModule, evaluation_totals
 from bigtrain.tasks.generation import eagerly
 from bigtrain.tracking.status_line import status_line
-from bigtrain.training.carried import carries_state, state_apart
 from bigtrain.training.precision import ResolvedPrecision
+from bigtrain.training.recurrent_state import carries_state, evaluation_state
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Evaluator:
         `stop` is asked before every batch, equally often on all ranks, and must answer all of them alike.
         """
         totals: dict[str, Tensor] = {}
-        self._world.share_buffers(self.module.network)
+        self._world.broadcast_buffers(self.module.network)
         with self._evaluating(split), self._telling(split) as tell_batch:
             for batch, counts in self.batches(split):
                 tell_batch()
@@ -113,12 +113,10 @@ class Evaluator:
         return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
 
     def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
-        """Sums that add up over batches and ranks, those of what a task has the network write among them."""
+        """Sums that add up over batches and ranks, those of targets that the network writes itself among them."""
         totals = evaluation_totals(self.module(batch))
-        if isinstance(self.task, WritesTargets):
-            written = self.task.generated_statistics(self.module.network, batch, final)
-            totals |= {name: value.double() for name, value in written.items()}
-        return totals
+        written = self.task.generated_statistics(self.module.network, batch, final)
+        return totals | {name: value.double() for name, value in written.items()}
 
     @contextmanager
     def _telling(self, split: str) -> Iterator[Callable[[], None]]:
@@ -134,15 +132,15 @@ class Evaluator:
 
     @contextmanager
     def _evaluating(self, split: str) -> Iterator[None]:
-        """Evaluation mode without gradients, in the run's precision; mode and carried state are then as before.
+        """Evaluation mode without gradients, in the run's precision; mode and recurrent state are then as before.
 
         Nothing here draws random numbers.
         """
         was_training = self.module.training
         self.module.eval()
-        apart = state_apart(self.module, self.dataset(split))
+        state = evaluation_state(self.module, self.dataset(split))
         try:
-            with torch.inference_mode(), apart, self._precision.autocast(self._world.device):
+            with torch.inference_mode(), state, self._precision.autocast(self._world.device):
                 yield
         finally:
             self.module.train(was_training)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigtrain.config.durations import Duration, parse_duration
+from bigtrain.config.kinds import SchedulerConfig
 from bigtrain.config.saved import flatten
 from bigtrain.optim.schedules import Schedule, laid_out_again
 from bigtrain.storage.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ def record_extension(state: TrainState, checkpoint: Checkpoint, units: WorkUnits
 
 def lay_out(
     factory: Callable[[Any, int, int | None], Schedule],
-    config: Any,
+    config: SchedulerConfig,
     units: WorkUnits,
     total_steps: int | None,
     lengths: list[list[int | None]],
@@ -48,7 +49,7 @@ def lay_out(
 
     def warmup(steps: int | None) -> int:
         whole = None if steps is None else Duration(steps, "step")
-        return units.steps(getattr(config, "warmup", "0step"), whole) or 0  # one_cycle's rise is a fraction
+        return units.steps(config.warmup, whole) or 0
 
     totals = [*(planned for _, planned in lengths), total_steps]
     first, first_warmup = totals[0], warmup(totals[0])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import LossTerm
+from bigtrain.tracking.tracker import Row
 
 
 class LossMeter:
@@ -25,17 +26,20 @@ class LossMeter:
             self._sum(f"{name}.count").add_(term.count)
 
     def pooled(self) -> dict[str, float]:
-        """The sums over all ranks. Waits for the device."""
+        """The sums over all ranks, on every rank. Waits for the device."""
         sums = self._world.gather([float(value) for value in self._sums.values()]).sum(axis=0)
         return dict(zip(self._sums, sums.tolist(), strict=True))
 
-    def means(self) -> dict[str, float]:
-        """The mean of each term over all ranks, per target; the next ones start from zero."""
+    def read(self) -> Row:
+        """Columns of a row: the loss, and where it has several terms, each; means per target over all ranks since the
+        last reading.
+        """
         sums = self.pooled()
         for value in self._sums.values():
             value.zero_()
         names = [key.removesuffix(".sum") for key in sums if key.endswith(".sum")]
-        return {name: sums[f"{name}.sum"] / max(sums[f"{name}.count"], 1.0) for name in names}
+        means = {f"train/{name}": sums[f"{name}.sum"] / max(sums[f"{name}.count"], 1.0) for name in names}
+        return {"train/loss": sum(means.values())} | (means if len(means) > 1 else {})
 
     def set(self, sums: dict[str, float]) -> None:
         """The sums of all ranks, as a resumed run has them: all on rank 0."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bigtrain.config.run import TrainerConfig
-from bigtrain.data.loader import TrainLoader, lengths_of, to_device
+from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.world import World
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
@@ -22,7 +22,6 @@ from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.state import TrainState
-from bigtrain.training.trainer import Trainer
 
 # A step with less arithmetic than this is launches on today's GPUs: 1e12 FLOP are some 2 ms of an H100.
 RECORDED_STEP_FLOPS = 1e12
@@ -62,7 +61,7 @@ def choose_precision(
         forward_flops,
         lambda candidate: try_step(module, loader, candidate, world),
     )
-    name = world.share(precision.name)  # ranks that probed may not agree
+    name = world.broadcast(precision.name)  # ranks that probed may not agree
     state.resolved["precision"] = name
     return ResolvedPrecision(name, precision.reason)
 
@@ -105,7 +104,7 @@ def compile_network(
         why = "the steps are small, and recorded" if records(state) else "on a CPU compiling costs more than it saves"
         state.resolved["compile"] = f"off (auto: {why})"
         return
-    blocks: list[nn.Module] = list(module.network.backbone.blocks)  # type: ignore[arg-type]
+    blocks: list[nn.Module] = module.network.backbone.ordered_blocks()  # type: ignore[operator, union-attr, assignment]
     regions = [module.network.backbone] if setting == "whole" else blocks
     state.resolved["compile"] = "the backbone as a whole" if setting == "whole" else f"{len(blocks)} blocks"
     set_chunking(module, world.device, state, compiled=True)
@@ -155,11 +154,12 @@ def choose_recording(
         "": settings.cuda_graph == "false",
         " (only a GPU has them)": world.device.type != "cuda",
         " (several ranks agree between their kernels)": world.size > 1,
-        " (the samples differ in length)": lengths_of(loader.dataset) is not None,
+        " (the samples differ in length)": loader.dataset.lengths is not None,
         " (fp16 reads its loss scale back)": precision.name == "fp16",
         " (the model counts on the host)": counts,
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
+        " (the optimizer reads found_inf on the host)": not optimizer.recordable,
         " (auto: a step is arithmetic, not launches)": settings.cuda_graph == "auto"
         and step_flops >= RECORDED_STEP_FLOPS,
     }
@@ -170,16 +170,6 @@ def choose_recording(
 def records(state: TrainState) -> bool:
     """Whether steps are recorded."""
     return state.resolved["cuda_graph"] == _RECORDED
-
-
-def record_steps(trainer: Trainer) -> None:
-    """Records the trainer's step. A failure is one warning, and the run goes on without."""
-    try:
-        trainer.record(trainer.plan_step())
-    except Exception as error:  # what can't be recorded raises whatever its library raises
-        trainer.tracker.note(f"recording a CUDA graph failed ({type(error).__name__}); going on without", True)
-        trainer.state.resolved["cuda_graph"] = "off (the recording failed)"
-        trainer.manifest_facts["resolved"] = dict(trainer.state.resolved)
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:

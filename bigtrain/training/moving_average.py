@@ -22,13 +22,13 @@ class MovingAverage:
         self.tensors = {name: value.detach().clone() for name, value in self._live.items()}
 
     @torch.no_grad()
-    def update(self, step: int | Tensor, masked: Tensor) -> None:
-        """After the update of `step` (from 0, on the host or the device); a masked step changes nothing."""
+    def update(self, step: int | Tensor, found_inf: Tensor) -> None:
+        """After the update of `step` (from 0, on the host or the device); where `found_inf` is 1 nothing changes."""
         if isinstance(step, Tensor):
             share = 1 - ((1 + step.double()) / (10 + step.double())).clamp(max=self.decay)
-            weight = share.to(masked.dtype) * (1 - masked)
+            weight = share.to(found_inf.dtype) * (1 - found_inf)
         else:
-            weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (1 - masked)
+            weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (1 - found_inf)
         averages = list(self.tensors.values())
         torch._foreach_lerp_(averages, list(self._live.values()), [weight.to(value.dtype) for value in averages])
 

@@ -1,20 +1,24 @@
-"""Non-finite losses: noticed on the device, masked at once, reported a step later, and never waited for.
+"""Non-finite losses: detected on the device, skipped at once, read by the host a step later, without waiting.
 
-A step whose loss or gradient norm is not finite changes nothing: a device flag makes the fused optimizer skip it,
-and every step after it, until the host has read the flag. So the weights are those before the bad step.
+A step whose loss or gradient norm is not finite changes nothing: `found_inf` makes the fused optimizer skip it, and
+every step after it, until the host has read the flag. So the weights are those before the bad step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from bigtrain.errors import NumericsError
+from bigtrain.training.precision import Overflow
+
 
 class NonFiniteGuard:
-    """Watches one training module."""
+    """Decides which steps of one training module are skipped, and remembers the first bad one."""
 
     def __init__(self, module: nn.Module, device: torch.device):
         self._first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -31,18 +35,27 @@ class NonFiniteGuard:
         if self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
 
-    def mask(self, step: int | Tensor, health: Tensor) -> Tensor:
-        """A float scalar, 1 where the step must not be applied. `health`: loss + gradient norm, finite if good."""
+    def found_inf(
+        self, step: int | Tensor, loss: Tensor, grad_norm: Tensor, overflow: Overflow | None = None
+    ) -> Tensor:
+        """fp32 scalar on the device: 1 where this step must be skipped, else 0; running statistics are then put back.
+
+        Under fp16 an infinite gradient is a loss scale that was too high: that step alone is skipped, and the scale
+        halved. At a scale of 1 or less the scale is not the reason any more, and the step is a bad one.
+        """
+        health = loss + grad_norm  # finite if both are
+        if overflow is not None:
+            health = torch.where((overflow.found_inf > 0) & (overflow.loss_scale > 1), loss, health)
         is_first = (self._first_bad_step < 0) & ~torch.isfinite(health)
         self._first_bad_step.copy_(torch.where(is_first, step, self._first_bad_step))
         bad = self._first_bad_step >= 0
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(bad, kept, buffer))
-        return bad.float()
+        return bad.float() if overflow is None else ((bad.float() + overflow.found_inf) > 0).float()
 
     @contextmanager
-    def everything_masked(self) -> Iterator[None]:
-        """Meanwhile no step changes anything, whatever its loss: for trying one out."""
+    def skipping_every_step(self) -> Iterator[None]:
+        """Within it no step changes anything, whatever its loss: to run one on trial."""
         before = self._first_bad_step.clone()
         self._first_bad_step.zero_()
         try:
@@ -51,7 +64,7 @@ class NonFiniteGuard:
             self._first_bad_step.copy_(before)
 
     def first_bad_step(self, wait: bool = False) -> int | None:
-        """The first bad step, or None. On a GPU it tells of the step before the last, unless `wait`."""
+        """The number of the first bad step, or None. On a GPU as of the step before the last, unless `wait`."""
         if self._copied is None or wait:
             return _none_if_negative(int(self._first_bad_step))
         known = None
@@ -65,3 +78,15 @@ class NonFiniteGuard:
 
 def _none_if_negative(value: int) -> int | None:
     return None if value < 0 else value
+
+
+def nonfinite_error(step: int, sample_ids: list[int], checkpoint: Path) -> NumericsError:
+    """For the user: which step, of which training samples, and where the weights before it lie."""
+    shown = ", ".join(map(str, sample_ids[:64])) + (f", … ({len(sample_ids)} in all)" if len(sample_ids) > 64 else "")
+    return NumericsError.of(
+        "LOSS-NONFINITE",
+        f"the loss or its gradient is not finite at step {step}",
+        cause=f"training samples {shown}",
+        fix=f"the weights before that step are in {checkpoint}; try a lower optimizer.learning_rate, "
+        "trainer.clip_norm, or trainer.precision=fp32, and look at those samples (debug=nan finds the module)",
+    )

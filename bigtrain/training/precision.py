@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,10 +112,18 @@ def _probe(device: torch.device, time_step: Callable[[ResolvedPrecision], None])
     return ResolvedPrecision(best, f"probe: a forward and backward pass takes {shown}")
 
 
-def overflowed(scaler: GradScaler, optimizer: Optimizer) -> Tensor | None:
-    """Unscales the gradients; a device scalar, above 0 where fp16 overflowed. None where no scaling is in effect."""
+class Overflow(NamedTuple):
+    """Of gradients under fp16: scalars on the device."""
+
+    found_inf: Tensor  # above 0 where a gradient is not finite
+    loss_scale: Tensor  # which the loss was multiplied by
+
+
+def unscale(scaler: GradScaler, optimizer: Optimizer) -> Overflow | None:
+    """Divides the gradients by the loss scale; None where there is no scaling."""
     if not scaler.is_enabled():
         return None
     scaler.unscale_(optimizer)
     found = scaler._found_inf_per_device(optimizer)
-    return torch.stack(list(found.values())).sum()
+    assert scaler._scale is not None  # made by the first `scale`
+    return Overflow(torch.stack(list(found.values())).sum(), scaler._scale)

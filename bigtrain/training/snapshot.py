@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from bigtrain import __version__
+from bigtrain.data.base import DataModule
+from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError
 from bigtrain.optim.base import Optimizer
 from bigtrain.storage.checkpoint import Checkpoint
+from bigtrain.tasks.base import TrainingModule
+from bigtrain.training.machine import device_name
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
+RECURRENT_STATE_FILE = "carried.safetensors"  # the name of earlier versions, which old checkpoints have
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -125,26 +133,26 @@ def read_state(checkpoint: Checkpoint) -> TrainState:
         raise checkpoint.broken(f"state.json: {error}") from error
 
 
+@dataclass
 class Snapshot:
     """Everything that a checkpoint of a training run holds, gathered from and put back into the live objects."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: Optimizer,
-        average: MovingAverage | None,
-        scaler: GradScaler,
-        state: TrainState,
-        documents: Mapping[str, Any],
-        carried: Tensor | None = None,
-    ):
-        self._network = network
-        self._optimizer = optimizer
-        self._average = average
-        self._scaler = scaler
-        self._state = state
-        self._carried = carried
-        self._documents = {name: serialize_json(document) for name, document in documents.items()}
+    module: TrainingModule
+    optimizer: Optimizer
+    average: MovingAverage | None
+    scaler: GradScaler
+    state: TrainState
+    data: DataModule
+    world: World
+    config: dict[str, Any]  # the settings, as `config.json` holds them
+
+    @cached_property
+    def documents(self) -> dict[str, bytes]:
+        """The files that never change: with them a checkpoint can be used without its run and its data."""
+        documents = {"config.json": self.config, "data_spec.json": self.data.spec.to_json()}
+        if self.data.tokenizer is not None:
+            documents["tokenizer.json"] = self.data.tokenizer.to_json()
+        return {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
         """About what one checkpoint takes on disk: its tensors."""
@@ -152,36 +160,48 @@ class Snapshot:
 
     def files(self) -> dict[str, bytes]:
         """Name → content, as `CheckpointStore.save` takes it."""
-        self._state.scaler = {key: float(value) for key, value in self._scaler.state_dict().items()}
+        self.state.scaler = {key: float(value) for key, value in self.scaler.state_dict().items()}
         return {
             **{name: serialize_tensors(tensors) for name, tensors in self._tensors().items()},
-            "state.json": serialize_json(self._state.to_json()),
-            **self._documents,
+            "state.json": serialize_json(self.state.to_json()),
+            **self.documents,
+        }
+
+    def manifest_facts(self) -> dict[str, Any]:
+        """What a manifest says beside its files: with what, and on what, the run trains."""
+        return {
+            "bigtrain": __version__,
+            "torch": torch.__version__,
+            "world_size": self.world.size,
+            "threads": self.state.threads,
+            "device": device_name(self.world.device),
+            "resolved": dict(self.state.resolved),
+            "data_fingerprint": self.data.spec.fingerprint,
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Weights, average, optimizer, carried state and loss scale as the checkpoint has them; the numbers came first
-        (`read_state`).
+        """Weights, average, optimizer, recurrent state and loss scale as the checkpoint has them. The loss scale's
+        numbers are in the state, which was read before (`read_state`).
 
         Raises CheckpointError when they do not fit.
         """
         for name, tensors in self._tensors().items():
             load_tensors(checkpoint.path / name, tensors)
-        if self._scaler.is_enabled():
+        if self.scaler.is_enabled():
             counts = ("growth_interval", "_growth_tracker")
-            scaler = {key: int(value) if key in counts else value for key, value in self._state.scaler.items()}
-            self._scaler.load_state_dict(scaler)
+            scaler = {key: int(value) if key in counts else value for key, value in self.state.scaler.items()}
+            self.scaler.load_state_dict(scaler)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """File → what it holds."""
         files = {
-            MODEL_FILE: module_tensors(self._network),
-            "optimizer.safetensors": optimizer_tensors(self._optimizer, self._network),
+            MODEL_FILE: module_tensors(self.module.network),
+            "optimizer.safetensors": optimizer_tensors(self.optimizer, self.module.network),
         }
-        if self._average is not None:
-            files[AVERAGE_FILE] = self._average.tensors
-        if self._carried is not None:
-            files["carried.safetensors"] = {"state": self._carried}
+        if self.average is not None:
+            files[AVERAGE_FILE] = self.average.tensors
+        if self.module.recurrent_state is not None:
+            files[RECURRENT_STATE_FILE] = {"state": self.module.recurrent_state}
         return files
 
 

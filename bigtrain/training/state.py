@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_ON_DISK = {"loss_sums": "interval"}  # field → its name in state.json, where an earlier version named it otherwise
+
 
 @dataclass
 class TrainState:
@@ -23,7 +25,7 @@ class TrainState:
     evaluations_without_better: int = 0
     cadences_done: list[str] = field(default_factory=list)  # of `step`: "log", "evaluate", "save"
     cadence_seconds: dict[str, float] = field(default_factory=dict)  # train_seconds when each last came
-    interval: dict[str, float] = field(default_factory=dict)  # loss sums and counts since the last logged row
+    loss_sums: dict[str, float] = field(default_factory=dict)  # of the `LossMeter`: since the last logged row
     scaler: dict[str, float] = field(default_factory=dict)  # fp16 loss scaling
     threads: int = 0  # of torch on the CPU: 1 and 2 threads give different bytes
     lengths: list[list[int | None]] = field(default_factory=list)  # see `training/extension.py`
@@ -31,12 +33,13 @@ class TrainState:
 
     def to_json(self) -> dict[str, Any]:
         """JSON with floats as hex."""
-        return _hex(asdict(self))  # type: ignore[no-any-return]
+        return {_ON_DISK.get(name, name): _hex(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> TrainState:
         """Inverse of `to_json`. Raises TypeError for unknown keys."""
-        return cls(**_unhex(document))
+        in_memory = {on_disk: name for name, on_disk in _ON_DISK.items()}
+        return cls(**{in_memory.get(name, name): _unhex(value) for name, value in document.items()})
 
 
 def _hex(value: Any) -> Any:

@@ -1,14 +1,11 @@
-"""Looking closely at single steps, on request: a profile of a few, or the module where a value stops being finite.
-
-Both only watch; with neither, a step costs nothing more.
-"""
+"""Diagnosis of single steps, on request: a profile of a few, or the module where a value stops being finite."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +30,9 @@ class Watch:
         if searched is not None:
             check_outputs(searched)
 
-    def step(self, number: int) -> AbstractContextManager[None]:
-        """Around step `number`."""
-        if self._profile is None and not self._searches:
-            return nullcontext()
-        return self._watched(number)
-
     @contextmanager
-    def _watched(self, number: int) -> Iterator[None]:
+    def step(self, number: int) -> Iterator[None]:
+        """Around step `number`."""
         with ExitStack() as stack:
             if self._searches:
                 stack.enter_context(explain_anomaly(number))

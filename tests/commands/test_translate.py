@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bigtrain.cli import main
-from bigtrain.commands.translate import refuse_beams
+from bigtrain.commands.generate import refuse_unused
 from bigtrain.config.run import GenerateConfig
 from bigtrain.errors import ConfigError
 
@@ -94,5 +94,5 @@ def test_what_can_not_be_done_is_a_sentence(ask, words, code, said):
 @pytest.mark.parametrize("setting", ["num_beams", "length_penalty"])
 def test_beams_are_for_translations_only(setting):
     with pytest.raises(ConfigError, match=f"{setting} has no effect"):
-        refuse_beams(GenerateConfig(**{setting: 2}))
-    refuse_beams(GenerateConfig())
+        refuse_unused(GenerateConfig(**{setting: 2}), searches=False)
+    refuse_unused(GenerateConfig(), searches=False)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bigtrain.cli import VERBS, main
+from bigtrain.cli import main
 from bigtrain.config.completion import complete
 from bigtrain.config.library import Library, Request
-from bigtrain.config.schema import ROOTS, leaves
+from bigtrain.config.schema import leaves
+from bigtrain.config.verbs import VERBS
 from bigtrain.registry import REGISTRIES
 from tests.config.composing import write
 
@@ -23,7 +24,7 @@ def output(capsys, *words: str) -> str:
 
 def test_help_shows_every_setting_with_its_value_and_meaning(capsys):
     text = output(capsys, "--help")
-    for key, field, _ in leaves(ROOTS["train"]):
+    for key, field, _ in leaves(VERBS["train"].settings):
         assert f"{key}=" in text
         assert field.metadata["help"].split()[0] in text
     for group in ("model=", "data=", "optimizer="):
@@ -107,11 +108,11 @@ def test_completion_scripts(capsys, shell):
     ],
 )
 def test_completion(line, expected):
-    assert set(complete(line, VERBS)) == expected
+    assert set(complete(line)) == expected
 
 
 def test_completion_offers_verbs_choices_and_settings_first():
-    offered = complete("bigtrain ", VERBS)
+    offered = complete("bigtrain ")
     assert {"train", "eval", "generate", "model=", "trainer.", "seed="} <= set(offered)
     assert not any(word.startswith(("schema", "hydra")) for word in offered)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 
 import pytest
+from omegaconf import OmegaConf
 
 from bigtrain.config.checks import find_conflicts
 from bigtrain.config.run import RunConfig
-from bigtrain.config.schema import register_parts
-from bigtrain.registry import DATA, MODELS, TASKS
+from bigtrain.config.schema import field_types, register_parts
+from bigtrain.optim.config import ConstantConfig, OneCycleConfig
+from bigtrain.registry import DATA, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
 register_parts()
 REGISTRIES = {"data": DATA, "model": MODELS, "task": TASKS}
@@ -18,7 +21,8 @@ CHOICES = {kind: {entry.name: entry.config_class() for entry in registry} for ki
 
 
 def problems(data, model, task):
-    config = RunConfig(data=CHOICES["data"][data], model=CHOICES["model"][model], task=CHOICES["task"][task])
+    chosen = {"data": CHOICES["data"][data], "model": CHOICES["model"][model], "task": CHOICES["task"][task]}
+    config = RunConfig(**chosen, scheduler=ConstantConfig())
     parts = {kind: {name: name for name in choices} for kind, choices in CHOICES.items()}
     return [
         problem
@@ -76,3 +80,14 @@ def test_everything_fits_something(kind):
 )
 def test_what_does_not_fit_is_said(triple, message):
     assert message in problems(*triple)[0].message
+
+
+def test_what_only_some_classes_have_as_a_setting_has_a_value_in_all_and_is_no_setting_in_the_others():
+    assert (OneCycleConfig().warmup, ConstantConfig(warmup="5%").warmup) == ("0step", "5%")
+    for config, absent in ((OneCycleConfig(), "warmup"), (CHOICES["model"]["mlp"], "max_length")):
+        assert absent not in OmegaConf.structured(config) and absent not in field_types(type(config))
+        assert absent not in dataclasses.asdict(config)
+    for registry in (*REGISTRIES.values(), OPTIMIZERS, SCHEDULERS):
+        for entry in registry:
+            values = dataclasses.asdict(entry.config_class())
+            assert not [name for name, value in values.items() if isinstance(value, property)], entry.name

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigtrain.config.schema import register_parts
+from bigtrain.config.schema import field_types, register_parts
 from bigtrain.config.settings import find_problems
 from bigtrain.data.base import DataSpec
 from bigtrain.data.text.config import Tokenizer
@@ -71,7 +71,7 @@ def build(request, folder, shared_cache):
     settings = dict(SMALL[request.param])
     if "path" in settings:
         settings["path"] = str(folder / settings["path"])
-    if hasattr(entry.config_class, "cache_dir"):
+    if "cache_dir" in field_types(entry.config_class):
         settings["cache_dir"] = shared_cache
     config = entry.config_class(**settings)
     assert find_problems(config) == []

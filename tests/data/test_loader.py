@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.loader import Prefetch, TrainLoader, evaluation_batches, keyed_samples
 from bigtrain.data.order import BucketedOrder, ShuffledOrder
 from bigtrain.distributed.world import World
@@ -12,7 +13,7 @@ from bigtrain.randomness import sample_keys
 SIZE = 101
 
 
-class Numbers:
+class Numbers(Dataset):
     """Sample n is the number n; `lengths` as given."""
 
     def __init__(self, lengths=None):

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.loader import evaluation_stream_count
 from bigtrain.data.train_sample import TrainSample, train_sample_size
 
 
-class Numbers:
+class Numbers(Dataset):
     """Sample i is i."""
 
     def __init__(self, size, contiguous=False):

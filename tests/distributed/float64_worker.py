@@ -64,14 +64,14 @@ def train(folder, steps, model, world):
         store.prepare()
     world.gather([0.0])
     trainer = build_trainer(parts, folder, Tracker([]), StopRequest(), {}, store.newest())
-    trainer.limits = dataclasses.replace(trainer.limits, total_steps=steps)  # the schedule spans TOTAL_STEPS
+    trainer.length = dataclasses.replace(trainer.length, steps=steps)  # the schedule spans TOTAL_STEPS
     dataset, seen = trainer.loader.dataset, []
     trainer.loader.dataset = type(
         "Noting", (), {"gather": staticmethod(lambda ids: seen.append(ids.tolist()) or dataset.gather(ids))}
     )
     first = trainer.state.step
     trainer.fit()
-    micro_batches = len(seen) // (steps - first + 1)
+    micro_batches = len(seen) // (steps - first)
     shares = [sum(seen[step * micro_batches : (step + 1) * micro_batches], []) for step in range(steps - first)]
     told = [json.loads(text) for text in _from_all(folder, world, json.dumps(shares))]
     if world.is_main:
@@ -81,7 +81,7 @@ def train(folder, steps, model, world):
 
 
 def _from_all(folder, world, text):
-    """Every rank's text, on rank 0: through files, as `share` tells only rank 0's."""
+    """Every rank's text, on rank 0: through files, as `broadcast` tells only rank 0's."""
     (folder / f"rank-{world.rank}").write_text(text)
     world.gather([0.0])
     return [(folder / f"rank-{rank}").read_text() for rank in range(world.size)]

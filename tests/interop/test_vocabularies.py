@@ -75,7 +75,7 @@ def test_a_padding_row_is_never_generated(tmp_path):
     model = gpt2_model(vocab_size=VOCAB_SIZE + 9, tie_word_embeddings=False)
     save(model, tmp_path)
     with torch.no_grad():
-        model.lm_head.weight[VOCAB_SIZE:] *= 1000  # one of them would be the likeliest nearly always
+        model.lm_head.weight[VOCAB_SIZE:] *= 1000  # one of them would be the argmax nearly always
     model.save_pretrained(tmp_path)
     _, network, _ = loaded(tmp_path, LanguageModelingConfig(), SPEC, VOCAB_SIZE + 9)
     prompt = torch.randint(VOCAB_SIZE, (8, 3))

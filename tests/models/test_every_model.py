@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_networks import TASK_SETTINGS, learning, perturb, samples, serving, spec_for, tiny_config, tiny_network
 
+from bigtrain.config.kinds import ModelConfig
 from bigtrain.registry import MODELS, TASKS
 
 PAIRS = list(serving())
@@ -37,6 +38,11 @@ def objective(task, output, batch):
 def test_every_model_and_every_task_serves():
     assert {model.name for model, _, _ in PAIRS} == set(MODELS.names())
     assert {task.name for _, task, _ in PAIRS} == set(TASKS.names())
+
+
+def test_a_model_without_a_small_size_fails_with_what_to_add_where():
+    with pytest.raises(LookupError, match=r"no small size of NewConfig: add it to TINY in tests/tiny_networks\.py"):
+        tiny_config(type("NewConfig", (ModelConfig,), {}))
 
 
 @EVERY_PAIR

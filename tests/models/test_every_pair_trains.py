@@ -11,7 +11,8 @@ import torch
 from tiny_runs import STEPS, make_trainer, runs
 
 from bigtrain.distributed.world import World
-from bigtrain.models.config import LSTMConfig, NgramConfig
+from bigtrain.models.config import TransformerConfig
+from bigtrain.models.transformer import Transformer
 from bigtrain.optim.config import AdamWConfig
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tasks.generation import Sampling, generate
@@ -74,8 +75,8 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(name, trained, tmp_path
     assert resumed.state.step == STOPPED_AFTER
     assert resumed.fit() == ""
     whole = tensor_files(trained(name))
-    model, task, _ = RUNS[name]
-    carries = isinstance(model, (LSTMConfig, NgramConfig)) and isinstance(task, LanguageModelingConfig)
+    _, task, _ = RUNS[name]
+    carries = resumed.module.network.backbone.carries_state and isinstance(task, LanguageModelingConfig)
     assert set(whole) == {"model.safetensors", "optimizer.safetensors"} | (
         {"carried.safetensors"} if carries else set()
     )
@@ -95,18 +96,27 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(name, trained, tmp_path
 def test_what_is_loaded_answers_as_what_was_trained(name, trained, tmp_path):
     trainer = trained(name)
     other = trainer_of(name, tmp_path, seed=1)
-    before = answer(other)
+    before = answer(name, other)
     load_evaluated_weights(other.module.network, trainer.checkpoints.newest())
-    torch.testing.assert_close(answer(other), answer(trainer), rtol=0, atol=0)
+    torch.testing.assert_close(answer(name, other), answer(name, trainer), rtol=0, atol=0)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(before, answer(trainer), rtol=0, atol=0)
+        torch.testing.assert_close(before, answer(name, trainer), rtol=0, atol=0)
 
 
-def answer(trainer):
+def test_a_model_that_generates_no_text_needs_no_initial_state(tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformerConfig, "generates", False)
+    monkeypatch.delattr(Transformer, "initial_state")
+    name = "transformer-language_modeling-text"
+    trainer = trainer_of(name, tmp_path)
+    assert trainer.fit() == ""
+    assert answer(name, trainer)["loss"].isfinite()
+
+
+def answer(name, trainer):
     """What the network says of validation samples: a continuation, translations, predictions; or else its loss."""
     task, network = trainer.module.task, trainer.module.network.eval()
     batch, _ = next(iter(trainer.evaluator.batches("val")))
-    if "language_model" in network.heads:
+    if "language_model" in network.heads and RUNS[name][0].generates:
         return continued(network, batch["inputs"][:, :4])
     if isinstance(task, Seq2Seq):
         return translated(task, network, batch)
@@ -119,12 +129,12 @@ def answer(trainer):
 
 
 def continued(network, prompt_BT):
-    """The likeliest continuation, with the state kept, which is that of reading everything again for each token."""
+    """The greedy continuation, with the state kept, which is that of reading everything again for each token."""
     tokens_BT = prompt_BT
     with torch.inference_mode():
         for _ in range(8):
-            likeliest_B = network(tokens_BT).predictions["language_model"].last_logits().argmax(dim=-1)
-            tokens_BT = torch.cat((tokens_BT, likeliest_B[:, None]), dim=1)
+            next_B = network(tokens_BT).predictions["language_model"].last_logits().argmax(dim=-1)
+            tokens_BT = torch.cat((tokens_BT, next_B[:, None]), dim=1)
         last_logits_BV = network(tokens_BT).predictions["language_model"].last_logits()
     new_BT = generate(network, prompt_BT, 8, Sampling(temperature=0))
     assert torch.equal(new_BT, tokens_BT[:, prompt_BT.shape[1] :])
@@ -132,9 +142,9 @@ def continued(network, prompt_BT):
 
 
 def translated(task, network, batch):
-    """The likeliest targets, with the state kept, which are those of reading everything again for each token."""
+    """The greedy targets, with the state kept, which are those of reading everything again for each token."""
     greedy = replace(task.search, num_beams=1)
-    for row, hypotheses in enumerate(task.answer(network, batch, greedy)):
+    for row, hypotheses in enumerate(task.write(network, batch, greedy)):
         source = {name: batch[name][row : row + 1] for name in ("source", "source_lengths")}
         ids = [task.begin_id]
         for _ in range(len(hypotheses[0].ids) + hypotheses[0].ended):
@@ -143,5 +153,5 @@ def translated(task, network, batch):
                 logits_1V = network(torch.tensor([ids]), lengths=lengths, **source).predictions["seq2seq"].last_logits()
             ids.append(int(logits_1V.argmax()))
         assert ids[1:] == hypotheses[0].ids + [task.end_id] * hypotheses[0].ended
-    best = task.answer(network, batch)
+    best = task.write(network, batch)
     return torch.tensor([hypothesis.score for hypotheses in best for hypothesis in hypotheses])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_networks import TEXT, tiny_network
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.models.config import NgramConfig
 from bigtrain.nn.kneser_ney import KneserNey, contexts_of
@@ -54,7 +55,7 @@ def test_probabilities_add_up_to_one_and_are_those_of_the_loss():
     logits = predictions.logits()
     torch.testing.assert_close(logits.exp().sum(dim=-1), torch.ones(5, LENGTH))
     assert torch.equal(predictions.last_logits(), logits[:, -1])
-    assert torch.equal(predictions.likeliest(), logits.argmax(dim=-1))
+    assert torch.equal(predictions.argmax(), logits.argmax(dim=-1))
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="sum")
     torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum, expected)
     smoothed = predictions.cross_entropy(batch["targets"], 0.2)
@@ -74,7 +75,7 @@ def test_in_training_each_token_is_left_out():
 
 
 def test_separate_samples_are_separate_texts():
-    class Samples:
+    class Samples(Dataset):
         def __len__(self):
             return 8
 

@@ -1,4 +1,4 @@
-"""Heads: the likeliest tokens are so however many are looked at together; masked positions are those asked for."""
+"""Heads: the argmax is the same in chunks of any size; masked positions are those asked for."""
 
 import torch
 
@@ -8,12 +8,12 @@ from bigtrain.nn.features import Features
 from bigtrain.nn.heads import MaskedLanguageModelHead, VocabularyProjection
 
 
-def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
+def test_argmax_in_chunks_is_that_of_all_logits(monkeypatch):
     torch.manual_seed(0)
     projection = VocabularyProjection(torch.randn(3, 5, 4), torch.randn(11, 4), bias_V=torch.randn(11))
     expected = projection.logits().argmax(dim=-1)
     monkeypatch.setattr(heads, "DEFAULT_CHUNKING", Chunking(max_logits=25))
-    assert torch.equal(projection.likeliest(), expected)
+    assert torch.equal(projection.argmax(), expected)
 
 
 def test_masked_positions_are_looked_up_in_their_rows():

@@ -3,9 +3,14 @@
 import torch
 from torch import nn
 
+from bigtrain.nn.backbone import Backbone
 from bigtrain.registry import OPTIMIZERS
 
 ZERO, ONE = torch.zeros(()), torch.ones(())
+
+
+class Parts(nn.ModuleDict, Backbone):
+    """A backbone of named parts."""
 
 
 class Small(nn.Module):
@@ -15,7 +20,7 @@ class Small(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         convolution = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-        self.backbone = nn.ModuleDict(
+        self.backbone = Parts(
             {
                 "token_embedding": nn.Embedding(7, 8),
                 "convolution": convolution,
@@ -48,11 +53,11 @@ def set_gradients(module, seed, scale=1.0):
         parameter.grad = torch.empty_like(parameter).copy_(noise) if parameter.requires_grad else None
 
 
-def run(optimizer, module, steps, masked=ZERO, divisor=ONE):
+def run(optimizer, module, steps, found_inf=ZERO, grad_scale=ONE):
     """Steps with the gradients of their numbers."""
     for step in steps:
         set_gradients(module, step)
-        optimizer.step(masked, divisor)
+        optimizer.step(found_inf, grad_scale)
 
 
 def everything(optimizer, module):
@@ -67,5 +72,5 @@ def everything(optimizer, module):
 def same_bytes(one, other):
     """Whether two such collections are equal to the bit (-0.0 is not 0.0)."""
     assert one.keys() == other.keys()
-    pairs = [(one[key].contiguous(), other[key].contiguous()) for key in one]
-    return all(torch.equal(first.view(torch.int32), second.view(torch.int32)) for first, second in pairs)
+    pairs = [(one[key].flatten(), other[key].flatten()) for key in one]
+    return all(torch.equal(first.view(torch.uint8), second.view(torch.uint8)) for first, second in pairs)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import bigtrain.optim.muon
+from bigtrain.nn.backbone import Backbone
 from bigtrain.optim.muon import orthogonalization_dtype, orthogonalize
 from tests.optim.small_modules import ZERO, Small, build, run, set_gradients
 
@@ -52,7 +53,8 @@ class Matrices(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.ModuleList(
+        self.backbone = Backbone()
+        self.backbone.blocks = nn.ModuleList(
             [nn.Linear(12, 12, bias=False), nn.Linear(12, 30, bias=False), nn.Linear(30, 12, bias=False)]
             + [nn.Linear(12, 30, bias=False), nn.Conv2d(3, 9, 2, bias=False)]
         )
@@ -69,7 +71,7 @@ def step_both(ours, module, theirs, matrices, steps=4):
         set_gradients(module, step)
         for parameter, matrix in zip(module.parameters(), matrices, strict=True):
             matrix.grad = parameter.grad.flatten(1).clone()
-        ours.step(ZERO, torch.tensor(1.5))  # the divisor must not matter to what is scale-free
+        ours.step(ZERO, torch.tensor(1.5))  # the grad_scale must not matter to what is scale-free
         theirs.step()
 
 

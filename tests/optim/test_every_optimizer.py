@@ -1,4 +1,4 @@
-"""What holds for every registered optimizer: it learns, a masked step is none, and its state is complete and exact."""
+"""What holds for every registered optimizer: it learns, a skipped step is none, and its state is complete and exact."""
 
 import subprocess
 import sys
@@ -34,17 +34,17 @@ def test_it_learns_a_small_problem_with_its_default_rate(name):
 
 @EVERY
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1.0])
-def test_a_masked_step_changes_nothing_whatever_the_gradients_and_the_divisor(name, bad):
+def test_a_skipped_step_changes_nothing_whatever_the_gradients_and_the_grad_scale(name, bad):
     module, twin = Small(), Small()
     optimizer, plain = build(name, module), build(name, twin)
-    for masked_at in (0, 3):
+    for skipped_at in (0, 3):
         before = everything(optimizer, module)
         for parameter in module.parameters():
             parameter.grad = torch.full_like(parameter, bad)
         optimizer.step(ONE, torch.tensor(bad))
         assert same_bytes(before, everything(optimizer, module))
         for either, network in ((optimizer, module), (plain, twin)):
-            run(either, network, range(masked_at, masked_at + 3))
+            run(either, network, range(skipped_at, skipped_at + 3))
     assert same_bytes(everything(optimizer, module), everything(plain, twin))
 
 
@@ -76,7 +76,7 @@ def test_restored_by_copying_it_goes_on_to_the_same_bytes(name):
 
 
 @EVERY
-def test_the_divisor_divides_every_gradient(name):
+def test_the_grad_scale_divides_every_gradient(name):
     module, other = Small(), Small()
     optimizer, divided = build(name, module), build(name, other)
     for step in range(3):

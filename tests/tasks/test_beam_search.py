@@ -65,7 +65,7 @@ def test_with_beams_for_everything_it_finds_the_best_of_all(penalty):
         assert ended[0].score == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_beam_takes_the_likeliest_token_each_time():
+def test_one_beam_takes_the_argmax_each_time():
     for source, (best,) in enumerate(search_all([9] * 20, Search(num_beams=1))):
         prefix = [source, BEGIN]
         while prefix[-1] != END and len(prefix) < 11:
@@ -140,7 +140,7 @@ def test_with_a_cache_it_finds_what_it_finds_without(num_beams):
     with torch.no_grad():
         network.heads["seq2seq"].weight[task.end_id] *= 0.5  # so that targets do not end at once
     batch = task.collate(samples(PAIRS, 7), training=False)
-    cached = task.answer(network, batch)
+    cached = task.write(network, batch)
     assert network.training  # its mode is back
 
     def recompute(ids_N1, state):

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from tiny_networks import IMAGES, TEXT, VECTORS, perturb, samples, tiny_config, tiny_network
 from torch import nn
 
+from bigtrain.config.run import GenerateConfig
+from bigtrain.data.base import DataSpec
+from bigtrain.data.tokenizers.tokenizer import ByteTokenizer
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import NetworkOutput
 from bigtrain.models.vision.config import CNNConfig
@@ -23,9 +26,9 @@ class FixedLogits(nn.Module):
 
     def __init__(self, logits):
         super().__init__()
-        self.logits = logits
+        self.logits = nn.Parameter(logits)
 
-    def forward(self, inputs, state=None):
+    def forward(self, inputs, state=None, **context):
         return NetworkOutput({"classification": self.logits}, None)
 
 
@@ -131,7 +134,7 @@ def test_macro_f1_is_the_mean_of_precision_recall_harmonic_means(pairs):
 
 
 def test_top5_only_where_there_are_more_than_five_classes():
-    logits = torch.arange(7.0).repeat(3, 1)  # the five likeliest are 2 … 6
+    logits = torch.arange(7.0).repeat(3, 1)  # the five largest are 2 … 6
     metrics, _ = evaluate(logits, torch.tensor([2, 1, 6]), 7)
     assert metrics["top5_accuracy"] == pytest.approx(2 / 3)
     assert metrics["accuracy"] == pytest.approx(1 / 3)
@@ -154,6 +157,19 @@ def test_predictions_are_probabilities_of_the_same_logits():
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(4))
     loss = -probabilities.log().gather(1, batch["labels"][:, None]).sum()
     torch.testing.assert_close(task.compute_loss(network, batch).terms["loss"].sum.detach(), loss)
+
+
+def test_a_sentence_is_answered_by_its_most_probable_classes_and_an_image_not_at_all(capsys):
+    labels = tuple("abcdef")
+    spec = DataSpec("sentences", "", {}, vocab_size=257, sequence_length=8, num_classes=6, labels=labels)
+    task = Classification(ClassificationConfig(), spec, ByteTokenizer(end_of_text=True))
+    network = FixedLogits(torch.tensor([[0.2, 0.12, 0.3, 0.05, 0.25, 0.08]]).log()).train()
+    answer = task.answers(network, None, GenerateConfig())
+    assert list(answer("short", 0)) == ["c 0.300, e 0.250, a 0.200, b 0.120, f 0.080\n"] and network.training
+    assert capsys.readouterr().err == ""
+    assert len(list(answer("longer than eight", 0))) == 1
+    assert capsys.readouterr().err == "the text has 19 tokens; its first 8 are read\n"
+    assert Classification(ClassificationConfig(), IMAGES).answers(network, None, GenerateConfig()) is None
 
 
 def test_text_is_refused_with_a_sentence():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny_networks import perturb, tiny_config, tiny_network
 
 from bigtrain.models.config import Positional, TransformerConfig
-from bigtrain.tasks.generation import Sampling, choose, generate, keep_likeliest, stream
+from bigtrain.tasks.generation import Sampling, choose, generate, stream, top_k_top_p_filtering
 
 GREEDY = Sampling(temperature=0)
 PROMPT = [[1, 2, 3], [4, 5, 6]]
@@ -127,9 +127,9 @@ rows = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=12)  # integ
 
 @settings(max_examples=100, deadline=None)
 @given(rows, st.integers(1, 15))
-def test_top_k_keeps_exactly_the_k_likeliest(row, k):
+def test_top_k_keeps_exactly_the_k_largest(row, k):
     logits = torch.tensor([row])
-    kept = keep_likeliest(logits, k, None)[0]
+    kept = top_k_top_p_filtering(logits, k, None)[0]
     support = kept > -torch.inf
     assert support.sum() == min(k, len(row))
     assert torch.equal(kept[support], logits[0][support])
@@ -139,9 +139,9 @@ def test_top_k_keeps_exactly_the_k_likeliest(row, k):
 
 @settings(max_examples=100, deadline=None)
 @given(rows, st.floats(0.01, 1.0))
-def test_top_p_keeps_the_fewest_likeliest_that_hold_p(row, p):
+def test_top_p_keeps_the_smallest_set_that_holds_p(row, p):
     logits = torch.tensor([row], dtype=torch.float64)
-    kept = keep_likeliest(logits, None, p)[0]
+    kept = top_k_top_p_filtering(logits, None, p)[0]
     support = kept > -torch.inf
     probabilities = logits.softmax(-1)[0]
     inside = probabilities[support]
@@ -171,6 +171,6 @@ def test_both_filters_and_the_draws_stay_inside_the_support():
     assert drawn["cold"][0] > 0.99
 
 
-def test_temperature_zero_is_the_likeliest_token():
+def test_temperature_zero_is_the_argmax():
     logits = torch.tensor([[1.0, 3, 2], [0, -1, -2]])
     assert choose(logits, GREEDY).tolist() == [1, 0]

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
 
+from bigtrain.config.run import GenerateConfig, RunConfig
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import TransformerConfig
+from bigtrain.models.config import BertConfig, TransformerConfig
 from bigtrain.tasks.base import evaluation_totals
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tasks.language_modeling import LanguageModeling
@@ -95,3 +96,12 @@ def test_totals_add_up_over_batches():
 def test_images_are_refused_with_a_sentence():
     with pytest.raises(ConfigError, match="needs text"):
         LanguageModeling(LanguageModelingConfig(), IMAGES)
+
+
+def test_nothing_is_written_by_a_model_that_does_not_generate_or_without_a_tokenizer():
+    others = dict.fromkeys(("data", "task", "optimizer", "scheduler"))
+    for model, tokenizer in ((BertConfig(), object()), (TransformerConfig(), None)):
+        task, config = LanguageModeling(LanguageModelingConfig(), TEXT, tokenizer), RunConfig(model=model, **others)
+        assert list(task.show(None, None, config, 0, {})) == []
+        assert task.final_example(None, None, config) == ("", None)
+        assert task.answers(None, config, GenerateConfig()) is None

@@ -87,7 +87,7 @@ def test_what_was_learnt_is_written_and_exact_and_what_is_damaged_is_not():
     pairs = samples(PAIRS, 8)
     learnt_by_heart(task, network, pairs)
     batch = task.collate(pairs, training=False)
-    best = [hypotheses[0].ids for hypotheses in task.answer(network, batch)]
+    best = [hypotheses[0].ids for hypotheses in task.write(network, batch)]
     lengths = pairs["target_lengths"].tolist()
     assert best == [pairs["target"][row, 1 : length - 1].tolist() for row, length in enumerate(lengths)]
     totals = evaluation_totals(task.compute_loss(network, batch)) | task.generated_statistics(network, batch, False)
@@ -115,7 +115,7 @@ def test_validation_writes_as_asked_and_the_last_evaluation_with_all_beams(monke
     for generate in Generate:
         task = task_for(generate=generate, num_beams=3)
         batch = task.collate(pairs, training=False)
-        monkeypatch.setattr(task, "answer", recording(task.answer, searches))
+        monkeypatch.setattr(task, "write", recording(task.write, searches))
         during, last = (set(task.generated_statistics(network, batch, final)) for final in (False, True))
         assert last == {"exact", "written"}
         greedy = {"greedy_exact", "greedy_written"}  # another search has another name
@@ -152,7 +152,7 @@ def test_text_counts_where_the_source_does_not_decide_the_target():
     task = task_for(LETTERS)
     batch = task.collate(pairs, training=False)
     statistics = task.generated_statistics(network, batch, True)
-    texts = [task.text(hypotheses[0].ids) for hypotheses in task.answer(network, batch)]
+    texts = [task.text(hypotheses[0].ids) for hypotheses in task.write(network, batch)]
     targets = zip(pairs["target"].numpy(), pairs["target_lengths"].tolist(), strict=True)
     references = [LETTERS.decode(target[1 : length - 1]) for target, length in targets]
     expected = text_statistics(texts, references)

@@ -120,10 +120,10 @@ def test_killed_in_its_longer_part_it_ends_with_the_same_bytes(make_trainer, mon
 def test_shares_are_of_the_training(make_trainer):
     config = tiny_config(scheduler=CosineConfig(warmup="25%"), trainer={"eval_every": "50%", "save_every": "12.5%"})
     trainer = make_trainer(config)
-    assert (trainer.limits.evaluate.steps, trainer.limits.save.steps) == (12, 3)
+    assert (trainer.cadences.evaluate.steps, trainer.cadences.save.steps) == (12, 3)
     plain = make_trainer(replace(config, scheduler=CosineConfig(warmup="6step")), "plain")
     assert [trainer.schedule(step) for step in range(24)] == [plain.schedule(step) for step in range(24)]
     timed = make_trainer(
         tiny_config(scheduler=ConstantConfig(), trainer={"max_duration": "10min", "eval_every": "10%"}), "timed"
     )
-    assert timed.limits.evaluate.seconds == 60
+    assert timed.cadences.evaluate.seconds == 60

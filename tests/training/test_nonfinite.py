@@ -6,13 +6,14 @@ from torch import nn
 from bigtrain.training.nonfinite import NonFiniteGuard
 
 CPU = torch.device("cpu")
+ONE = torch.ones(())
 
 
-def test_every_step_after_a_bad_one_is_masked_and_the_first_is_named():
+def test_every_step_after_a_bad_one_is_skipped_and_the_first_is_named():
     guard = NonFiniteGuard(nn.Linear(2, 2), CPU)
-    masks = [float(guard.mask(step, torch.tensor(health))) for step, health in enumerate([1.0, 2.0, float("inf"), 1.0])]
-    assert masks == [0, 0, 1, 1]
-    guard.mask(4, torch.tensor(float("nan")))
+    losses = [1.0, 2.0, float("inf"), 1.0]
+    assert [float(guard.found_inf(step, torch.tensor(loss), ONE)) for step, loss in enumerate(losses)] == [0, 0, 1, 1]
+    guard.found_inf(4, torch.tensor(float("nan")), ONE)
     assert guard.first_bad_step() == 2
 
 
@@ -24,7 +25,7 @@ def test_running_statistics_go_back_to_those_before_the_bad_step():
     good = module.running_mean.clone()
     module(torch.full((8, 3), float("nan")))
     assert module.running_mean.isnan().all()
-    guard.mask(0, torch.tensor(float("nan")))
+    guard.found_inf(0, ONE, torch.tensor(float("nan")))
     assert torch.equal(module.running_mean, good)
 
 
@@ -34,6 +35,6 @@ def test_a_good_step_keeps_its_running_statistics():
     guard.before_forward()
     module(torch.randn(8, 3))
     moved = module.running_mean.clone()
-    guard.mask(0, torch.tensor(1.0))
+    guard.found_inf(0, ONE, ONE)
     assert torch.equal(module.running_mean, moved)
     assert guard.first_bad_step() is None

@@ -197,7 +197,7 @@ def test_a_compiler_that_is_missing_is_one_warning(make_trainer, monkeypatch, tm
     (note,) = [note for note in trainer.recorder.notes if "compile" in note]
     assert note.startswith("torch.compile failed")
     assert trainer.fit() == ""
-    assert trainer.manifest_facts["resolved"]["compile"] == "off (the compiler failed)"
+    assert trainer.snapshot.manifest_facts()["resolved"]["compile"] == "off (the compiler failed)"
 
 
 def test_evaluation_leaves_training_alone(make_trainer):
@@ -243,7 +243,7 @@ def test_terms_have_weights_and_counts_of_their_own(make_trainer):
         "b": LossTerm(torch.tensor(10.0), torch.tensor(4), weight=0.5),
     }
     assert trainer.objective(LossOutput(terms), {"a": 3.0, "b": 4.0}) == 2 * 6 / 3 + 0.5 * 10 / 4
-    trainer.meter.add(terms)
+    trainer.loss_meter.add(terms)
     trainer.log()
     row = trainer.recorder.rows[-1]
     assert (row["train/a"], row["train/b"], row["train/loss"]) == (4.0, 1.25, 5.25)

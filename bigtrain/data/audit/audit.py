@@ -1,7 +1,7 @@
 """The audit itself: which checks, in which order, and what their verdicts follow from.
 
-How samples are read and compared is the business of `data/audit/texts.py`, `arrays.py` and `duplicates.py` beside it;
-what is shown and written, that of the commands.
+How samples are read and compared: `texts.py`, `arrays.py` and `duplicates.py` beside it. The commands show and write
+the report.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Source:
 
 def audit(data: DataModule, config: DataConfig, *, near: bool) -> Report:
     """Every check; near-duplicates only if asked for: they take ten times as long as the rest."""
-    originals: Originals | None = getattr(data, "originals", None)
+    originals = data.originals
     source = _Source(data, originals, originals.open() if originals else None)
     table = source.digests()
     offences = shared_samples(table)
@@ -99,7 +99,7 @@ def audit(data: DataModule, config: DataConfig, *, near: bool) -> Report:
 
 def rows_of(data: DataModule, offences: Sequence[Offence], read: Pass | None = None) -> Iterator[dict[str, Any]]:
     """Each offence with the texts, places and labels of its samples, in JSON's types: the lines of audit.jsonl."""
-    originals: Originals | None = getattr(data, "originals", None)
+    originals = data.originals
     read = read or (originals.open() if originals and offences else None)
     wanted = {pair for one in offences for pair in ((one.split, one.sample), (one.other_split, one.other_sample))}
     facts = _facts_of_texts(read, wanted) if read else {pair: _facts_of_sample(data, *pair) for pair in wanted}

@@ -1,6 +1,6 @@
 """Samples that are equal, found by 64-bit digests: across splits, within train, and with different labels.
 
-Where digests come from is the business of `data/audit/texts.py` and `data/audit/arrays.py`. Two samples of a million
+Digests come from `data/audit/texts.py` and `data/audit/arrays.py`. Two samples of a million
 have one digest by chance with a probability of 3e-8.
 """
 

@@ -1,6 +1,6 @@
 """What an audit says: its checks, each with a verdict, and the samples that they are about. JSON in and out.
 
-How samples are compared is the business of `data/audit/duplicates.py` and of what is beside it.
+How samples are compared: `data/audit/duplicates.py` and the modules beside it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def stretches_seen(data: DataModule, config: DataConfig, earlier: DataModule, sp
     build = lambda: known_stretches(data.dataset(split), earlier.dataset("train"), length)  # noqa: E731
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
-        root = cache_root(getattr(config, "cache_dir", None))
+        root = cache_root(config.cache_dir)
         found, total = load_or_build(root, "stretches", key, lambda: Prepared({"found": build()}, {})).meta["found"]
     return Seen(split, found, total, f"stretches of {length} tokens")
 
@@ -75,7 +75,7 @@ def why_not_compared(data: DataModule, config: DataConfig, earlier: DataModule) 
         return "data.audit=off"
     if any(spec.optimal_loss is not None or spec.optimal_accuracy is not None for spec in specs):
         return "its samples are drawn, and the best possible result is known"
-    texts = [_originals(one) is not None for one in (data, earlier)]
+    texts = [one.originals is not None for one in (data, earlier)]
     same = specs[0].kind == specs[1].kind and specs[0].input_shape == specs[1].input_shape
     if not all(texts) and (any(texts) or specs[0].input_shape is None or not same):
         return "its samples are of another kind"
@@ -94,11 +94,11 @@ def gists_of(data: DataModule, config: DataConfig) -> dict[str, np.ndarray]:
 
     A split of which there is nothing to compare is left out, such as one of short lines.
     """
-    originals = _originals(data)
+    originals = data.originals
     key = fingerprint_of(_VERSION, originals.key if originals else "", data.spec.fingerprint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned
-        root = cache_root(getattr(config, "cache_dir", None))
+        root = cache_root(config.cache_dir)
         return load_or_build(root, "gists", key, lambda: Prepared({}, _gists(data, originals))).arrays
 
 
@@ -109,12 +109,8 @@ def gist_digest(text: str) -> int:
 
 def unit_of(data: DataModule) -> str:
     """What its samples are called: texts, sources, paragraphs, images."""
-    originals = _originals(data)
+    originals = data.originals
     return originals.unit if originals else data.spec.kind
-
-
-def _originals(data: DataModule) -> Originals | None:
-    return getattr(data, "originals", None)
 
 
 def _gists(data: DataModule, originals: Originals | None) -> dict[str, np.ndarray]:

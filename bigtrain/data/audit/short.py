@@ -29,8 +29,8 @@ def short_audit(data: DataModule, config: DataConfig) -> Report | None:
         size = sum(spec.sizes.values())
         skipped = f"{size:,} samples are too many to be audited before a training: bigtrain check-data does it"
         return Report(spec.kind, dict(spec.sizes), config.audit_limit, (), skipped=(skipped,))
-    root = cache_root(getattr(config, "cache_dir", None))
-    originals = getattr(data, "originals", None)
+    root = cache_root(config.cache_dir)
+    originals = data.originals
     key = fingerprint_of(_VERSION, originals.key if originals else "", spec.fingerprint, config.audit_limit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a cache that can't be written the data module has warned

@@ -1,7 +1,7 @@
 """Random changes of training images, whole batches at a time; evaluation never comes here.
 
 All that is random about a sample follows from its key, so it looks the same in whatever batch it is. Mixing two images
-makes two labels and a weight between them; what loss these have is the task's business.
+makes two labels and a weight between them, from which the task makes its loss.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import Augmentation, DataSpec
 from bigtrain.data.images.config import ImageAugmentConfig
 from bigtrain.data.loader import Batch
 from bigtrain.errors import ConfigError
@@ -23,7 +23,7 @@ _ERASED_AREA = (0.02, 0.4)  # of the image: least and most, as in the paper; lik
 _ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width
 
 
-class Augmentation:
+class ImageAugmentation(Augmentation):
     """`images` (B, C, H, W) uint8 → the same, changed. Where two are mixed, also `label_weight` (B,) fp32.
 
     That is the share of a sample's own label; `partner_labels`, which come with the partners, have the rest.
@@ -70,7 +70,7 @@ class Augmentation:
         return images
 
 
-def augmentation_for(config: ImageAugmentConfig, data_spec: DataSpec) -> Augmentation | None:
+def augmentation_for(config: ImageAugmentConfig, data_spec: DataSpec) -> ImageAugmentation | None:
     """None where all is off. Raises ConfigError for a shift that can move an image out of sight."""
     assert data_spec.input_shape is not None
     side = min(data_spec.input_shape[1:])
@@ -81,7 +81,7 @@ def augmentation_for(config: ImageAugmentConfig, data_spec: DataSpec) -> Augment
             cause="a shift by so much would leave nothing of them",
             fix=f"make it less than {side}; a tenth of the size is usual",
         )
-    return None if config == ImageAugmentConfig() else Augmentation(config, data_spec)
+    return None if config == ImageAugmentConfig() else ImageAugmentation(config, data_spec)
 
 
 def draws(keys: np.ndarray, count: int, domain: int) -> Tensor:

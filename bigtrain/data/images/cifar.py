@@ -1,5 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from their binary files: what is in them, and the data modules. Finding and
-reading the files is `data/images/cifar_files.py`'s business. Nothing is downloaded.
+reading the files: `data/images/cifar_files.py`. Nothing is downloaded.
 
 A record is one byte per label, then 32 x 32 pixels of red, of green, of blue. CIFAR-100 has two labels: one of 20
 superclasses, then one of 100 classes.
@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.cifar_files import broken, read_files
 from bigtrain.data.images.config import CIFAR10Config, CIFAR100Config
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.paths import as_path
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -65,13 +66,11 @@ CIFAR100 = Layout(
 )
 
 
-class CIFAR:
+class CIFAR(DataModule):
     """Data modules `cifar10` and `cifar100`: train and test as they come, validation held out of train.
 
     Raises DataError for files that are missing or damaged, and for the version with pickles.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: CIFAR10Config | CIFAR100Config, tokenizer: Tokenizer | None = None):
         layout = CIFAR10 if isinstance(config, CIFAR10Config) else CIFAR100

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bigtrain.data.file_state import unchanged
-from bigtrain.data.walk import dangling_link
+from bigtrain.data.paths import require_target
 from bigtrain.errors import DataError
 
 _NAMES_LIMIT_BYTES = 64 << 10  # of a file of class names
@@ -66,8 +66,8 @@ def _from_folder(path: Path, folder: str, limits: Mapping[str, int]) -> tuple[di
     names = {entry.name for entry in inside.iterdir()} if inside.is_dir() else set()
     found = {}
     for name in limits:
-        if name in names and (inside / name).is_symlink() and not (inside / name).exists():
-            raise dangling_link(inside / name)
+        if name in names:
+            require_target(inside / name)
         if name in names and (inside / name).is_file():
             with unchanged(inside / name), (inside / name).open("rb") as file:
                 found[name] = _read(inside, name, file, limits[name])

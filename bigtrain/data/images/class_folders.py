@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bigtrain.data.base import SPLITS
 from bigtrain.data.images.image_file import SUFFIXES
+from bigtrain.data.paths import dangling_link, is_hidden, list_files, require_target, warn_of_repeated
 from bigtrain.data.text.text_files import unreadable_file
-from bigtrain.data.walk import dangling_link, is_hidden, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 LAYOUT = "it has a folder per class, or train, val and test, each with such folders; val and test may be left out"
@@ -146,8 +146,7 @@ def _folders(top: Path) -> list[Path]:
     """The folders in a folder. Raises DataError for a link that leads nowhere: it may have been to one."""
     entries = _entries(top)
     for entry in entries:
-        if entry.is_symlink() and not entry.exists():
-            raise dangling_link(entry)
+        require_target(entry)
     return [entry for entry in entries if entry.is_dir()]
 
 

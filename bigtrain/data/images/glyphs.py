@@ -1,5 +1,5 @@
 """MNIST-shaped digits made from the fonts that matplotlib ships: real shapes, no download. The data module
-and its cache; how a digit is drawn is `data/images/glyph_drawing.py`'s business.
+and its cache; how a digit is drawn: `data/images/glyph_drawing.py`.
 
 As in MNIST there are 60,000 images to train on, of which a part is held out for validation, and 10,000 to
 test on. Drawing them takes 12 s on one core, once.
@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import GlyphsConfig
@@ -23,10 +23,8 @@ _NAMES = tuple("0123456789")
 _SEED = 28  # fixed: the run's seed leaves the data alone
 
 
-class Glyphs:
+class Glyphs(DataModule):
     """Data module `glyphs`: ten balanced classes, 28 x 28 pixels. Splits share fonts, not draws."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: GlyphsConfig, tokenizer: Tokenizer | None = None):
         counts = {"train": config.train_images, "test": config.test_images}

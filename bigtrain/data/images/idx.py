@@ -1,5 +1,5 @@
-"""Image data in MNIST's IDX format: finding the four files, and the data module. Reading one is
-`data/images/idx_file.py`'s business. Nothing is downloaded.
+"""Image data in MNIST's IDX format: finding the four files, and the data module. Reading one:
+`data/images/idx_file.py`. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx_file import read_idx
-from bigtrain.data.images.samples import ImageSamples, as_path, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.images.samples import ImageSamples, hold_out, normalization, split_of, warn_of_missing
+from bigtrain.data.paths import as_path, is_hidden
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.walk import is_hidden
 from bigtrain.errors import DataError
 
 _PARTS = ("train-images", "train-labels", "test-images", "test-labels")
@@ -31,13 +31,11 @@ _NAMES = (
 _PATTERN = re.compile(r"(.*?)(train|t10k|test)-(?:(images)[.-]idx[34]|(labels)[.-]idx1)-ubyte(?:\.gz)?")
 
 
-class IDXImages:
+class IDXImages(DataModule):
     """Data module `idx`: train and test as they come, validation held out of train; see `IDXConfig`.
 
     Raises DataError for files that are missing or damaged, and for labels that don't fit.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: IDXConfig, tokenizer: Tokenizer | None = None):
         files = find_idx_files(config)

@@ -1,8 +1,7 @@
 """Reads one file in MNIST's IDX format, plain or gzip, trusting nothing in it.
 
 Format (yann.lecun.com/exdb/mnist): two zero bytes, a type (0x08: unsigned byte), the number of dimensions,
-each dimension as a big-endian uint32, then the values. Which files make a data set is `data/images/idx.py`'s
-business.
+each dimension as a big-endian uint32, then the values. Which files make a data set: `data/images/idx.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bigtrain.data.file_state import unchanged
-from bigtrain.data.walk import dangling_link
+from bigtrain.data.paths import require_target
 from bigtrain.errors import DataError
 
 MAX_BYTES = 64 << 30
@@ -34,8 +33,7 @@ def read_idx(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
     the values must follow, then the end. Raises DataError, naming the file, for everything else.
     """
     try:
-        if path.is_symlink() and not path.exists():
-            raise dangling_link(path)
+        require_target(path)
         if not path.is_file():
             raise _broken(path, "it is not an ordinary file")
         size = path.stat().st_size

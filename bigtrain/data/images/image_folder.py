@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.file_state import changed_while_read, unchanged
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_names, find_images
 from bigtrain.data.images.config import ImageFolderConfig
 from bigtrain.data.images.image_file import read_image
-from bigtrain.data.images.samples import ImageSamples, as_path, normalization, split_of
+from bigtrain.data.images.samples import ImageSamples, normalization, split_of
+from bigtrain.data.paths import as_path, require_target
 from bigtrain.data.splits import split_by_class, warn_of_missing_classes
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError, Problem
 from bigtrain.tracking.status_line import status_line
 
@@ -35,14 +35,12 @@ _VERSION = 1  # of the decoding; part of the cache key
 _BLOCK = 256  # images decoded between two reports of progress
 
 
-class ImageFolder:
+class ImageFolder(DataModule):
     """Data module `image_folder`; see `ImageFolderConfig`.
 
     Raises DataError for a folder without classes, a class without images, files that are no images or of another size,
     and files that change while they are read. Warns of a split without samples of a class.
     """
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: ImageFolderConfig, tokenizer: Tokenizer | None = None):
         root = _root(config)
@@ -105,8 +103,8 @@ def _root(config: ImageFolderConfig) -> Path:
     try:
         if root is not None and root.is_dir():
             return root
-        if root is not None and root.is_symlink() and not root.exists():
-            raise dangling_link(root)
+        if root is not None:
+            require_target(root)
     except OSError as error:
         raise unreadable_file(Path(root or ""), error) from error
     cause = "data.path is not given" if root is None else f"{root} is not a directory"

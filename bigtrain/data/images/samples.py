@@ -1,16 +1,16 @@
-"""Labelled images of one split, held as one array, and the facts about them. Where they come from is the
-business of `data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/random_labels.py`.
+"""Labelled images of one split, held as one array, and the facts about them. They come from
+`data/images/idx.py`, `data/images/glyphs.py` and `data/synthetic/random_labels.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.order import permute
 from bigtrain.data.splits import swap_in_missing, warn_of_missing_classes
 from bigtrain.errors import DataError
@@ -19,13 +19,13 @@ _SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the 
 _BLOCK = 4096  # images counted at once: 3 MB of MNIST
 
 
-class ImageSamples:
+class ImageSamples(Dataset):
     """Images (N, C, H, W) uint8 and labels (N,); with `chosen`, only those indices, in that order."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray | None = None):
         self.images = images
         self.chosen = np.arange(len(images)) if chosen is None else chosen
-        self.labels = labels[self.chosen].astype(np.int64)
+        self.labels: np.ndarray = labels[self.chosen].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -34,14 +34,6 @@ class ImageSamples:
         """See `data/base.py`."""
         images = np.take(self.images, self.chosen[ids], axis=0)
         return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.labels[ids])}
-
-
-def as_path(path: str) -> Path:
-    """The path of a setting, which no shell has expanded."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home of an unknown user: reported as something that is not there
-        return Path(path)
 
 
 def hold_out(

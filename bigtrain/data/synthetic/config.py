@@ -110,7 +110,7 @@ class GaussianMixtureConfig(DataConfig):
 
 @dataclass
 class RandomLabelsConfig(DataConfig):
-    """Images of noise with labels that have nothing to do with them: all learning is by heart (arXiv:1611.03530)."""
+    """Images of noise with labels unrelated to them: all learning is memorisation (arXiv:1611.03530)."""
 
     provides: ClassVar[str] = "images"
     target: ClassVar[str] = "classes"
@@ -119,7 +119,7 @@ class RandomLabelsConfig(DataConfig):
         10, "Classes C, all equally likely; no model can do better than ln C.", at_least=2, at_most=256
     )
     size: int = setting(16, "Height and width of each image, in pixels.", at_least=1, at_most=1024)
-    train_samples: int = setting(1_000, "Training images: few enough to learn by heart.", at_least=1)
+    train_samples: int = setting(1_000, "Training images: few enough to memorise.", at_least=1)
     eval_samples: int = setting(5_000, "Images for validation, and as many to test on.", at_least=1)
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 

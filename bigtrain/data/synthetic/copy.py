@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.synthetic.config import CopyConfig
 from bigtrain.data.tokenizers.tokenizer import CharTokenizer, Tokenizer
@@ -25,7 +25,7 @@ from bigtrain.errors import DataError
 SEPARATOR = "|"
 
 
-class NoisyCopy:
+class NoisyCopy(DataModule):
     """Data module `copy`; see `CopyConfig`. Raises DataError for a checkpoint's tokenizer of other symbols."""
 
     def __init__(self, config: CopyConfig, tokenizer: Tokenizer | None = None):
@@ -58,7 +58,7 @@ class NoisyCopy:
         return self._windows[split]
 
 
-class CopyWindows:
+class CopyWindows(Dataset):
     """Independent windows (N, 2 L + 1) of which the last L tokens are scored; `gather` as in `data/base.py`."""
 
     def __init__(self, tokens: np.ndarray):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.samples import normalization_of
 from bigtrain.data.synthetic.config import DisksConfig
@@ -20,10 +20,8 @@ _DARK, _BRIGHT, _GRAIN = 64.0, 192.0, 16.0  # grey levels: ground, disk, standar
 _BLOCK = 4096  # images drawn at once
 
 
-class Disks:
+class Disks(DataModule):
     """Data module `disks`; grey images (1, size, size) uint8, see `DisksConfig`."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: DisksConfig, tokenizer: Tokenizer | None = None):
         sizes = dict(zip(SPLITS, (config.train_samples, config.eval_samples, config.eval_samples), strict=True))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.splits import warn_of_missing_classes
 from bigtrain.data.synthetic.config import MORE_SAMPLES, GaussianMixtureConfig
@@ -30,10 +30,8 @@ _PER_CLASS = 16  # of them per vector and class, for exp and log
 _BLOCK_NUMBERS = 1 << 22  # 32 MiB of float64 at once
 
 
-class GaussianMixture:
+class GaussianMixture(DataModule):
     """Data module `gaussian_mixture`; see `GaussianMixtureConfig`."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: GaussianMixtureConfig, tokenizer: Tokenizer | None = None):
         mixture = Mixture.drawn(config)
@@ -72,12 +70,12 @@ class GaussianMixture:
         return self._samples[split]
 
 
-class VectorSamples:
+class VectorSamples(Dataset):
     """Vectors (N, F) float32 and labels (N,) int64; `gather` as in `data/base.py`."""
 
     def __init__(self, vectors: np.ndarray, labels: np.ndarray):
         self.vectors = vectors.astype(np.float32)
-        self.labels = labels
+        self.labels: np.ndarray = labels
 
     def __len__(self) -> int:
         return len(self.vectors)

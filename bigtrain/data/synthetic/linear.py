@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.synthetic.config import LinearValuesConfig
 from bigtrain.data.synthetic.values import ValueSamples, facts_of_values
@@ -22,10 +22,8 @@ _MAP = 0  # a seed domain beside the splits', which follow
 _SINE_VARIANCE = -math.expm1(-2) / 2  # of sin x, x standard normal
 
 
-class LinearValues:
+class LinearValues(DataModule):
     """Data module `linear`; see `LinearValuesConfig`."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: LinearValuesConfig, tokenizer: Tokenizer | None = None):
         generator = np.random.default_rng([config.draw_seed, _MAP])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.data.text.token_stream import token_dtype
@@ -26,7 +26,7 @@ _LEAST_ITERATIONS, _MOST_ITERATIONS = 1_000, 300_000
 _WORK = 300_000_000  # multiplications that power iteration may take: a second or three
 
 
-class Markov:
+class Markov(DataModule):
     """Data module `markov`. Targets with fewer than k tokens before them in their window are not scored."""
 
     def __init__(self, config: MarkovConfig, tokenizer: Tokenizer | None = None):
@@ -72,7 +72,7 @@ class Markov:
         return self._windows[split]
 
 
-class MarkovWindows:
+class MarkovWindows(Dataset):
     """Independent windows (N, T+1) of a chain of order k; `gather` as in `data/base.py`."""
 
     def __init__(self, tokens: np.ndarray, order: int):

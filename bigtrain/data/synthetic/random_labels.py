@@ -1,4 +1,4 @@
-"""Noise with random labels: the control experiment of what a network learns by heart (arXiv:1611.03530).
+"""Noise with random labels: the control experiment of what a network memorises (arXiv:1611.03530).
 
 Pixels are uniform, labels are uniform, and neither knows of the other. So over what a model has not seen its expected
 loss is at least ln C, which the uniform answer reaches exactly, and its expected accuracy is 1/C, whatever it does.
@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.samples import ImageSamples, normalization
 from bigtrain.data.splits import warn_of_missing_classes
@@ -19,10 +19,8 @@ from bigtrain.data.synthetic.config import MORE_SAMPLES, RandomLabelsConfig
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 
 
-class RandomLabels:
+class RandomLabels(DataModule):
     """Data module `random_labels`: grey images, (1, size, size) uint8."""
-
-    tokenizer: Tokenizer | None = None
 
     def __init__(self, config: RandomLabelsConfig, tokenizer: Tokenizer | None = None):
         sizes = dict(zip(SPLITS, (config.train_samples, config.eval_samples, config.eval_samples), strict=True))

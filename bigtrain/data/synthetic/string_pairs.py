@@ -2,8 +2,8 @@
 source, so the best possible loss is 0, and an answer is right or wrong.
 
 Training strings have 1 to `longest` letters, all lengths equally likely; those of validation and test more than half as
-many. Which split a string may be in is a hash of the string, so none is in two: what is measured is never a string that
-was learnt by heart.
+many. Which split a string may be in is a hash of the string, so none is in two: a string that was memorised is
+never measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, DataSpec
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.synthetic.config import StringFunction, StringPairsConfig
 from bigtrain.data.text.pairs import PairDataset
@@ -32,7 +32,7 @@ ANSWERS: dict[StringFunction, Callable[[str], str]] = {
 }
 
 
-class StringPairs:
+class StringPairs(DataModule):
     """Data module `string_pairs`; see `StringPairsConfig`. Raises DataError for a tokenizer of other characters."""
 
     def __init__(self, config: StringPairsConfig, tokenizer: Tokenizer | None = None):

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.data.base import Dataset
 
-class ValueSamples:
+
+class ValueSamples(Dataset):
     """`inputs` (N, …) under the name of their kind, and `values` (N, K) as float32; `gather` as in `data/base.py`."""
 
     def __init__(self, kind: str, inputs: np.ndarray, values: np.ndarray):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Self
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
@@ -77,3 +79,7 @@ class TableConfig(EncodedConfig):
         if self.separator == "space" and self.quotes is Quotes.double:
             found.append("quotes is double, but with separator=space nothing is quoted; leave it out")
         return found
+
+    def as_test_split(self, path: str) -> Self | None:
+        """A table is one split; a folder has files for several."""
+        return None if Path(path).expanduser().is_dir() else self.at(path, "test")

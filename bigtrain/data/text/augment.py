@@ -6,33 +6,34 @@ stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torch import Tensor
 
+from bigtrain.data.base import Augmentation, Samples
 from bigtrain.data.text.config import TextAugmentConfig
 from bigtrain.randomness import SeedDomain, uniforms
 
-Samples = dict[str, Tensor]
 
+class TextAugmentation(Augmentation):
+    """Changes `tokens` (B, T) and `lengths` (B,) int64."""
 
-def augmentation(config: TextAugmentConfig) -> Callable[[Samples], Samples] | None:
-    """What changes `tokens` (B, T) and `lengths` (B,) of samples with `keys`; None where nothing is to be changed."""
-    if not config.word_dropout and not config.word_swap:
-        return None
+    def __init__(self, config: TextAugmentConfig):
+        self._config = config
 
-    def augment(samples: Samples) -> Samples:
+    def __call__(self, samples: Samples) -> Samples:
+        """See `data/base.py`."""
         tokens_BT, lengths_B = samples["tokens"].numpy(), samples["lengths"].numpy()
         keys = samples["keys"].numpy().view(np.uint64)
-        if config.word_swap:
-            tokens_BT = swap_neighbours(tokens_BT, lengths_B, keys, config.word_swap)
-        if config.word_dropout:
-            tokens_BT, lengths_B = drop_tokens(tokens_BT, lengths_B, keys, config.word_dropout)
+        if self._config.word_swap:
+            tokens_BT = swap_neighbours(tokens_BT, lengths_B, keys, self._config.word_swap)
+        if self._config.word_dropout:
+            tokens_BT, lengths_B = drop_tokens(tokens_BT, lengths_B, keys, self._config.word_dropout)
         return samples | {"tokens": torch.from_numpy(tokens_BT), "lengths": torch.from_numpy(lengths_B)}
 
-    return augment
+
+def augmentation(config: TextAugmentConfig) -> TextAugmentation | None:
+    """None where nothing is to be changed."""
+    return TextAugmentation(config) if config.word_dropout or config.word_swap else None
 
 
 def swap_neighbours(tokens_BT: np.ndarray, lengths_B: np.ndarray, keys: np.ndarray, probability: float) -> np.ndarray:

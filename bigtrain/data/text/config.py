@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import setting
@@ -23,11 +24,8 @@ class Tokenizer(Enum):
     file = "file"
 
 
-LEARNT = (
-    Tokenizer.bpe,
-    Tokenizer.wordpiece,
-    Tokenizer.word,
-)  # from the training split, as many tokens as are asked for
+# From the training split, as many tokens as are asked for.
+LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece, Tokenizer.word)
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
 COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
 VAL_FRACTION = 0.1  # where val_fraction is not given
@@ -46,7 +44,7 @@ def val_fraction_setting() -> Any:
 
 
 class TooLong(Enum):
-    """What becomes of a text over `sequence_length` tokens."""
+    """How a text over `sequence_length` tokens is treated."""
 
     truncate = "truncate"
     refuse = "refuse"
@@ -94,6 +92,10 @@ class TokenizedConfig(DataConfig):
                 "leave it out, or set tokenizer=file"
             )
         return found
+
+    def with_tokenizer(self, path: str) -> Self:
+        """The file decides how many tokens there are."""
+        return replace(self, tokenizer=Tokenizer.file, tokenizer_path=path, vocab_size=None)
 
 
 @dataclass
@@ -184,7 +186,7 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
 
 
 class EmptyText(Enum):
-    """What becomes of a text without a visible character."""
+    """How a text without a visible character is treated."""
 
     drop = "drop"
     refuse = "refuse"
@@ -267,6 +269,10 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
             found.append(f"labels is {list(self.labels)}; give two different names at least")
         return found
 
+    def with_labels(self, labels: Sequence[str]) -> Self:
+        """The classes need not be those of its own training file."""
+        return replace(self, labels=list(labels))
+
     def _column_problems(self) -> list[str]:
         columns = list(self.text_column)
         if not columns:
@@ -284,7 +290,7 @@ class PythonDocsTopicsConfig(SentencesConfig):
 
 
 class LongPair(Enum):
-    """What becomes of a pair with a side of over `sequence_length` tokens."""
+    """How a pair with a side of over `sequence_length` tokens is treated."""
 
     truncate = "truncate"
     drop = "drop"

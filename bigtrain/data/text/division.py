@@ -1,7 +1,7 @@
 """Which split each stretch of a corpus belongs to, found in one pass that keeps a few bytes of each document.
 
-Splits are cut by characters, so a corpus need never be in memory. What becomes of the stretches is
-`data/text/shards.py`'s business.
+Splits are cut by characters, so a corpus need never be in memory. They are tokenised by
+`data/text/shards.py`.
 """
 
 from __future__ import annotations

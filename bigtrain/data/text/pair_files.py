@@ -1,8 +1,8 @@
 """Which files hold the two sides of a split of pairs, and reading them side by side.
 
 Either two aligned files, `train.de` and `train.en` (each perhaps with .gz), of which line n of one belongs to line n of
-the other; or one table with a column for each side. How a line or a row is read is the business of `data/text/lines.py`
-and `data/tables/rows.py`.
+the other; or one table with a column for each side. How a line or a row is read: `data/text/lines.py`,
+`data/tables/rows.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from bigtrain.data.paths import require_target
 from bigtrain.data.tables.delimited import TableFormat
 from bigtrain.data.tables.rows import OTHER_SUFFIXES, SUFFIXES, Table, read_rows
 from bigtrain.data.text.lines import read_lines
-from bigtrain.data.walk import dangling_link
 from bigtrain.errors import DataError
 
 _MOST_NAMES = 12  # files listed in a message
@@ -99,8 +99,7 @@ def _first_file(names: list[str]) -> Path | None:
     for path in (Path(name).expanduser() for name in names):
         if path.is_file():
             return path
-        if path.is_symlink() and not path.exists():
-            raise dangling_link(path)
+        require_target(path)
     return None
 
 

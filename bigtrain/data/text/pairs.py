@@ -1,115 +1,47 @@
-"""Data module for pairs of texts, such as a sentence and its translation: one tokenizer for both sides, fitted to both,
-tokens cached. Which files hold them, and how they are read, is `data/text/pair_files.py`'s business.
+"""Data of pairs of texts, such as a sentence and its translation: one tokenizer for both sides, fitted to both.
+
+Which files hold them, and how they are read: `data/text/pair_files.py`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import SPLITS, DataSpec
+from bigtrain.data.base import SPLITS, Dataset
 from bigtrain.data.cache import Prepared, fingerprint_of
-from bigtrain.data.originals import Original, Originals
+from bigtrain.data.originals import Original
+from bigtrain.data.paths import as_path
 from bigtrain.data.tables.delimited import TableFormat
 from bigtrain.data.text.config import VAL_FRACTION, LongPair, SentencePairsConfig
 from bigtrain.data.text.division import hashed_order
 from bigtrain.data.text.pair_files import PairFiles, are_there, find_pair_files
 from bigtrain.data.text.ragged import Ragged
 from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
+from bigtrain.data.text.tokenized import TokenizedSplits
 from bigtrain.data.text.tokenizing import (
-    find_or_prepare,
     fit_tokenizer,
-    fitted_to,
-    given_tokenizer,
     unknown_tokens,
-    warn_of_small_vocabulary,
-    warn_of_unknown,
 )
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
 from bigtrain.errors import DataError
 
-_VERSION = 2  # of what this file makes of a source; part of every cache key
 _SIDES = ("source", "target")
 _CUT = (("train", False), ("val", True))  # of a pair of train: the split it joins, and whether it is held out
 
 
-class SentencePairs:
-    """Data module `sentence_pairs`; see `SentencePairsConfig`.
-
-    Raises DataError, naming file and line, for what is missing, can't be read or is not aligned.
-    """
-
-    def __init__(self, config: SentencePairsConfig, tokenizer: Tokenizer | None = None):
-        fits = tokenizer is None
-        tokenizer = given_tokenizer(config, tokenizer)
-        files = _files_of_splits(config)
-        states = [FileState.of(path) for found in files.values() for path in found.paths]
-        hashes = {split: content_hash(found.paths, config.cache_dir) for split, found in files.items()}
-        suffixes = [path.suffixes[-2:] for found in files.values() for path in found.paths]
-        languages = [config.source_language, config.target_language]
-        source = ["sentence_pairs", _VERSION, hashes, languages, config.sequence_length, config.too_long.value]
-        source += [suffixes, config.separator, config.quotes and config.quotes.value, config.encoding]
-        source += [config.val_fraction]
-
-        def prepare(tokenizer: Tokenizer | None) -> Prepared:
-            found = _prepare(config, files, tokenizer)
-            require_unchanged(states)
-            return found
-
-        prepared = find_or_prepare("pairs", config, source, prepare, tokenizer)
-        self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
-        self._datasets = {
-            split: PairDataset(*(_side(prepared, split, side) for side in _SIDES))
-            for split in SPLITS
-            if f"{split}_source" in prepared.arrays
-        }
-        self.spec = DataSpec(
-            kind="pairs",
-            fingerprint=prepared.meta["fingerprint"],
-            sizes={split: len(dataset) for split, dataset in self._datasets.items()},
-            vocab_size=self.tokenizer.vocab_size,
-            sequence_length=config.sequence_length,
-            special_tokens=self.tokenizer.special_ids,
-        )
-        self.originals = Originals(
-            key=fingerprint_of(source),
-            unit="sources",
-            open=lambda: _sources_of(config, files),
-            tokenizer=fitted_to(config, fits),
-            cut={split: count for split, (count, *_) in prepared.meta["too_long"].items()}
-            if config.too_long is LongPair.truncate
-            else {},
-        )
-        if fits:
-            warn_of_small_vocabulary(config, self.tokenizer)
-        warn_of_unknown(prepared.meta["unknown"], self.tokenizer)
-        _warn_of_pairs(config, files, prepared)
-
-    def dataset(self, split: str) -> PairDataset:
-        """See `data/base.py`."""
-        if split not in self._datasets:
-            raise DataError.of(
-                "DATA-SPLIT",
-                f"there is no {split} split",
-                cause=f"the splits are: {', '.join(self._datasets)}",
-                fix=f"name its files: data.{split}_name, or data.{split}_path",
-            )
-        return self._datasets[split]
-
-
-class PairDataset:
+class PairDataset(Dataset):
     """Source n belongs to target n; `gather` as in `data/base.py`. `lengths`: of each pair, those of the longer one."""
 
     def __init__(self, source: Ragged, target: Ragged):
         self.source, self.target = source, target
-        self.lengths = np.maximum(source.lengths, target.lengths)
+        self.lengths: np.ndarray = np.maximum(source.lengths, target.lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -125,11 +57,130 @@ class PairDataset:
         }
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Those with text on both sides, and the line of each; `blank`: the lines of the others."""
+
+    path: Path  # where the lines are counted
+    lines: list[int]
+    sources: list[str]
+    targets: list[str]
+    blank: list[int]
+
+    def select(self, kept: list[bool]) -> _Pairs:
+        """Those that are kept."""
+        lines, sources, targets = compress(self.lines, kept), compress(self.sources, kept), compress(self.targets, kept)
+        return _Pairs(self.path, list(lines), list(sources), list(targets), blank=[])
+
+
+@dataclass(frozen=True)
+class _PairSplits:
+    """The pairs of each split, and sentences for the user about how they were split."""
+
+    pairs: dict[str, _Pairs]
+    notes: list[str]
+
+
+class SentencePairs(TokenizedSplits[_PairSplits, PairDataset]):
+    """Data module `sentence_pairs`; see `SentencePairsConfig`.
+
+    Raises DataError, naming file and line, for what is missing, can't be read or is not aligned.
+    """
+
+    kind, unit, version = "pairs", "sources", 2
+    split_fix = "name its files: data.{split}_name, or data.{split}_path"
+    config: SentencePairsConfig
+
+    def __init__(self, config: SentencePairsConfig, tokenizer: Tokenizer | None = None) -> None:
+        files = self._files = _files_of_splits(config)
+        paths = [path for found in files.values() for path in found.paths]
+        states = [FileState.of(path) for path in paths]
+        hashes = {split: content_hash(found.paths, config.cache_dir) for split, found in files.items()}
+        source = [
+            *("sentence_pairs", hashes, config.source_language, config.target_language),
+            *([path.suffixes[-2:] for path in paths], config.separator, config.quotes and config.quotes.value),
+            *(config.encoding, config.val_fraction),
+        ]
+
+        def read() -> _PairSplits:
+            found = _read_splits(config, files)
+            require_unchanged(states)
+            return found
+
+        super().__init__(config, source, read, tokenizer)
+
+    def keyed_by(self) -> list[Any]:
+        """See `TokenizedSplits`."""
+        return [self.config.sequence_length, self.config.too_long.value]
+
+    def prepare(self, texts: _PairSplits, tokenizer: Tokenizer | None) -> Prepared:
+        """Arrays `<split>_<side>` and `<split>_<side>_offsets`; of blank or long pairs, the count and first line."""
+        documents = {split: read.sources + read.targets for split, read in texts.pairs.items()}
+        tokenizer = tokenizer or fit_tokenizer(self.config, documents)
+        arrays: dict[str, np.ndarray] = {}
+        streams, too_long = {}, {}
+        for split, read in texts.pairs.items():
+            source, target = (Ragged.framed(side, tokenizer) for side in (read.sources, read.targets))
+            streams[split] = np.concatenate((source.stream, target.stream))
+            over = np.maximum(source.lengths, target.lengths) > self.config.sequence_length
+            too_long[split] = _counted([read.lines[index] for index in np.flatnonzero(over)])
+            if over.any():
+                source, target = _shortened(self.config, read.path, too_long[split], over, source, target)
+            arrays |= {f"{split}_source": source.stream, f"{split}_source_offsets": source.offsets}
+            arrays |= {f"{split}_target": target.stream, f"{split}_target_offsets": target.offsets}
+        length = self.config.sequence_length
+        meta = {
+            "tokenizer": tokenizer.to_json(),
+            "unknown": unknown_tokens(documents, streams, tokenizer),
+            "blank": {split: _counted(read.blank) for split, read in texts.pairs.items()},
+            "notes": texts.notes,
+            "too_long": too_long,
+            "fingerprint": fingerprint_of(tokenizer.to_json(), length, list(arrays), *arrays.values()),
+        }
+        return Prepared(meta, arrays)
+
+    def datasets(self, prepared: Prepared) -> dict[str, PairDataset]:
+        """See `TokenizedSplits`."""
+        arrays = prepared.arrays
+        return {
+            split: PairDataset(*(Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in names))
+            for split, names in ((split, [f"{split}_{side}" for side in ("source", "target")]) for split in SPLITS)
+            if names[0] in arrays
+        }
+
+    def passes(self, texts: _PairSplits) -> Callable[[], Iterator[Original]]:
+        """The sources alone: one that was learnt from is no test, whatever its translation there."""
+        return lambda: (
+            Original(split, source, None, f"{read.path}:{line}")
+            for split, read in texts.pairs.items()
+            for line, source in zip(read.lines, read.sources, strict=True)
+        )
+
+    def cut(self, prepared: Prepared) -> dict[str, int]:
+        """See `TokenizedSplits`."""
+        is_cut = self.config.too_long is LongPair.truncate
+        return {split: count for split, (count, *_) in prepared.meta["too_long"].items()} if is_cut else {}
+
+    def notes(self, prepared: Prepared) -> Iterator[str]:
+        """Of pairs that are not used as they stand in the files."""
+        yield from (f"{note}." for note in prepared.meta["notes"])
+        fate = {LongPair.truncate: "cut there", LongPair.drop: "left out"}.get(self.config.too_long)
+        reasons = {
+            "blank": "have no text on one side and are left out",
+            "too_long": f"have a side of over data.sequence_length={self.config.sequence_length} tokens and are {fate}",
+        }
+        for name, reason in reasons.items():
+            for split, (count, *first) in prepared.meta[name].items():
+                if count:
+                    where = f"{self._files.get(split, self._files['train']).paths[0]}:{first[0]}"
+                    yield f"{count:,} pair(s) of {split} {reason}; the first is at {where}."
+
+
 def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
     """Without val where it has none: it is cut from train then."""
     languages, form = (config.source_language, config.target_language), TableFormat.of(config)
-    if config.path is not None and Path(config.path).expanduser().is_file():
-        return {"train": PairFiles([Path(config.path).expanduser()], languages, form)}
+    if config.path is not None and as_path(config.path).is_file():
+        return {"train": PairFiles([as_path(config.path)], languages, form)}
     if config.path is not None:
         stems = {"train": config.train_name, "val": config.val_name, "test": config.test_name}
         return {
@@ -145,44 +196,12 @@ def _files_of_splits(config: SentencePairsConfig) -> dict[str, PairFiles]:
     }
 
 
-def _side(prepared: Prepared, split: str, side: str) -> Ragged:
-    return Ragged(prepared.arrays[f"{split}_{side}"], prepared.arrays[f"{split}_{side}_offsets"])
-
-
-def _prepare(config: SentencePairsConfig, files: dict[str, PairFiles], tokenizer: Tokenizer | None) -> Prepared:
-    """Arrays `<split>_<side>` and `<split>_<side>_offsets`; of blank or long pairs, the count and first line."""
-    notes: list[str] = []
-    pairs = _read_splits(config, files, notes)
-    documents = {split: read.sources + read.targets for split, read in pairs.items()}
-    if tokenizer is None:
-        tokenizer = fit_tokenizer(config, documents)
-    arrays: dict[str, np.ndarray] = {}
-    streams, too_long = {}, {}
-    for split, read in pairs.items():
-        source, target = (Ragged.framed(side, tokenizer) for side in (read.sources, read.targets))
-        streams[split] = np.concatenate((source.stream, target.stream))
-        over = np.maximum(source.lengths, target.lengths) > config.sequence_length
-        too_long[split] = _counted([read.lines[index] for index in np.flatnonzero(over)])
-        if over.any():
-            source, target = _shortened(config, read.path, too_long[split], over, source, target)
-        arrays |= {f"{split}_source": source.stream, f"{split}_source_offsets": source.offsets}
-        arrays |= {f"{split}_target": target.stream, f"{split}_target_offsets": target.offsets}
-    meta = {
-        "tokenizer": tokenizer.to_json(),
-        "unknown": unknown_tokens(documents, streams, tokenizer),
-        "blank": {split: _counted(read.blank) for split, read in pairs.items()},
-        "notes": notes,
-        "too_long": too_long,
-        "fingerprint": fingerprint_of(tokenizer.to_json(), config.sequence_length, list(arrays), *arrays.values()),
-    }
-    return Prepared(meta, arrays)
-
-
-def _read_splits(config: SentencePairsConfig, files: dict[str, PairFiles], notes: list[str]) -> dict[str, _Pairs]:
+def _read_splits(config: SentencePairsConfig, files: dict[str, PairFiles]) -> _PairSplits:
     """Every split; val is cut from train where it has no files."""
+    notes: list[str] = []
     pairs = {split: _read(files[split], notes) for split in SPLITS if split in files}
     if "val" in pairs or "train" not in pairs:
-        return pairs
+        return _PairSplits(pairs, notes)
     fraction, train = config.val_fraction or VAL_FRACTION, pairs.pop("train")
     distinct = list(dict.fromkeys(train.sources))  # copies of a source stay together, whatever their translations
     count = max(1, round(fraction * len(distinct)))
@@ -200,23 +219,7 @@ def _read_splits(config: SentencePairsConfig, files: dict[str, PairFiles], notes
         f"out for it (data.val_fraction={fraction})"
     )
     parts["train"].blank.extend(train.blank)
-    return {**parts, **pairs}
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Those with text on both sides, and the line of each; `blank`: the lines of the others."""
-
-    path: Path  # where the lines are counted
-    lines: list[int]
-    sources: list[str]
-    targets: list[str]
-    blank: list[int]
-
-    def select(self, kept: list[bool]) -> _Pairs:
-        """Those that are kept."""
-        lines, sources, targets = compress(self.lines, kept), compress(self.sources, kept), compress(self.targets, kept)
-        return _Pairs(self.path, list(lines), list(sources), list(targets), blank=[])
+    return _PairSplits({**parts, **pairs}, notes)
 
 
 def _read(files: PairFiles, notes: list[str]) -> _Pairs:
@@ -236,16 +239,6 @@ def _read(files: PairFiles, notes: list[str]) -> _Pairs:
             fix="give files with text in them",
         )
     return pairs
-
-
-def _sources_of(config: SentencePairsConfig, files: dict[str, PairFiles]) -> Callable[[], Iterator[Original]]:
-    """The sources alone: one that was learnt from is no test, whatever its translation there."""
-    pairs = _read_splits(config, files, [])
-    return lambda: (
-        Original(split, source, None, f"{read.path}:{line}")
-        for split, read in pairs.items()
-        for line, source in zip(read.lines, read.sources, strict=True)
-    )
 
 
 def _counted(lines: list[int]) -> list[int]:
@@ -274,19 +267,3 @@ def _shortened(
         )
     kept = np.flatnonzero(~over)
     return source.select(kept), target.select(kept)
-
-
-def _warn_of_pairs(config: SentencePairsConfig, files: dict[str, PairFiles], prepared: Prepared) -> None:
-    """Of pairs that are not as they stand in the files, and of what was found out about these."""
-    for note in prepared.meta["notes"]:
-        warnings.warn(f"{note}.", stacklevel=3)
-    fate = {LongPair.truncate: "cut there", LongPair.drop: "left out"}.get(config.too_long)
-    reasons = {
-        "blank": "have no text on one side and are left out",
-        "too_long": f"have a side of over data.sequence_length={config.sequence_length} tokens and are {fate}",
-    }
-    for name, reason in reasons.items():
-        for split, (count, *first) in prepared.meta[name].items():
-            if count:
-                where = f"{files.get(split, files['train']).paths[0]}:{first[0]}"
-                warnings.warn(f"{count:,} pair(s) of {split} {reason}; the first is at {where}.", stacklevel=3)

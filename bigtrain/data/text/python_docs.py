@@ -1,8 +1,8 @@
 """English that ships with Python: the reference text in `pydoc_data.topics` and the standard library's
 docstrings.
 
-About 2 MB of real prose, so that a first run needs no download. Splitting, tokenising and caching are
-`data/text/text_splits.py`'s business, reading docstrings that of `data/text/docstrings.py`.
+About 2 MB of real prose, so that a first run needs no download. Docstrings are read by
+`data/text/docstrings.py`; splitting, tokenising and caching: `data/text/text_splits.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from bigtrain.data.audit.texts import gist_of
-from bigtrain.data.base import DataSpec
 from bigtrain.data.text.config import PythonDocsConfig
 from bigtrain.data.text.division import Divided, divide, hashed_order
 from bigtrain.data.text.docstrings import clean, cleaned_docstrings, parse, python_files
 from bigtrain.data.text.documents import in_memory
 from bigtrain.data.text.text_splits import TextSplits
-from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.text.topics import held_out, says
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.tracking.status_line import status_line
@@ -32,7 +30,7 @@ _TOPICS = Path("pydoc_data", "topics.py")
 _SHORTEST_REPEAT = 60  # characters of a paragraph; shorter ones are said twice by chance ("See also:")
 
 
-class PythonDocs:
+class PythonDocs(TextSplits):
     """Data module `python_docs`. A document is one topic, or all docstrings of one module, in their order."""
 
     def __init__(self, config: PythonDocsConfig, tokenizer: Tokenizer | None = None):
@@ -48,15 +46,7 @@ class PythonDocs:
             left_out = held_out(library, files) if config.hold_out_topics else frozenset()
             return divide(in_memory(read_documents(library, files, left_out)), config.split)
 
-        splits = TextSplits(config, source, read, tokenizer)
-        self.spec: DataSpec = splits.spec
-        self.tokenizer: Tokenizer = splits.tokenizer
-        self.originals = splits.originals
-        self._splits = splits
-
-    def dataset(self, split: str) -> TokenWindows:
-        """See `data/base.py`."""
-        return self._splits.dataset(split)
+        super().__init__(config, source, read, tokenizer)
 
 
 def read_documents(library: Path, files: list[Path], left_out: Container[str] = ()) -> list[str]:

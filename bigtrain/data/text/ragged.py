@@ -1,6 +1,5 @@
-"""Texts of different lengths: their tokens one after the other, and where each text begins. In memory or memory-mapped.
-
-What the texts are, and how long they may be, is the business of the data modules.
+"""Texts of different lengths: their tokens one after the other, and where each text begins. In memory or
+memory-mapped.
 """
 
 from __future__ import annotations

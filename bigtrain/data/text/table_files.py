@@ -7,10 +7,10 @@ import re
 import warnings
 from pathlib import Path
 
+from bigtrain.data.paths import as_path, is_hidden, require_target
 from bigtrain.data.tables.rows import OTHER_SUFFIXES, SUFFIXES
 from bigtrain.data.text.config import TextClassificationConfig
 from bigtrain.data.text.text_files import unreadable_file
-from bigtrain.data.walk import dangling_link, is_hidden
 from bigtrain.errors import DataError
 
 _NAMES = {
@@ -63,7 +63,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
         ]
         unused -= set(tables)
         for path in tables:
-            _require_target(path)
+            require_target(path)
         different = {os.path.realpath(path): path for path in reversed(tables)}  # a file under two names is one
         if len(different) > 1:
             raise DataError.of(
@@ -80,14 +80,6 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 
 
 def _there(path: str) -> Path:
-    try:
-        place = Path(path).expanduser()
-    except RuntimeError:  # the home of an unknown user: reported as a file that is not there
-        return Path(path)
-    _require_target(place)
+    place = as_path(path)
+    require_target(place)
     return place
-
-
-def _require_target(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise dangling_link(path)

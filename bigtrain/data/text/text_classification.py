@@ -11,13 +11,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from bigtrain.data.base import DataSpec
 from bigtrain.data.tables.delimited import ColumnMissing, TableFormat, is_position
 from bigtrain.data.tables.rows import Table, read_rows
 from bigtrain.data.text import labels
 from bigtrain.data.text.class_division import LabelledText, Parts, absent_classes, divide_by_class, fractions_of
 from bigtrain.data.text.config import COLUMN_JOINT, VAL_FRACTION, EmptyText, TextClassificationConfig
-from bigtrain.data.text.sentences import LabelledSplits, Sentences, SentenceSplits
+from bigtrain.data.text.sentences import LabelledSplits, SentenceSplits
 from bigtrain.data.text.table_files import files_of_splits
 from bigtrain.data.text.text_files import FileState, broken_file, content_hash, require_unchanged
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
@@ -34,7 +33,7 @@ _LABEL = "data.label_column"
 Rows = list[tuple[str, str, str]]  # place ("reviews.tsv:17"), text, label
 
 
-class TextClassification:
+class TextClassification(SentenceSplits):
     """Data module `text_classification`; see `TextClassificationConfig`.
 
     Raises DataError, naming file and line, for what can't be read, and for labels that don't fit.
@@ -55,16 +54,7 @@ class TextClassification:
             require_unchanged(states)
             return found
 
-        splits = SentenceSplits(config, ["text_classification", _VERSION, hashes, settings], read, tokenizer)
-        self.spec: DataSpec = splits.spec
-        self.tokenizer: Tokenizer = splits.tokenizer
-        self.augment = splits.augment
-        self.originals = splits.originals
-        self._splits = splits
-
-    def dataset(self, split: str) -> Sentences:
-        """See `data/base.py`."""
-        return self._splits.dataset(split)
+        super().__init__(config, ["text_classification", _VERSION, hashes, settings], read, tokenizer)
 
 
 def _read(config: TextClassificationConfig, files: dict[str, Path]) -> LabelledSplits:

@@ -1,5 +1,5 @@
-"""Any local text as training data: which files a path means, and the data module. How a file is read is
-`data/text/documents.py`'s business; splitting, tokenising and caching are `data/text/text_splits.py`'s.
+"""Any local text as training data: which files a path means, and the data module. How a file is read:
+`data/text/documents.py`; splitting, tokenising and caching: `data/text/text_splits.py`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bigtrain.data.base import DataSpec
+from bigtrain.data.paths import dangling_link, list_files, require_target, warn_of_repeated
 from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
 from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
 from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged
 from bigtrain.data.text.text_splits import TextSplits
-from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.walk import dangling_link, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 
-class TextCorpus:
+class TextCorpus(TextSplits):
     """Data module `text_corpus`: documents from files, a glob or a directory; see `TextCorpusConfig`.
 
     Raises DataError, naming file and line, for what can't be read.
@@ -41,15 +39,7 @@ class TextCorpus:
                 f"there is no val_path: {_val_fraction(config):g} of train is held out for val (data.val_fraction)",
                 stacklevel=2,
             )
-        splits = TextSplits(config, source, lambda: _read_splits(config, files, states), tokenizer)
-        self.spec: DataSpec = splits.spec
-        self.tokenizer: Tokenizer = splits.tokenizer
-        self.originals = splits.originals
-        self._splits = splits
-
-    def dataset(self, split: str) -> TokenWindows:
-        """See `data/base.py`."""
-        return self._splits.dataset(split)
+        super().__init__(config, source, lambda: _read_splits(config, files, states), tokenizer)
 
 
 def find_files(path: str, key: str) -> list[Path]:
@@ -83,8 +73,7 @@ def find_files(path: str, key: str) -> list[Path]:
             fix=f"give {key} a text file, a directory of text files, or a quoted glob: '{key}=books/*.txt'",
         )
     for file in found:
-        if file.is_symlink() and not file.exists():
-            raise dangling_link(file)
+        require_target(file)
     return found
 
 

@@ -1,133 +1,86 @@
-"""From documents to the splits of a text data module: fit, tokenise, cache, describe. Where documents come from is the
-business of `data/text/text_corpus.py` and `data/text/python_docs.py`, which share all of this; which split they belong
-to, `data/text/division.py`'s.
+"""Data of running text: fit a tokenizer, tokenise in shards, describe.
+
+Where documents come from: `data/text/text_corpus.py` and `data/text/python_docs.py`; which split they belong to:
+`data/text/division.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.kinds import Audit
-from bigtrain.data.base import DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
-from bigtrain.data.originals import Originals, ReadOnce
+from bigtrain.data.originals import Original
 from bigtrain.data.text.config import TextConfig
 from bigtrain.data.text.config import Tokenizer as TokenizerKind
 from bigtrain.data.text.division import Divided
 from bigtrain.data.text.paragraphs import paragraphs
 from bigtrain.data.text.shards import ShardsGone, needs_keeping, shards_of, tokenise
 from bigtrain.data.text.token_stream import TokenWindows
+from bigtrain.data.text.tokenized import TokenizedSplits
 from bigtrain.data.text.tokenizing import (
-    find_or_prepare,
     fit_to_texts,
-    fitted_to,
-    given_tokenizer,
-    warn_of_small_vocabulary,
-    warn_of_unknown,
 )
 from bigtrain.data.tokenizers.tokenizer import Tokenizer, characters_of
 from bigtrain.data.tokenizers.tokenizer_file import tokenizer_from_json
-from bigtrain.errors import DataError
 
 SAMPLE_CHARACTERS = 64 << 20  # of the training split, for a vocabulary of pieces of words
-_VERSION = 5  # of what this file and the readers make of a source; part of every cache key
 
 
-class TextSplits:
-    """The token windows of each split, their DataSpec and tokenizer.
+class TextSplits(TokenizedSplits[Divided, TokenWindows]):
+    """Windows of the one token stream of each split. A corpus may be larger than memory: it is tokenised in shards."""
 
-    `source` names everything that `read` depends on (it is hashed into the cache key, and never leaves the
-    machine); `read` gives the corpus and its division into train, val and, where there is one, test, and is called
-    only if they are not in the cache. A given `tokenizer`, or the one that the settings name a file of, is used as it
-    is.
-    """
+    kind, unit, version = "text", "paragraphs", 5
+    split_fix = "give {split} a part in data.split, or its own files (data.{split}_path)"
+    config: TextConfig
 
-    def __init__(
-        self,
-        config: TextConfig,
-        source: Any,
-        read: Callable[[], Divided],
-        tokenizer: Tokenizer | None,
-    ):
-        fits = tokenizer is None
-        tokenizer = given_tokenizer(config, tokenizer)
-        texts = ReadOnce(read, keep=config.audit is not Audit.off)
-        prepared = _find_or_prepare(config, source, texts, tokenizer)
-        self.tokenizer: Tokenizer = tokenizer or tokenizer_from_json(prepared.meta["tokenizer"])
-        streams = prepared.arrays
-        self._windows = {
-            split: TokenWindows(stream, config.sequence_length, split) for split, stream in streams.items()
+    def find_or_prepare(self, source: Any, read: Callable[[], Divided], tokenizer: Tokenizer | None) -> Prepared:
+        """Shards of a corpus that is not finished are kept in a folder of their own until all is done."""
+        root = cache_root(self.config.cache_dir)
+        named = self.config.vocab_size if tokenizer is None else tokenizer.to_json()
+        self._unfinished = root and root / "unfinished" / fingerprint_of(source, self.config.tokenizer.value, named)
+        find = partial(super().find_or_prepare, source, read, tokenizer)
+        try:
+            prepared = find()
+        except ShardsGone:  # another process has finished the whole and removed them
+            prepared = find()
+        if self._unfinished and prepared.is_kept:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
+        return prepared
+
+    def prepare(self, texts: Divided, tokenizer: Tokenizer | None) -> Prepared:
+        """See `TokenizedSplits`."""
+        if tokenizer is None:
+            tokenizer = _fit_once(self.config, texts, self._unfinished)
+        found = tokenise(texts, tokenizer, self._unfinished)
+        meta = {
+            "tokenizer": tokenizer.to_json(),
+            "fingerprint": fingerprint_of(tokenizer.to_json(), list(found.streams), *found.streams.values()),
+            **found.meta,
         }
-        self.spec = DataSpec(
-            kind="text",
-            fingerprint=fingerprint_of(prepared.meta["fingerprint"], config.sequence_length),
-            sizes={split: len(windows) for split, windows in self._windows.items()},
-            vocab_size=self.tokenizer.vocab_size,
-            sequence_length=config.sequence_length,
-            special_tokens=self.tokenizer.special_ids,
-            # Of a tokenizer that drops capitals or line ends, bits per byte would be lower than others'.
-            bytes_per_token={
-                split: prepared.meta["scored_bytes"][split] / windows.num_targets
-                for split, windows in self._windows.items()
-                if prepared.meta["exact"]
-            },
-        )
-        self.originals = Originals(
-            key=fingerprint_of(_VERSION, source),
-            unit="paragraphs",
-            open=lambda: paragraphs(texts.again()),
-            tokenizer=fitted_to(config, fits),
-        )
-        if fits:
-            warn_of_small_vocabulary(config, self.tokenizer)
-        warn_of_unknown(prepared.meta["unknown"], self.tokenizer)
+        return Prepared(meta, {}, found.streams)
 
-    def dataset(self, split: str) -> TokenWindows:
-        """See `data/base.py`."""
-        if split not in self._windows:
-            raise DataError.of(
-                "DATA-SPLIT",
-                f"there is no {split} split",
-                cause=f"the splits are: {', '.join(self._windows)}",
-                fix=f"give {split} a part in data.split, or its own files (data.{split}_path)",
-            )
-        return self._windows[split]
+    def datasets(self, prepared: Prepared) -> dict[str, TokenWindows]:
+        """See `TokenizedSplits`."""
+        streams = prepared.arrays.items()
+        return {split: TokenWindows(stream, self.config.sequence_length, split) for split, stream in streams}
 
+    def facts(self, prepared: Prepared) -> dict[str, Any]:
+        """Bits per byte would come out too low for a tokenizer that drops capitals or line ends: those have none."""
+        scored, exact = prepared.meta["scored_bytes"], prepared.meta["exact"]
+        windows = self._datasets.items() if exact else ()
+        return {
+            "fingerprint": fingerprint_of(prepared.meta["fingerprint"], self.config.sequence_length),
+            "bytes_per_token": {split: scored[split] / of_split.num_targets for split, of_split in windows},
+        }
 
-def _find_or_prepare(
-    config: TextConfig, source: Any, read: Callable[[], Divided], tokenizer: Tokenizer | None
-) -> Prepared:
-    """What is unfinished is kept in a folder of its own until all is done."""
-    root, source = cache_root(config.cache_dir), [_VERSION, source]
-    named = config.vocab_size if tokenizer is None else tokenizer.to_json()
-    folder = root and root / "unfinished" / fingerprint_of(source, config.tokenizer.value, named)
-    find = partial(
-        find_or_prepare, "text", config, source, lambda fitted: _prepare(config, read(), fitted, folder), tokenizer
-    )
-    try:
-        prepared = find()
-    except ShardsGone:  # because the whole is there
-        prepared = find()
-    if folder and prepared.is_kept:
-        shutil.rmtree(folder, ignore_errors=True)
-    return prepared
-
-
-def _prepare(config: TextConfig, divided: Divided, tokenizer: Tokenizer | None, folder: Path | None) -> Prepared:
-    if tokenizer is None:
-        tokenizer = _fit_once(config, divided, folder)
-    found = tokenise(divided, tokenizer, folder)
-    meta = {
-        "tokenizer": tokenizer.to_json(),
-        "fingerprint": fingerprint_of(tokenizer.to_json(), list(found.streams), *found.streams.values()),
-        **found.meta,
-    }
-    return Prepared(meta, {}, found.streams)
+    def passes(self, texts: Divided) -> Callable[[], Iterator[Original]]:
+        """See `TokenizedSplits`."""
+        return paragraphs(texts)
 
 
 def _fit_once(config: TextConfig, divided: Divided, folder: Path | None) -> Tokenizer:

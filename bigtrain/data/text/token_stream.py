@@ -1,7 +1,7 @@
 """One split's tokens as one long stream, and the windows that are cut from it.
 
-A stream is an array in the smallest unsigned type that holds the vocabulary, in memory or memory-mapped. What
-is in the documents is `data/text/text_splits.py`'s business; where streams are kept, `data/cache.py`'s.
+A stream is an array in the smallest unsigned type that holds the vocabulary, in memory or memory-mapped. It is
+kept by `data/cache.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
 
@@ -50,7 +51,7 @@ def scored_text_bytes(documents: Sequence[str], tokenizer: Tokenizer, *, opens: 
     return total - tokenizer.first_token_bytes(next(document for document in documents if document))
 
 
-class TokenWindows:
+class TokenWindows(Dataset):
     """Windows of T+1 tokens at stride T over a stream: every token but the first is a target exactly once.
 
     `gather` gives `tokens` (B, T+1) int64 and `scored` (B, T) bool. The last window is filled up with id 0,

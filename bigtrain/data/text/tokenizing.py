@@ -1,6 +1,5 @@
 """The tokenizer of data made of text: a checkpoint's own, one from a file, or one fitted to the training split; and how
-prepared data is found again by it. What is prepared is the business of the data modules, such as
-`data/text/text_splits.py`.
+prepared data is found in the cache by it.
 """
 
 from __future__ import annotations

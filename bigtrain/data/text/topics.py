@@ -1,5 +1,5 @@
 """Which package of the standard library does a docstring belong to? Texts and labels from the running Python, as
-`data/text/docstrings.py` reads them; tokenising and caching are `data/text/sentences.py`'s business.
+`data/text/docstrings.py` reads them; tokenising and caching: `data/text/sentences.py`.
 
 Three things would give the answer away, or make it a matter of luck. The package's own name is cut out of the text,
 also where it is part of a longer word. Texts that differ only in case, digits, punctuation or space count as one, so
@@ -14,11 +14,10 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
-from bigtrain.data.base import DataSpec
 from bigtrain.data.text.class_division import LabelledText, divide_by_class, fractions_of
 from bigtrain.data.text.config import PythonDocsTopicsConfig
 from bigtrain.data.text.docstrings import docstrings_of, python_files
-from bigtrain.data.text.sentences import LabelledSplits, Sentences, SentenceSplits
+from bigtrain.data.text.sentences import LabelledSplits, SentenceSplits
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.tracking.status_line import status_line
 
@@ -27,7 +26,7 @@ _VERSION = 1  # of the cleaning
 _MASK = "_"  # in place of the package's name
 
 
-class PythonDocsTopics:
+class PythonDocsTopics(SentenceSplits):
     """Data module `python_docs_topics`."""
 
     def __init__(self, config: PythonDocsTopicsConfig, tokenizer: Tokenizer | None = None):
@@ -36,16 +35,7 @@ class PythonDocsTopics:
         stats = [(name, (library / name).stat()) for name in map(str, files)]
         listing = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         source = ["python_docs_topics", _VERSION, sys.version, config.split, listing]
-        splits = SentenceSplits(config, source, lambda: _read(library, files, config.split), tokenizer)
-        self.spec: DataSpec = splits.spec
-        self.tokenizer: Tokenizer = splits.tokenizer
-        self.augment = splits.augment
-        self.originals = splits.originals
-        self._splits = splits
-
-    def dataset(self, split: str) -> Sentences:
-        """See `data/base.py`."""
-        return self._splits.dataset(split)
+        super().__init__(config, source, lambda: _read(library, files, config.split), tokenizer)
 
 
 def _read(library: Path, files: list[Path], split: str) -> LabelledSplits:

@@ -1,8 +1,8 @@
 """Subword tokenisers: byte-level BPE, WordPiece and their like, run by Hugging Face's `tokenizers`.
 
 A long text is encoded in pieces, on all cores, to the same ids as in one go: it is cut only where the tokeniser
-has a border anyway. What a definition may hold is `data/tokenizers/subword_definition.py`'s business; training one,
-`data/tokenizers/bpe.py`'s; reading one from a file, `data/tokenizers/tokenizer_file.py`'s.
+has a border anyway. What a definition may hold: `data/tokenizers/subword_definition.py`; training one:
+`data/tokenizers/bpe.py`; reading one from a file: `data/tokenizers/tokenizer_file.py`.
 """
 
 from __future__ import annotations

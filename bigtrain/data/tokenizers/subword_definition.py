@@ -3,7 +3,7 @@
 A file may come from a stranger. Only the components listed here, with these settings, ever reach the library
 `tokenizers`; a regular expression must be one of those in `PATTERNS`, as any other could backtrack for ever.
 What the file says of padding, truncation and special tokens put around a text is dropped: a training stream has
-neither. How a definition is used is `data/tokenizers/subword.py`'s business.
+neither. How a definition is used: `data/tokenizers/subword.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tokenisers: text to ids and back. Saved as tokenizer.json inside every checkpoint.
 
 `byte` needs no fitting and can represent anything; `char` holds the characters of the training split. Special
-ids come after the ordinary ones. Tokenisers made of pieces of words are in `subword.py`; reading any of them from JSON
-is `tokenizer_file.py`'s business, joining documents into a stream `data/text/token_stream.py`'s.
+ids come after the ordinary ones. Tokenisers made of pieces of words are in `subword.py`; reading any of them from JSON:
+`tokenizer_file.py`; joining documents into a stream: `data/text/token_stream.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Words are cut at spaces and around marks, in lower case and without accents if wished; a piece that goes on with a word
 begins with "##", and the longest piece that fits is taken. The result is a `SubwordTokenizer`. As in that library, what
-is learnt are the commonest pairs of pieces, as by a BPE, not those that are likeliest by Google's unpublished measure.
+is learnt are the commonest pairs of pieces, as by a BPE, not those that Google's unpublished measure ranks first.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from bigtrain.data.base import DataSpec
 from bigtrain.models.vision.config import CNNConfig
 from bigtrain.models.vision.images import image_shape
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 from bigtrain.nn.norm import BatchNorm2d
 
 
-class CNN(nn.Module):
+class CNN(Backbone):
     """[convolution, norm, ReLU, max-pool 2] per width, then one hidden layer; pooled is (B, hidden_size),
     hidden None.
 

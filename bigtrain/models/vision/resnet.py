@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bigtrain.data.base import DataSpec
 from bigtrain.models.vision.config import IMAGENET_DEPTHS, ResNetConfig
 from bigtrain.models.vision.images import image_shape
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 from bigtrain.nn.init import kaiming_convolutions
 from bigtrain.nn.norm import BatchNorm2d
@@ -22,7 +23,7 @@ _LARGE = 64  # pixels: below, a 7x7 with stride 2 and a max-pool would leave the
 _BOTTLENECK = 4  # channels that a bottleneck gives, per channel of its 3x3
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Stem, blocks, mean over the pixels; pooled is (B, last stage's channels), hidden None.
 
     Raises ConfigError where the data has no images.

@@ -13,6 +13,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.models.vision.cnn import Stage
 from bigtrain.models.vision.config import VGG_CONVOLUTIONS, VGGConfig
 from bigtrain.models.vision.images import image_shape
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 from bigtrain.nn.init import kaiming_convolutions
 
@@ -20,7 +21,7 @@ _WIDTHS = (1, 2, 4, 8, 8)  # of each stage, in those of the first
 _POOLED_SIDE = 7  # what five poolings leave of ImageNet's 224 pixels; larger maps are averaged down to it
 
 
-class VGG(nn.Module):
+class VGG(Backbone):
     """Five stages, then two hidden layers; pooled is (B, hidden_size), hidden None.
 
     A map of a single row (or column) is not pooled further along that side. Raises ConfigError where the data has no

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bag_of_context.config import BagOfContextConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.errors import ConfigError
+from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 
 
@@ -34,8 +35,8 @@ class Block(nn.Module):
         return x_BTD + self.dropout(added_BTD), memory_BD
 
 
-class BagOfContext(nn.Module):
-    """What bigtrain asks of a backbone: `hidden_size`, `blocks`, `forward`, and `initial_state` to generate."""
+class BagOfContext(Backbone):
+    """A backbone: `hidden_size`, `blocks`, `forward`, and `initial_state` to generate."""
 
     def __init__(self, config: BagOfContextConfig, data_spec: DataSpec):
         super().__init__()

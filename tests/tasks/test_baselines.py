@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from bigtrain.data.base import DataSpec
-from bigtrain.report import baselines
-from bigtrain.report.baselines import baselines_of
+from bigtrain.data.base import DataModule, Dataset, DataSpec
+from bigtrain.tasks import baselines
 from bigtrain.tasks.classification import Classification
 from bigtrain.tasks.config import ClassificationConfig, MaskedLanguageModelingConfig, RegressionConfig
 from bigtrain.tasks.masked_lm import MaskedLanguageModeling
 from bigtrain.tasks.regression import Regression
 
 
-class Samples:
+class Samples(Dataset):
     def __init__(self, lengths=None, **arrays):
         self.arrays = {name: torch.as_tensor(value) for name, value in arrays.items()}
         if lengths is not None:
@@ -30,9 +29,7 @@ class Samples:
         return {name: value[torch.as_tensor(ids)] for name, value in self.arrays.items()}
 
 
-class Data:
-    tokenizer = None
-
+class Data(DataModule):
     def __init__(self, spec, **splits):
         self.splits = splits
         sizes = {name: len(split) for name, split in splits.items()}
@@ -44,7 +41,7 @@ class Data:
 
 def classified(data):
     task = Classification(ClassificationConfig(), data.spec)
-    return baselines_of(task, data, ["test"])
+    return task.baselines(data, ["test"])
 
 
 def by_hand(train_x, train_y, test_x, classes):
@@ -138,7 +135,7 @@ def test_hidden_tokens_are_guessed_by_their_frequency():
         return batch
 
     task.collate = collate
-    found = baselines_of(task, data, ["test"]).metrics["test"]["unigram_loss"]
+    found = task.baselines(data, ["test"]).metrics["test"]["unigram_loss"]
     assert hidden and 0 not in hidden
     assert found == pytest.approx(-np.log(probability[hidden]).mean())
 
@@ -156,4 +153,4 @@ def test_a_part_is_read_of_what_is_too_large_and_that_is_said(monkeypatch):
 def test_values_have_none():
     spec = {"kind": "vectors", "input_shape": (2,), "values": ("y",), "value_normalization": {"mean": [0], "std": [1]}}
     data = Data(spec, train=Samples(vectors=np.zeros((3, 2)), values=np.zeros((3, 1))))
-    assert baselines_of(Regression(RegressionConfig(), data.spec), data, ["train"]).metrics == {}
+    assert Regression(RegressionConfig(), data.spec).baselines(data, ["train"]).metrics == {}

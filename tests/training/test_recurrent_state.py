@@ -15,8 +15,8 @@ from bigtrain.distributed.world import World
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import LSTMConfig
 from bigtrain.optim.config import SGDConfig
-from bigtrain.training.carried import bring_together
 from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.recurrent_state import gather_state
 
 from .conftest import tiny_config, with_trainer
 from .test_trainer import float64, poison, weights  # noqa: F401 float64 is a fixture
@@ -83,7 +83,7 @@ def test_accumulating_equals_one_batch_and_leaves_the_same_state(
     whole.fit(), parts.fit()
     for name, value in weights(whole).items():
         assert torch.allclose(value, weights(parts)[name], rtol=0, atol=1e-12), name
-    assert torch.allclose(whole.module.carried, parts.module.carried, rtol=0, atol=1e-12)
+    assert torch.allclose(whole.module.recurrent_state, parts.module.recurrent_state, rtol=0, atol=1e-12)
 
 
 def test_the_state_is_saved_and_taken_up_again(make_trainer, config):
@@ -92,14 +92,14 @@ def test_the_state_is_saved_and_taken_up_again(make_trainer, config):
     path = trainer.checkpoints.path_of(24) / "carried.safetensors"
     saved = safetensors.torch.load_file(path)["state"]
     assert saved.shape == (8, 2, 2, 8) and saved.abs().max() > 0
-    assert torch.equal(make_trainer(config, resume=True).module.carried, saved)
+    assert torch.equal(make_trainer(config, resume=True).module.recurrent_state, saved)
 
 
 def test_an_evaluation_leaves_the_state_and_the_weights_as_they_were(make_trainer, config):
     watched = make_trainer(with_trainer(config, eval_every="7step"), "watched")
     blind = make_trainer(config, "blind")
     watched.fit(), blind.fit()
-    assert torch.equal(watched.module.carried, blind.module.carried)
+    assert torch.equal(watched.module.recurrent_state, blind.module.recurrent_state)
     assert all(torch.equal(value, weights(blind)[name]) for name, value in weights(watched).items())
 
 
@@ -151,7 +151,7 @@ def test_windows_that_do_not_follow_each_other_are_shuffled_and_nothing_is_carri
     off = replace(config, model=replace(MODEL, carry_state=False))
     for other in (independent, off):
         trainer = make_trainer(other, "independent" if other is independent else "off")
-        assert isinstance(trainer.loader.order, ShuffledOrder) and trainer.module.carried is None
+        assert isinstance(trainer.loader.order, ShuffledOrder) and trainer.module.recurrent_state is None
         assert "streams" not in trainer.loader.micro_batches(0)[0]
         assert "carried.safetensors" not in trainer.snapshot.files()
 
@@ -165,5 +165,5 @@ def test_what_ranks_bring_together_is_each_ones_part(monkeypatch):
     sent = []
     monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: sent.append(tensor.clone()))
     for rank in range(2):
-        bring_together(torch.full((4, 3), rank + 1.0), World(rank, 2, torch.device("cpu")))
+        gather_state(torch.full((4, 3), rank + 1.0), World(rank, 2, torch.device("cpu")))
     assert sum(sent).tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2

@@ -1,4 +1,4 @@
-"""The end of a run that finished: the best weights on the test split, a sample, and what to do next."""
+"""The conclusion of a run that finished: the best weights on the test split, a sample, and the next commands."""
 
 from __future__ import annotations
 
@@ -13,29 +13,24 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
-from bigtrain.errors import CheckpointError, DataError
-from bigtrain.randomness import SeedDomain, mix
-from bigtrain.report.baselines import baselines_of
+from bigtrain.errors import CheckpointError
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.storage.checkpoint import verify
-from bigtrain.tasks.seq2seq import Seq2Seq
+from bigtrain.tasks.base import Example
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
 from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.machine import device_name
-from bigtrain.training.samples import sample_text, written_targets
 from bigtrain.training.snapshot import load_evaluated_weights
 from bigtrain.training.trainer import Trainer
-
-_FINAL_PAIRS = 3
 
 
 def conclude(
     composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer
 ) -> tuple[dict[str, Any], Results | None]:
-    """Evaluates the best weights and records the outcome; returns facts for status.json, and what to print after.
+    """Evaluates the best weights and records the results; returns facts for status.json, and what to print after.
 
     All ranks evaluate, rank 0 does the rest.
     """
@@ -44,15 +39,17 @@ def conclude(
         return {}, None
     baselines = _add_baselines(columns, parts, trainer.tracker)
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
-    sample, prompt = _final_sample(parts) if composed.config.tracking.samples else ("", None)
-    if sample:
-        trainer.tracker.text("test/sample", sample, trainer.state.step)
+    example = Example()
+    if composed.config.tracking.samples:
+        example = parts.task.final_example(parts.network, parts.data, parts.config)
+    if example.text:
+        trainer.tracker.text("test/sample", example.text, trainer.state.step)
     fresh = {tag: value for tag, value in metrics.items() if _comes_last(tag, parts.config.task)} | baselines
     if fresh:
         trainer.tracker.scalars(trainer.row() | fresh)
     trainer.tracker.hyperparameters(plain_settings(composed.document), metrics)
-    limits, state = trainer.limits, trainer.state
-    samples = round(state.step * limits.samples_per_step)
+    throughput, state = trainer.throughput, trainer.state
+    samples = round(state.step * throughput.samples_per_step)
     speed = samples / state.train_seconds if state.train_seconds else 0.0
     results = Results(
         title=f"{composed.choices['model']} on {composed.choices['data']}",
@@ -61,18 +58,18 @@ def conclude(
         steps=state.step,
         train_seconds=state.train_seconds,
         samples=samples,
-        tokens=None if limits.tokens_per_step is None else round(state.step * limits.tokens_per_step),
+        tokens=None if throughput.tokens_per_step is None else round(state.step * throughput.tokens_per_step),
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=parts.data.spec.optimal_accuracy,
-        share_of_peak=speed * limits.flops_per_sample / limits.peak_flops if limits.peak_flops else None,
-        sample=sample,
+        share_of_peak=speed * throughput.flops_per_sample / throughput.peak_flops if throughput.peak_flops else None,
+        sample=example.text,
         warning=_warning(composed, run_dir),
-        commands=next_commands(run_dir, prompt, " ".join(composed.request.plugin_words)),
+        commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_words)),
     )
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
     best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
-    flops = samples * limits.flops_per_sample
+    flops = samples * throughput.flops_per_sample
     cost = {"seconds": state.train_seconds, "samples": samples, "tokens": results.tokens, "flops": flops}
     if composed.config.tracking.report:
         results = _reported(composed, parts, trainer, results, flops)
@@ -88,7 +85,7 @@ def _comes_last(tag: str, task: TaskConfig) -> bool:
 
 
 def _warning(composed: Composed, run_dir: Path) -> str:
-    """What its evaluations say against the run; "" where they don't."""
+    """That the run overfits or is unstable, by its evaluations; "" where it is neither."""
     verdict = overfit_verdict(read_rows(run_dir / "metrics.jsonl"), composed.config)
     return str(verdict) if verdict.fit in (Fit.overfits, Fit.unstable) else ""
 
@@ -117,7 +114,7 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
     weights, step = "last", trainer.state.step
     # Every rank its share, of the weights that rank 0 found intact.
-    where = trainer.world.share(_intact_best(trainer) if trainer.world.is_main else "")
+    where = trainer.world.broadcast(_intact_best(trainer) if trainer.world.is_main else "")
     if where:
         checkpoint = verify(Path(where))
         load_evaluated_weights(trainer.module.network, checkpoint)
@@ -134,9 +131,9 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
 
 
 def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) -> dict[str, float]:
-    """What little effort reaches, as further metrics of the columns; returned by tag, too."""
+    """The metrics of the baselines: adds them to the columns, and returns them by tag."""
     with status_line("Measuring baselines", ""):
-        found = baselines_of(parts.task, parts.data, [column.split for column in columns])
+        found = parts.task.baselines(parts.data, [column.split for column in columns])
     for sentence in found.notes:
         tracker.note(sentence)
     for column in columns:
@@ -145,7 +142,7 @@ def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) 
 
 
 def _intact_best(trainer: Trainer) -> str:
-    """Where the best checkpoint lies; "" without one that is intact."""
+    """The path of the best checkpoint; "" where none is intact."""
     best = trainer.checkpoints.best()
     if best is None:
         return ""
@@ -154,29 +151,3 @@ def _intact_best(trainer: Trainer) -> str:
     except CheckpointError as error:
         trainer.tracker.note(f"{error.problems[0].message}; evaluating the last weights", True)
         return ""
-
-
-def _final_sample(parts: Parts) -> tuple[str, str | None]:
-    """What the model writes, and a prompt to try; "" and None where it writes nothing."""
-    network, data, device = parts.network, parts.data, parts.world.device
-    if isinstance(parts.task, Seq2Seq):
-        split = "test" if data.spec.sizes.get("test") else "val"
-        sample = written_targets(network, data, parts.task, device, split, _FINAL_PAIRS)
-        return sample, sample.splitlines()[0].removeprefix("source").strip()
-    if not parts.writes_text:
-        return "", None
-    sample = sample_text(network, data, parts.config.tracking, mix(parts.config.seed, SeedDomain.FINAL_SAMPLE), device)
-    return sample, _prompt(parts, sample)
-
-
-def _prompt(parts: Parts, sample: str) -> str:
-    """The start of the sample."""
-    tokenizer = parts.data.tokenizer
-    assert tokenizer is not None
-    word = next(iter(sample.split()), "The")[:16]
-    try:
-        ids = tokenizer.encode(f"{word} ")
-    except DataError:  # a vocabulary without the space
-        return word
-    whole = len(ids) == len(word) + 1  # a token a letter; else the space begins the next word's token
-    return f"{word} " if whole else word

@@ -1,24 +1,27 @@
-"""What counting alone predicts: n-gram models, without a gradient, to stand beside a language model's loss.
+"""n-gram models of the training split, as baselines of a language model's loss.
 
-Those of order 5 are smoothed as `nn/kneser_ney.py` says. For unigrams and bigrams, with c(w) and c(v, w) the counts of
-a token, and of a token after another, among the N scored targets of the training split, t(v) the number of different
-tokens that follow v, t of different tokens at all, and V the vocabulary (Witten & Bell 1991, method C, interpolated):
+Those of order 5 have Kneser-Ney smoothing (`nn/kneser_ney.py`). Unigrams and bigrams have Witten & Bell's (1991, method
+C, interpolated). With c(w) the count of a token and c(v, w) that of a token after another, among the N scored targets
+of the training split, t(v) the number of different tokens that follow v, t the number of different tokens, and V the
+size of the vocabulary:
 
     P(w)     = (c(w) + t / V) / (N + t)
-    P(w | v) = (c(v, w) + t(v) P(w)) / (c(v) + t(v)),  and P(w) after a v that nothing followed
+    P(w | v) = (c(v, w) + t(v) P(w)) / (c(v) + t(v)),  and P(w) where c(v) = 0
 
 Counts are kept for the pairs that occur, so a vocabulary of 50,000 takes no table of 50,000².
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset
-from bigtrain.data.loader import is_contiguous
 from bigtrain.nn.kneser_ney import KneserNey, contexts_of, joined
+from bigtrain.tasks.base import Baselines
 
 MAX_TOKENS = 20_000_000  # counted at most: 3 s
 ORDER = 5
@@ -56,7 +59,7 @@ class NgramModel:
         pairs = before * self._vocab_size + token
         places = np.searchsorted(self._pairs, pairs).clip(max=len(self._pairs) - 1)
         counts = np.where(self._pairs[places] == pairs, self._counts[places], 0)
-        # A token that nothing ever followed counts as followed once, by what the unigram says.
+        # A token that nothing follows counts as followed once, by the unigram distribution.
         followers = np.maximum(self._followers[before], 1)
         return (counts + followers * self.unigram(token)) / (self._before_counts[before] + followers)
 
@@ -74,8 +77,8 @@ def smoothed_unigram(counts: np.ndarray, token: np.ndarray) -> np.ndarray:
     return (counts[token] + kinds / len(counts)) / (counts.sum() + kinds)  # type: ignore[no-any-return]
 
 
-def counting_losses(data: DataModule, splits: list[str]) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Of each split the losses of n-grams counted in training, in nats per scored target; and notes for the user."""
+def ngram_baselines(data: DataModule, splits: Sequence[str]) -> Baselines:
+    """Of each split the losses of n-grams counted in the training split, in nats per scored target."""
     assert data.spec.vocab_size is not None, "counting needs tokens"
     train = data.dataset("train")
     model, high = NgramModel(train, data.spec.vocab_size), HigherOrder(train, data.spec.vocab_size)
@@ -85,7 +88,7 @@ def counting_losses(data: DataModule, splits: list[str]) -> tuple[dict[str, dict
     }
     notes = [] if model.whole else [f"the bigram baseline is of {MAX_TOKENS:,} tokens of the train split"]
     notes += [] if high.whole else [f"the {ORDER}gram baseline is of {MAX_TOKENS_OF_ORDER:,} tokens of each split"]
-    return losses, notes
+    return Baselines(losses, notes)
 
 
 class HigherOrder:
@@ -104,7 +107,7 @@ class HigherOrder:
         tokens, scored = self._texts(dataset)
         nats, count = 0.0, 0
         for first in range(0, tokens.shape[1] - 1, _CHUNK_TOKENS):
-            # With what stands before the chunk, where the texts began before it.
+            # With the ORDER - 1 tokens of context before the chunk.
             start = max(0, first - ORDER + 1)
             chunk = tokens[:, start : first + _CHUNK_TOKENS + 1]
             chosen = scored[:, start : first + _CHUNK_TOKENS].clone()
@@ -120,7 +123,7 @@ class HigherOrder:
         samples = dataset.gather(np.arange(windows))
         tokens = samples["tokens"]
         scored = samples.get("scored", torch.ones_like(tokens[:, 1:], dtype=torch.bool))
-        return joined(tokens, scored, is_contiguous(dataset))
+        return joined(tokens, scored, dataset.contiguous)
 
 
 def _count_pairs(dataset: Dataset, vocab_size: int, windows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,66 +1,45 @@
-"""What little effort reaches, to hold a model's metrics against: counted on the training split, measured on another.
+"""Baselines: trivial models, fitted to the training split and measured on another. Those of language models are in
+`ngram_baseline.py`.
 
-language models     the losses of n-grams, see report/ngram.py
-masked tokens       the loss of counting tokens, on the very tokens that the task hides
+masked tokens       the loss of unigrams, on the tokens that the task hides
 classes             the accuracy of the commonest class, and of the nearest centroid (Rocchio; Manning, Raghavan &
                     Schütze 2008, ch. 14.2): of images and vectors as the model reads them, by Euclidean distance; of
                     sentences as tf-idf weights of their tokens, by cosine
 
-Regression needs none: R² tells the gain over the mean. Samples are counted up to a bound that keeps this below a second
-or so; where that is not all of them, a note says so.
+Regression needs none: R² is the gain over the mean. At most so many samples are read that it takes about a second; a
+note says how many, where that is not all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from bigtrain.data.base import DataModule, Dataset
-from bigtrain.data.loader import evaluation_batches, lengths_of
+from bigtrain.data.loader import Collate, evaluation_batches
 from bigtrain.data.order import permute
 from bigtrain.distributed.world import lone_world
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.randomness import SeedDomain
-from bigtrain.report.ngram import MAX_TOKENS, counting_losses, smoothed_unigram
-from bigtrain.tasks.base import Task
-from bigtrain.tasks.classification import Classification
+from bigtrain.tasks.base import Baselines
 from bigtrain.tasks.inputs import Inputs
-from bigtrain.tasks.language_modeling import LanguageModeling
-from bigtrain.tasks.masked_lm import MaskedLanguageModeling
+from bigtrain.tasks.ngram_baseline import MAX_TOKENS, smoothed_unigram
 
 MAX_PIXELS = 100_000_000  # values of images and vectors read of a split
 MAX_WORDS = 2_000_000  # tokens of sentences read of a split, padding included
 _CHUNK = 2048
 
 
-@dataclass
-class Baselines:
-    """Per split, metrics such as `bigram_loss` and `majority_accuracy`; and what has to be said about them."""
-
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def baselines_of(task: Task, data: DataModule, splits: Sequence[str]) -> Baselines:
-    """The baselines of a task on these splits; none for a task that has none."""
-    if isinstance(task, LanguageModeling):
-        return Baselines(*counting_losses(data, list(splits)))
-    if isinstance(task, MaskedLanguageModeling):
-        return _masked(task, data, splits)
-    if isinstance(task, Classification):
-        return _classes(data, splits)
-    return Baselines()
-
-
 def _partly(count: int, of: str, split: str) -> str:
     return f"the baselines are of {count:,} {of} of the {split} split"
 
 
-def _masked(task: MaskedLanguageModeling, data: DataModule, splits: Sequence[str]) -> Baselines:
-    """`unigram_loss`: nats per hidden token."""
+def masked_token_baselines(
+    data: DataModule, splits: Sequence[str], collate: Collate, needs_partners: bool
+) -> Baselines:
+    """`unigram_loss`: nats per hidden token of the batches that `collate` makes."""
     spec, train, found = data.spec, data.dataset("train"), Baselines()
     read = _read(train, MAX_TOKENS)
     if len(read) < len(train):
@@ -71,8 +50,7 @@ def _masked(task: MaskedLanguageModeling, data: DataModule, splits: Sequence[str
         counts += np.bincount(_tokens(samples)[1], minlength=len(counts))
     counts[[spec.mask_id, *spec.special_tokens.values()]] = 0  # which are never hidden
     for split in splits:
-        collate: Callable[[dict], dict] = lambda samples: task.collate(samples, training=False)  # noqa: E731
-        batches = evaluation_batches(data.dataset(split), collate, _CHUNK, lone_world("0"), task.needs_partners)
+        batches = evaluation_batches(data.dataset(split), collate, _CHUNK, lone_world("0"), needs_partners)
         nats = targets = 0.0
         for batch, _ in batches:
             token = batch["targets"][batch["targets"] != UNSCORED].numpy()
@@ -82,8 +60,8 @@ def _masked(task: MaskedLanguageModeling, data: DataModule, splits: Sequence[str
     return found
 
 
-def _classes(data: DataModule, splits: Sequence[str]) -> Baselines:
-    """`majority_accuracy` and `centroid_accuracy`."""
+def class_baselines(data: DataModule, splits: Sequence[str]) -> Baselines:
+    """`majority_accuracy` and `centroid_accuracy`: of the commonest class, and of the class of the nearest centroid."""
     found = Baselines()
     is_text = data.spec.input_shape is None
     most = MAX_WORDS if is_text else MAX_PIXELS
@@ -180,7 +158,7 @@ def _normalized(row: np.ndarray, weight: np.ndarray, rows: int) -> np.ndarray:
 
 def _read(dataset: Dataset, most: int) -> np.ndarray:
     """Ids of all samples, or of as many as have `most` values, drawn by a fixed rule."""
-    lengths = lengths_of(dataset)
+    lengths = dataset.lengths
     if lengths is None:
         samples = dataset.gather(np.zeros(1, dtype=np.int64))
         width = float(max(value[0].numel() for value in samples.values()))
@@ -191,9 +169,8 @@ def _read(dataset: Dataset, most: int) -> np.ndarray:
 
 
 def _labels(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
-    own = getattr(dataset, "labels", None)
-    if isinstance(own, np.ndarray):
-        return own[ids]
+    if dataset.labels is not None:
+        return dataset.labels[ids]
     return np.concatenate([dataset.gather(chunk)["labels"].numpy() for chunk in _chunks(ids)])
 
 

@@ -1,4 +1,4 @@
-"""Lists the files under a folder, linked folders included: the one way to do it, for data of every kind.
+"""What a path in the settings means, for data of every kind: ~ and links, and the files under a folder.
 
 What is in the files, and which names are wanted, the caller knows.
 """
@@ -45,6 +45,20 @@ def list_files(
     while walk.links:
         walk.follow(heapq.heappop(walk.links))
     return Listing(sorted(walk.files.values()), sorted(walk.dangling), sorted(walk.repeated))
+
+
+def as_path(path: str) -> Path:
+    """The path of a setting, which no shell has expanded."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home of an unknown user: reported as something that is not there
+        return Path(path)
+
+
+def require_target(path: Path) -> None:
+    """Raises DataError for a link that points nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise dangling_link(path)
 
 
 def dangling_link(path: Path) -> DataError:

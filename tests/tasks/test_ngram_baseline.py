@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from bigtrain.data.base import Dataset
 from bigtrain.data.text.token_stream import TokenWindows
 from bigtrain.nn.kneser_ney import KneserNey, contexts_of
-from bigtrain.report.ngram import HigherOrder, NgramModel
+from bigtrain.tasks.ngram_baseline import HigherOrder, NgramModel
 
 TEXT = np.array([0, 1, 0, 2, 0, 1, 1, 0, 1, 0], dtype=np.uint8)  # nine targets: 1 0 2 0 1 1 0 1 0
 VOCAB_SIZE = 4
@@ -46,12 +47,12 @@ def test_probabilities_add_up_to_one_and_counting_in_chunks_changes_nothing(monk
     np.testing.assert_allclose(model.unigram(token).sum(), 1, rtol=1e-12)
     for before in token:
         np.testing.assert_allclose(model.bigram(np.full(60, before), token).sum(), 1, rtol=1e-12)
-    monkeypatch.setattr("bigtrain.report.ngram._CHUNK_TOKENS", 100)
+    monkeypatch.setattr("bigtrain.tasks.ngram_baseline._CHUNK_TOKENS", 100)
     assert NgramModel(windows, 60).losses(windows) == model.losses(windows)
 
 
 def test_only_scored_targets_count():
-    class Half:
+    class Half(Dataset):
         def __len__(self):
             return 2
 
@@ -89,6 +90,6 @@ def test_five_grams_go_on_from_window_to_window(monkeypatch):
     by_hand = KneserNey(5, 8, text).probabilities(contexts_of(other, 4)[0], other[0, 1:])
     model = HigherOrder(train, 8)
     assert model.loss(val) == pytest.approx(-float(by_hand.log().mean()), rel=1e-12) and model.whole
-    monkeypatch.setattr("bigtrain.report.ngram._CHUNK_TOKENS", 7)
+    monkeypatch.setattr("bigtrain.tasks.ngram_baseline._CHUNK_TOKENS", 7)
     assert model.loss(val) == pytest.approx(-float(by_hand.log().mean()), rel=1e-12)
     assert not HigherOrder(train, 8, max_tokens=100).whole

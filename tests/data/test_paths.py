@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtrain.data.walk import Listing, dangling_link, list_files, warn_of_repeated
+from bigtrain.data.paths import Listing, dangling_link, list_files, warn_of_repeated
 from bigtrain.errors import DataError
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_networks import tiny_config
 
-from bigtrain.config.run import TrackingConfig
+from bigtrain.config.run import RunConfig, TrackingConfig
 from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import ImageAugmentConfig
 from bigtrain.data.synthetic.config import DisksConfig, GaussianMixtureConfig, RandomLabelsConfig, StringPairsConfig
@@ -17,13 +17,14 @@ from bigtrain.models.config import MLPConfig, Seq2SeqConfig
 from bigtrain.models.mlp import MLP
 from bigtrain.models.network import Network
 from bigtrain.models.seq2seq import EncoderDecoder
+from bigtrain.randomness import mix
 from bigtrain.tasks.classification import Classification
 from bigtrain.tasks.config import ClassificationConfig, RegressionConfig, Seq2SeqTaskConfig
 from bigtrain.tasks.regression import Regression
 from bigtrain.tasks.seq2seq import Seq2Seq
 from bigtrain.tracking.tracker import Sink, Tracker
 from bigtrain.training.evaluator import Evaluation
-from bigtrain.training.samples import observer_for
+from bigtrain.training.observer import Observer
 
 
 class Album(Sink):
@@ -42,6 +43,12 @@ class Album(Sink):
         self.notes.append(sentence)
 
 
+def observer(task, network, data, album, samples=True):
+    nothing = dict.fromkeys(("model", "data", "optimizer", "scheduler", "task"))
+    config = RunConfig(tracking=TrackingConfig(), **nothing)
+    return Observer(task, network, data, config, Tracker([album]), samples)
+
+
 def shown(data, **tracking):
     """(pictures by tag, network) of one evaluation of an untrained MLP in training mode."""
     task = (
@@ -53,8 +60,7 @@ def shown(data, **tracking):
     network = Network(backbone, task.build_heads(backbone.hidden_size, None))
     album = Album()
     evaluation = Evaluation({}, {"confusion": torch.eye(data.spec.num_classes or 0, dtype=torch.float64)})
-    arguments = (TrackingConfig(**tracking), 0, Tracker([album]), torch.device("cpu"), False)
-    observer_for(task, network, data, *arguments)(evaluation, 5)
+    observer(task, network, data, album, **tracking)(evaluation, 5)
     assert album.notes == []
     return album.images, network
 
@@ -89,12 +95,31 @@ def test_pairs_are_shown_beside_what_the_network_writes():
     backbone = EncoderDecoder(tiny_config(Seq2SeqConfig), data.spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, None)).train()
     album = Album()
-    show = observer_for(
-        task, network, data, TrackingConfig(), 0, Tracker([album]), torch.device("cpu"), writes_text=False
-    )
-    show(Evaluation({}, {}), 1)
+    observer(task, network, data, album)(Evaluation({}, {}), 1)
     first = album.texts["val/samples"].split("\n\n")[0].splitlines()
     source, reference, written = (line.split(maxsplit=1) for line in first)
     assert (source[0], reference[0], written[0]) == ("source", "reference", "written")
     assert source[1][::-1] == reference[1] and len(album.texts["val/samples"].split("\n\n")) == 8
     assert network.training and not album.notes
+
+
+def test_inputs_are_shown_once_and_a_failure_ends_the_showing_with_one_warning():
+    class Fragile(Classification):
+        def show_inputs(self, data):
+            yield "train/inputs", "samples"
+
+        def show(self, network, data, config, seed, totals):
+            yield "val/sample", f"{seed}"
+            if totals:
+                raise OSError("no font")
+
+    data = GaussianMixture(GaussianMixtureConfig(features=3, train_samples=9, eval_samples=9))
+    album = Album()
+    show = observer(Fragile(ClassificationConfig(), data.spec), None, data, album)
+    show(Evaluation({}, {}), 1)
+    assert album.texts == {"train/inputs": "samples", "val/sample": str(mix(0, 1))} and not album.notes
+    album.texts.clear()
+    for _ in range(2):
+        show(Evaluation({}, {"confusion": torch.eye(2)}), 2)
+    assert album.texts == {"val/sample": str(mix(0, 2))}
+    assert album.notes == ["samples are switched off, training goes on: OSError: no font"]

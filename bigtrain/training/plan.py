@@ -1,0 +1,34 @@
+"""The plan of a step: this rank's micro-batches, and what all ranks agree on before the first forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bigtrain.distributed.world import World
+from bigtrain.signals import reason_of
+from bigtrain.tasks.base import Batch
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: the micro-batches of this rank, and beside them what is the same on every rank."""
+
+    micro_batches: list[Batch]  # on the host
+    counts: dict[str, float]  # targets per loss term over all ranks and micro-batches, at least 1
+    stop_reason: str  # why to stop before this step, or ""
+    train_seconds: float  # of rank 0's clock
+
+    @classmethod
+    def agree(
+        cls, world: World, micro_batches: list[Batch], counts: dict[str, float], stop_code: int, train_seconds: float
+    ) -> StepPlan:
+        """One collective on the host. From every rank: its own targets per loss term, its `StopRequest.code`, its
+        clock.
+        """
+        rows = world.gather([*counts.values(), stop_code, train_seconds])  # (ranks, terms + 2)
+        term_counts, stop_codes, clocks = rows[:, :-2], rows[:, -2], rows[:, -1]
+        totals = np.maximum(term_counts.sum(axis=0), 1.0)
+        stop_reason = reason_of(int(stop_codes.max()))
+        return cls(micro_batches, dict(zip(counts, totals.tolist(), strict=True)), stop_reason, float(clocks[0]))
