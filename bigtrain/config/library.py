@@ -11,7 +11,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from importlib.resources import files as files_of
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +160,10 @@ def folders_of(request: Request, overrides: Iterable[Override] = ()) -> list[Fol
         scheme, _, rest = place.rpartition("://")
         if scheme != "pkg":
             folders.append(Folder(provider, Path(rest).absolute()))
-        elif find_spec(rest):
-            folders.append(Folder(provider, Path(str(files_of(rest)))))
-        else:
+            continue
+        try:
+            folders.append(Folder(provider, Path(str(files_of(rest.replace("/", "."))))))
+        except (ImportError, TypeError, ValueError):  # no package of this name
             warnings.warn(f"provider={provider}, path={rest} is not available.", stacklevel=2)
     return folders
 

@@ -142,3 +142,12 @@ def test_references_and_hydra_facts_resolve(monkeypatch):
     ).config
     assert (config.output_dir, config.extra["m"]) == ("/data/a", "transformer")
     assert config.extra["all"]["batch_size"] == 32
+
+
+def test_folders_and_packages_on_the_search_path(tmp_path):
+    write(tmp_path, "data/mine", "defaults: [/schema/data@_here_: glyphs]\n")
+    word = f"hydra.searchpath=[{tmp_path},pkg://json]"
+    assert composed(word, "data=mine", "model=cnn").choices["data"] == "mine"
+    for absent in ("pkg://no_such_package", "pkg://no_such.package"):
+        with pytest.warns(UserWarning, match="is not available"):
+            composed(f"hydra.searchpath=[{absent}]")
