@@ -150,9 +150,7 @@ def _prompt_ids(prompt: Tensor | Sequence[Sequence[int]]) -> Tensor:
 
 
 def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> int:
-    """The longest context in tokens: `max_length`, or that of the training; at most the positions of the model, and no
-    more than `needed`.
-    """
+    """The longest context in tokens: `max_length` or the training's, at most the model's positions and `needed`."""
     wanted = max_length or getattr(network.backbone, "context_length", None)
     positions = getattr(network.backbone, "max_length", None)
     return min(limit for limit in (needed, wanted, positions) if limit is not None)
