@@ -39,9 +39,8 @@ def conclude(
         return {}, None
     baselines = _add_baselines(columns, parts, trainer.tracker)
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
-    example = Example()
-    if composed.config.tracking.samples:
-        example = parts.task.final_example(parts.network, parts.data, parts.config)
+    shown = composed.config.tracking.samples
+    example = parts.task.final_example(parts.network, parts.data, parts.config) if shown else Example()
     if example.text:
         trainer.tracker.text("test/sample", example.text, trainer.state.step)
     fresh = {tag: value for tag, value in metrics.items() if _comes_last(tag, parts.config.task)} | baselines

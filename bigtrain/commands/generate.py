@@ -52,18 +52,14 @@ def refuse_unused(config: GenerateConfig, searches: bool) -> None:
     """Raises ConfigError for settings of sampling where the answer is searched for, and the other way round."""
     names = ("top_k", "top_p") if searches else ("num_beams", "length_penalty")
     given = [name for name in names if getattr(config, name) is not None]
-    if given and searches:
-        raise ConfigError.of(
-            "GENERATE-SETTING",
-            f"{given[0]} has no effect: a translation is searched for, not drawn",
-            fix="leave it out, or give num_beams and length_penalty",
-        )
+    if searches:
+        why = "a translation is searched for, not drawn"
+        fix = "leave it out, or give num_beams and length_penalty"
+    else:
+        why = "only a translation is searched for, and this checkpoint does not translate"
+        fix = "leave it out; temperature=0 takes the likeliest token each time"
     if given:
-        raise ConfigError.of(
-            "GENERATE-SETTING",
-            f"{given[0]} has no effect: only a translation is searched for, and this checkpoint does not translate",
-            fix="leave it out; temperature=0 takes the likeliest token each time",
-        )
+        raise ConfigError.of("GENERATE-SETTING", f"{given[0]} has no effect: {why}", fix=fix)
 
 
 def noting_known_texts(loaded: Loaded, answer: Answer) -> Answer:

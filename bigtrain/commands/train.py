@@ -323,9 +323,7 @@ def _train(
 
 
 def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sink]:
-    """The sinks that write files. They follow the console, which shows their warnings. TensorBoard ignores events of
-    earlier files from `purge_step` on.
-    """
+    """The sinks that write files. TensorBoard ignores events of earlier files from `purge_step` on."""
     with durable.disk_errors(run_dir):
         sinks: list[Sink] = [LogFileSink(run_dir / "train.log"), JsonlSink(run_dir / "metrics.jsonl")]
     if config.tracking.tensorboard:

@@ -104,10 +104,8 @@ def _nearest_point(data: DataModule, read: dict[str, np.ndarray], labels: np.nda
     size_C = centroids_CF.square().sum(dim=1).masked_fill(counts == 0, torch.inf)
 
     def nearest(split: str) -> np.ndarray:
-        found = [
-            (size_C - 2 * x_BF @ centroids_CF.t()).argmin(dim=1) for x_BF in points(data.dataset(split), read[split])
-        ]
-        return torch.cat(found).numpy()
+        vectors = points(data.dataset(split), read[split])
+        return torch.cat([(size_C - 2 * x_BF @ centroids_CF.t()).argmin(dim=1) for x_BF in vectors]).numpy()
 
     return nearest
 

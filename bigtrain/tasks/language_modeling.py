@@ -147,13 +147,9 @@ class LanguageModeling(Task):
         else:
             prompt = first_samples(data, "val", 1)["tokens"][0, :PROMPT_TOKENS].numpy()
         generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        sampling, stop_id = Sampling(temperature=SAMPLE_TEMPERATURE), tokenizer.end_of_text
         new = generate(
-            network,
-            [prompt.tolist()],
-            settings.sample_tokens,
-            Sampling(temperature=SAMPLE_TEMPERATURE),
-            generator=generator,
-            stop_id=tokenizer.end_of_text,
+            network, [prompt.tolist()], settings.sample_tokens, sampling, generator=generator, stop_id=stop_id
         )
         return tokenizer.decode(np.concatenate([prompt, new[0].cpu().numpy()]))
 
@@ -164,15 +160,10 @@ class LanguageModeling(Task):
         ids = tokenizer.encode(prompt)
         if not len(ids):  # no prompt, or one without tokens, as spaces are to WordPiece
             ids = _first_ids(tokenizer)
-        steps = stream(
-            network,
-            [ids.tolist()],
-            asked.max_tokens,
-            Sampling(asked.temperature, asked.top_k, asked.top_p),
-            generator=torch.Generator(next(network.parameters()).device).manual_seed(seed),
-            stop_id=tokenizer.end_of_text,
-        )
-        new_ids = takewhile(lambda new: new != tokenizer.end_of_text, (int(ids_B[0]) for ids_B in steps))
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+        sampling, stop_id = Sampling(asked.temperature, asked.top_k, asked.top_p), tokenizer.end_of_text
+        steps = stream(network, [ids.tolist()], asked.max_tokens, sampling, generator=generator, stop_id=stop_id)
+        new_ids = takewhile(lambda new: new != stop_id, (int(ids_B[0]) for ids_B in steps))
         yield prompt
         yield from chain(text_pieces(tokenizer, ids.tolist(), new_ids), "\n")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from bigtrain.config.run import RunConfig
 from bigtrain.data.base import DataModule
 from bigtrain.models.network import Network
@@ -35,13 +37,12 @@ class Observer:
             self._tracker.note(sentence, True)
 
     def _record(self, evaluation: Evaluation, step: int) -> None:
-        shown = [] if self._inputs_shown else [self._task.show_inputs(self._data)]
+        inputs = () if self._inputs_shown else self._task.show_inputs(self._data)
         self._inputs_shown = True
         seed = mix(self._config.seed, step)
-        shown.append(self._task.show(self._network, self._data, self._config, seed, evaluation.totals))
-        for items in shown:
-            for tag, item in items:
-                if isinstance(item, str):
-                    self._tracker.text(tag, item, step)
-                else:
-                    self._tracker.image(tag, item, step)
+        shown = self._task.show(self._network, self._data, self._config, seed, evaluation.totals)
+        for tag, item in chain(inputs, shown):
+            if isinstance(item, str):
+                self._tracker.text(tag, item, step)
+            else:
+                self._tracker.image(tag, item, step)
