@@ -78,7 +78,7 @@ def _mean_squares(gradient: Tensor) -> State:
 
 
 def _variance(state: State, gradient: Tensor) -> Tensor:
-    """The running square as the state tells it, in the shape of the gradient."""
+    """The running square that the state stands for, in the shape of the gradient."""
     if gradient.ndim < 2:
         return state["variance"].clone()
     rows, columns = state["row_variance"], state["column_variance"]
