@@ -121,22 +121,18 @@ def build_trainer(
     document: dict[str, Any],
     resume: Checkpoint | None,
 ) -> Trainer:
-    """Everything for a run: built, restored from `resume` where there is one, and handed to the loop."""
+    """A run, ready to `fit`: first its parts are built, then restored from `resume`, then handed to the trainer."""
     config, settings, world, module = parts.config, parts.config.trainer, parts.world, parts.module
-    state = begin_state(resume, world, tracker)  # first: what the run resolved when it began decides what is built
-
+    state = begin_state(resume, world, tracker)  # first: what is built depends on what the run resolved at its start
     optimizer, precision, flops = build_step(parts, state, tracker)
     average = MovingAverage(live_tensors(parts.network), settings.ema_decay) if settings.ema_decay else None
     scaler = precision.scaler(world.device)
     snapshot = Snapshot(module, optimizer, average, scaler, state, parts.data, world, config=document)
-
     if resume is not None:
         snapshot.restore(resume)
         record_extension(state, resume, parts.units, settings.max_duration)
-
     length, cadences = length_and_cadences(settings, parts.units, state)
-    batch_size = evaluation_batch_size(settings, world.size)
-    evaluator = Evaluator(module, parts.task, parts.data, precision, batch_size, world, build_train_sample(parts))
+    evaluator = build_evaluator(parts, precision)
     trainer = Trainer(
         module=module,
         replica=replicate(module, world),
@@ -177,9 +173,9 @@ def begin_state(resume: Checkpoint | None, world: World, tracker: Tracker) -> Tr
 
 
 def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optimizer, ResolvedPrecision, float]:
-    """Makes the module ready to be trained; returns optimizer, number format and FLOPs per sample.
+    """Prepares the module for training; returns the optimizer, the number format and FLOPs per sample.
 
-    What follows from the machine (precision, compiled or recorded steps) is kept in `state.resolved`.
+    Choices that depend on the machine (precision, compiled blocks, recorded steps) are kept in `state.resolved`.
     """
     config, module, loader, world = parts.config, parts.module, parts.loader, parts.world
     for head in parts.network.heads.values():
@@ -198,10 +194,10 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
 
 
 def record_steps(trainer: Trainer) -> None:
-    """Records the trainer's step as a CUDA graph. A failure is one warning, and the run goes on without."""
+    """Records the trainer's step as a CUDA graph. On failure there is one warning, and steps run eagerly."""
     try:
         trainer.record(trainer.plan_step())
-    except Exception as error:  # what can't be recorded raises whatever its library raises
+    except Exception as error:  # the errors of a recording have no common base class
         trainer.tracker.note(f"recording a CUDA graph failed ({type(error).__name__}); going on without", True)
         trainer.state.resolved["cuda_graph"] = "off (the recording failed)"
 
@@ -218,16 +214,17 @@ def build_loader(parts: Parts) -> TrainLoader:
     return TrainLoader(dataset, collate, order, settings.micro_batch_size, parts.world, seed=seed, partners=partners)
 
 
-def build_train_sample(parts: Parts) -> TrainSample | None:
-    """The training samples that each evaluation measures beside the validation split."""
-    settings, sizes = parts.config.trainer, parts.data.spec.sizes
-    if not settings.eval_train or settings.overfit or not sizes.get("val"):
-        return None
-    return TrainSample(parts.data.dataset("train"), train_sample_size(sizes["train"], sizes["val"]))
+def build_evaluator(parts: Parts, precision: ResolvedPrecision) -> Evaluator:
+    """Of the validation and test splits, and of training samples to compare them with, where there are any."""
+    settings, sizes, sample = parts.config.trainer, parts.data.spec.sizes, None
+    if settings.eval_train and not settings.overfit and sizes.get("val"):
+        sample = TrainSample(parts.data.dataset("train"), train_sample_size(sizes["train"], sizes["val"]))
+    batch_size = evaluation_batch_size(settings, parts.world.size)
+    return Evaluator(parts.module, parts.task, parts.data, precision, batch_size, parts.world, sample)
 
 
 def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:
-    """What chooses the best evaluation. Raises ConfigError for a metric that the task does not have."""
+    """The choice of the best evaluation. Raises ConfigError for a metric that the task does not have."""
     settings = parts.config.trainer.early_stopping
     selection = Selection(settings, parts.config.task, state)
     if settings.metric is not None and evaluator.has("val"):
@@ -248,7 +245,7 @@ def build_observer(parts: Parts, tracker: Tracker) -> Observer:
 
 
 def build_watch(parts: Parts, run_dir: Path, tracker: Tracker, first_step: int) -> Watch:
-    """What looks closely at single steps: a profile of rank 0's, a search for non-finite values on every rank."""
+    """Diagnosis of single steps: a profile on rank 0, a search for non-finite values on every rank."""
     settings = parts.config.trainer
     profile = Profile(run_dir / "profile", tracker, first_step) if settings.profile and parts.world.is_main else None
     return Watch(profile, parts.module if settings.find_nonfinite else None)

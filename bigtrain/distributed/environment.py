@@ -1,6 +1,6 @@
-"""Which rank this process is, as the launcher that started it says: torchrun (and bigtrain itself), or Slurm. No torch.
+"""The rank of this process, from the environment variables of its launcher: torchrun (also bigtrain's own) or Slurm.
 
-Nothing here starts or joins anything; see `launch.py` and `world.py`.
+Free of torch. Ranks are started in `launch.py` and join each other in `world.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bigtrain.errors import ConfigError
 
 @dataclass(frozen=True)
 class RankEnvironment:
-    """`rank` of `size` over all machines, `local_rank` of `local_size` on this one; where they meet; who says so."""
+    """`rank` of `size` over all machines, `local_rank` of `local_size` on this one; `launcher`: the variable read."""
 
     rank: int
     size: int
@@ -26,7 +26,7 @@ class RankEnvironment:
 
 
 def rank_environment(environment: Mapping[str, str]) -> RankEnvironment | None:
-    """The rank that a launcher has given this process; None where it runs alone.
+    """The rank that a launcher has assigned to this process; None without one, or with a single rank.
 
     Raises ConfigError for variables that a launcher has left incomplete.
     """
@@ -59,7 +59,7 @@ def _from_slurm(environment: Mapping[str, str]) -> RankEnvironment:
         local_rank = int(environment["SLURM_LOCALID"])
         nodes = int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
         address = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
-        # Every job a port of its own, the same on all its ranks.
+        # A port per job, the same on all its ranks.
         port = int(environment.get("MASTER_PORT") or 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
         tasks = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE") or ""
         local_size = int(match[0]) if (match := re.match(r"\d+", tasks)) else -(-size // nodes)

@@ -1,8 +1,8 @@
-"""Starting ranks on this machine through torch's elastic agent, passing signals on to them, and their exit code.
+"""Starting ranks on this machine through torch's elastic agent, forwarding signals to them, and their exit code.
 
-The agent only starts and watches: signals and restarts are ours. A signal asks the ranks to save and stop, however long
-that takes (the agent would kill them after 30 s), and only ranks that were killed from outside are started again: an
-error would come back.
+The agent only starts and monitors: signals and restarts are handled here. A signal asks the ranks to save and stop,
+without a time limit (the agent would kill them after 30 s). Only ranks that were killed from outside are restarted: one
+that raised an error would raise it again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 from bigtrain.errors import ExitCode
 
-RANK_LOST = 71  # how a rank ends that has only lost another one; `launch` tells it apart from a cause
-LAUNCHED = "BIGTRAIN_LAUNCHED"  # in the environment of what was started by a launcher of ours: its process id
+RANK_LOST = 71  # exit code of a rank that failed because another one was gone: not the cause
+LAUNCHED = "BIGTRAIN_LAUNCHED"  # environment variable of started processes: the process id of their launcher
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_GRACE_SECONDS = 5.0  # for the other ranks to end by themselves once one has failed; the agent gives them 30
+_GRACE_SECONDS = 5.0  # for the other ranks to exit after one has failed, before they are killed; the agent: 30
 
 
 def launch(
@@ -38,7 +38,7 @@ def launch(
     added to their environment.
     """
     variables |= {LAUNCHED: str(os.getpid()), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
-    if sys.platform == "linux":  # the ranks are on one machine: they need no network, and none should see them
+    if sys.platform == "linux":  # the ranks are on one machine: they need no network
         variables.setdefault("GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
     with _set(variables):
         for restarts in range(max_restarts + 1):
@@ -68,11 +68,11 @@ def available_cores() -> int:
 
 
 def end_with_launcher() -> bool:
-    """Whether a launcher of ours started this process: a rank, or a job of a sweep.
+    """Whether `launch` or a sweep's launcher started this process.
 
     When that launcher is killed, this process gets SIGTERM, and so saves and stops (Linux only).
     """
-    launcher = os.environ.pop(LAUNCHED, "")  # not for what this process starts in its turn
+    launcher = os.environ.pop(LAUNCHED, "")  # so that its own child processes don't see it
     if launcher and sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG, see prctl(2)
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
@@ -82,24 +82,24 @@ def end_with_launcher() -> bool:
 
 
 class _Ranks:
-    """One attempt: the agent with its ranks."""
+    """One attempt: the elastic agent and its ranks."""
 
     def __init__(self, words: Sequence[str], ranks: int):
         self.asked_to_stop = False
-        self._undelivered: list[int] = []  # signals that came before there was a rank
+        self._undelivered: list[int] = []  # signals received before a rank was started
         self._agent = _make_agent(words, ranks)
-        self._ended: set[int] = set()  # process ids of stragglers
+        self._ended: set[int] = set()  # process ids of ranks killed here
 
     def run(self) -> int:
         """Waits for the ranks; the exit code of the first that failed, or minus the signal that killed it."""
         over = threading.Event()
-        threading.Thread(target=self._look_after, args=(over,), daemon=True).start()
+        threading.Thread(target=self._monitor, args=(over,), daemon=True).start()
         with self._passing_signals():
             result = self._agent.run()
         over.set()
         if not result.is_failed():
             return ExitCode.OK
-        # The agent sends SIGTERM to the others once one has failed: those are no cause.
+        # The agent sends SIGTERM to the others once one has failed: their exit codes are not the cause.
         failures = sorted(result.failures.values(), key=lambda failure: failure.timestamp)
         codes = [failure.exitcode for failure in failures if failure.pid not in self._ended]
         causes = [code for code in codes if code not in (RANK_LOST, -signal.SIGTERM)]
@@ -116,15 +116,15 @@ class _Ranks:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _look_after(self, over: threading.Event) -> None:
-        """Delivers early signals. Kills ranks that outlive one that failed: stopped ones, or such as wait in vain."""
+    def _monitor(self, over: threading.Event) -> None:
+        """Delivers early signals; kills ranks that still run some seconds after another one has failed."""
         first_failure = None
         while not over.wait(0.1):
             pids = self._pids()
             while pids and self._undelivered:
                 self._send(self._undelivered.pop(0))
             codes = self._exit_codes()
-            if not any(codes.values()):  # nobody has failed; who ended in peace waits for nobody
+            if not any(codes.values()):  # no rank has failed
                 continue
             first_failure = first_failure or time.monotonic()
             living = [pid for pid, code in codes.items() if code is None]
@@ -148,7 +148,7 @@ class _Ranks:
         return [worker.id for worker in self._agent.get_worker_group().workers if worker.id]
 
     def _exit_codes(self) -> dict[int, int | None]:
-        """Process id → exit code as the agent last saw it, None while it runs. It reaps them, so only it knows."""
+        """Process id → exit code, None while it runs: as the agent, which reaps the processes, last saw it."""
         context = getattr(self._agent, "_pcontext", None)
         processes = [handler.proc for handler in context.subprocess_handlers.values()] if context else []
         return {process.pid: process.returncode for process in processes}
@@ -167,7 +167,7 @@ def _make_agent(words: Sequence[str], ranks: int) -> Any:
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what went wrong
-    # The agent would raise on these: SIGQUIT alone is left to it.
+    # The agent would raise on the signals that are handled here: it gets SIGQUIT only.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     # `python -m` puts the current folder in front of all packages, which the installed command does not.
     safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]

@@ -1,7 +1,7 @@
-"""This rank: its number, how many there are, its device; and the few things that ranks do together.
+"""The world: this rank, the number of ranks, the device, and the collectives that are used.
 
-Sums of tensors travel over the device's own backend. Numbers that the host needs (target counts, whether to stop) go
-over a second group on the CPU, so that agreeing on them never waits for a GPU.
+Tensors are summed over the device's own backend (NCCL or gloo). Numbers that the host needs (target counts, whether to
+stop) use a second process group, on the CPU, so that exchanging them never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 
 @dataclass(frozen=True)
 class World:
-    """`rank` of `size`, on `device`. Alone, everything here returns what it was given."""
+    """`rank` of `size`, on `device`. With one rank every collective returns its argument."""
 
     rank: int
     size: int
@@ -38,7 +38,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank names the run directory, writes and talks."""
+        """Whether this is rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class World:
         return everyone.numpy()
 
     def broadcast(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
+        """Rank 0's text, on every rank (the others' argument is ignored)."""
         if self.size == 1:
             return text
         encoded = text.encode()
@@ -69,14 +69,14 @@ class World:
         return bytes(content.tolist()).decode()
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Rank 0's buffers (running statistics), on every rank: they are what a checkpoint keeps."""
+        """Copies rank 0's buffers (running statistics) to every rank: a checkpoint keeps rank 0's."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
     @contextmanager
     def main_first(self, what: str) -> Iterator[None]:
-        """Rank 0 does it before the others, however long it takes: what it prepares, they find."""
+        """Rank 0 runs the block before the others, without a timeout: they then find what it has prepared."""
         if self.size == 1:
             yield
             return
@@ -89,7 +89,7 @@ class World:
 
 
 def ranks_to_start(settings: TrainerConfig) -> int:
-    """How many ranks this process should start; 1 where it is to train itself, alone or as one of a launcher's ranks.
+    """How many ranks this process should start; 1 where it trains itself, alone or as one of a launcher's ranks.
 
     Raises ConfigError where the settings contradict a launcher, MachineError where GPUs are missing.
     """
@@ -109,7 +109,7 @@ def ranks_to_start(settings: TrainerConfig) -> int:
 
 @contextmanager
 def join_world(settings: TrainerConfig) -> Iterator[World]:
-    """The world of this training process: alone, or one of a launcher's ranks, whom it meets here.
+    """The world of this process: alone, or of a launcher's ranks, whose process groups exist within the block.
 
     Raises MachineError when a GPU asked for is not there, or when the ranks can't meet within `trainer.rank_timeout`.
     """
@@ -135,9 +135,9 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
     try:
         with lost_ranks():
             yield world
-            world.gather([0.0])  # nobody leaves, and is taken for dead, while rank 0 still writes
+            world.gather([0.0])  # a barrier: a rank that left while rank 0 still writes would count as lost
     finally:
-        dist.destroy_process_group()  # without it, gloo's threads abort the process at its end
+        dist.destroy_process_group()  # without it, gloo's threads abort the process at exit
 
 
 def lone_world(gpus: str) -> World:
@@ -160,7 +160,7 @@ def visible_gpus(gpus: str) -> int:
 
 @contextmanager
 def lost_ranks() -> Iterator[None]:
-    """A collective that fails is a rank that is gone: a sentence instead of the backend's own words."""
+    """Raises RankLostError for the backend's error of a collective, which means that another rank is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -179,7 +179,7 @@ _BACKEND_SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset
 
 
 class RankLostError(MachineError):
-    """Another rank is gone. The launcher gives its own exit code way to that of the rank that failed first."""
+    """Another rank is gone. `launch` returns the exit code of the rank that failed first instead of this one's."""
 
 
 def _refuse_contradiction(settings: TrainerConfig, environment: RankEnvironment) -> None:
@@ -202,7 +202,7 @@ def _device_of(environment: RankEnvironment, gpus: str) -> torch.device:
         return torch.device("cpu")
     if visible >= environment.local_size:
         return torch.device("cuda", environment.local_rank)
-    if visible == 1 and environment.launcher.startswith("SLURM"):  # each task sees only its own
+    if visible == 1 and environment.launcher.startswith("SLURM"):  # each task sees only its own GPU
         return torch.device("cuda", 0)
     raise MachineError.of(
         "DEVICE-GPU",

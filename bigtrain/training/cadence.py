@@ -45,7 +45,7 @@ class WorkUnits:
         return parse_duration(duration).of(self.whole).seconds
 
     def length(self, duration: str) -> float | None:
-        """Steps, or of a training that has a time, seconds: comparable with its own length; else None."""
+        """In steps, or in seconds where the training's own length is a time; None if it can't be expressed so."""
         return self.steps(duration) if self.whole.seconds is None else self.seconds(duration)
 
 

@@ -1,6 +1,6 @@
-"""The machine's ceiling: FLOP/s of the best matrix product ever seen on it, which shares of peak refer to.
+"""The machine's measured peak: FLOP/s of the fastest matrix product, which `perf/share_of_peak` refers to.
 
-One measurement may fall into a busy moment, and steps would then run at 125 % of "peak". So the largest value is kept,
+A measurement on a busy machine is too low, and steps would then run at, say, 125 % of it. So the largest value is kept,
 per processor, number format and threads, in `machine.json` of the user's cache folder.
 """
 
@@ -27,7 +27,7 @@ _FILE_BYTES = 1 << 16
 
 @lru_cache
 def ceiling_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """Measured once in a process, so that it stays the same from one training to the next; see the module."""
+    """FLOP/s; measured once per process, so that all its trainings have the same peak. See the module."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         measured = measured_peak_flops(device, dtype)
@@ -38,9 +38,9 @@ def ceiling_flops(device: torch.device, dtype: torch.dtype, threads: int) -> flo
 
 
 def largest_seen(file: Path, key: str, measured: float) -> float:
-    """The larger of `measured` and what the file keeps under `key`, which becomes that.
+    """The larger of `measured` and the value under `key` in the file, which is updated.
 
-    A file that can't be read counts as empty, and one that can't be written stays as it is.
+    A file that can't be read counts as empty; one that can't be written is left alone.
     """
     kept = _read(file)
     if measured > kept.get(key, 0.0):

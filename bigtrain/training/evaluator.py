@@ -1,4 +1,4 @@
-"""Evaluation: a whole split, once, in order, as the task's metrics. Train, eval and finetune all come here."""
+"""Evaluation: one pass over a whole split, as the task's metrics. The trainer and the commands share it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bigtrain.training.recurrent_state import carries_state, evaluation_state
 
 @dataclass
 class Evaluation:
-    """`metrics` of a split, and the summed `totals` they were computed from (a confusion matrix is among them)."""
+    """`metrics` of a split, and the summed `totals` they were computed from (such as a confusion matrix)."""
 
     metrics: dict[str, float]
     totals: dict[str, Tensor]
@@ -77,23 +77,23 @@ class Evaluator:
             yield to_device(batch, self._world.device), counts
 
     def sample_metrics(self, split: str) -> dict[str, float]:
-        """The metrics of one batch: which there are."""
+        """The metrics of one batch: to know their names."""
         with self._evaluating(split):
             batch, _ = next(self.batches(split))
             totals = self._totals(batch, final=False)
         return self._metrics({name: value.cpu() for name, value in totals.items()}, split)
 
     def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False, final: bool = False) -> Evaluation | None:
-        """Metrics over the whole split; None when `stop` asked for an end before it was done. `final`: as at the end of
-        a run, where a task may take more time than while it goes on.
+        """Metrics over the whole split, or None when `stop` returned True before its end. `final`: at the end of a run,
+        where a task may measure what takes longer.
 
-        `stop` is asked before every batch, equally often on all ranks, and must answer all of them alike.
+        `stop` is called before every batch, equally often on all ranks, and must return the same on all of them.
         """
         totals: dict[str, Tensor] = {}
         self._world.broadcast_buffers(self.module.network)
-        with self._evaluating(split), self._telling(split) as tell_batch:
+        with self._evaluating(split), self._status(split) as batch_begins:
             for batch, counts in self.batches(split):
-                tell_batch()
+                batch_begins()
                 if stop():
                     return None
                 with self._compiled_as_before(batch):
@@ -105,7 +105,7 @@ class Evaluator:
         return Evaluation(self._metrics(totals, split), totals)
 
     def _compiled_as_before(self, batch: Batch) -> AbstractContextManager:
-        """A batch that is smaller than the others, as the last one of a split, runs eagerly: compiling takes longer."""
+        """A batch of another size, as the last of a split, runs eagerly: compiling for its shape would take longer."""
         size = len(next(iter(batch.values())))
         return nullcontext() if size == self._batch_size else eagerly(self.module.network)
 
@@ -113,14 +113,14 @@ class Evaluator:
         return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
 
     def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
-        """Sums that add up over batches and ranks, those of targets that the network writes itself among them."""
+        """Sums over this batch, with those of the targets that the network generates, where the task scores them."""
         totals = evaluation_totals(self.module(batch))
         written = self.task.generated_statistics(self.module.network, batch, final)
         return totals | {name: value.double() for name, value in written.items()}
 
     @contextmanager
-    def _telling(self, split: str) -> Iterator[Callable[[], None]]:
-        """Says on rank 0 how far an evaluation is that takes long, by the batches that were begun."""
+    def _status(self, split: str) -> Iterator[Callable[[], None]]:
+        """A status line on rank 0 with the fraction of batches begun; call the result at each batch."""
         if not self._world.is_main:
             yield lambda: None
             return
@@ -132,9 +132,9 @@ class Evaluator:
 
     @contextmanager
     def _evaluating(self, split: str) -> Iterator[None]:
-        """Evaluation mode without gradients, in the run's precision; mode and recurrent state are then as before.
+        """Evaluation mode, no gradients, the run's precision; mode and recurrent state are put back afterwards.
 
-        Nothing here draws random numbers.
+        No random numbers are drawn.
         """
         was_training = self.module.training
         self.module.eval()

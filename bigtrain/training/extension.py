@@ -1,8 +1,8 @@
-"""A training that is made longer while it is under way: what its learning rate then does.
+"""Extending a training that has begun: its learning rate from there on.
 
-`TrainState.lengths` holds, for each time that it was made longer, the step from which that held, and the steps that the
-training was to have had before (None: it had a time). With the settings they say what the rate is at any step, so a
-run that is killed in its longer part still goes on to the same bytes.
+`TrainState.lengths` has one entry per extension: the step at which it was made, and the total steps planned before it
+(None: a time). Settings and lengths determine the rate at every step, so a run that is killed after its extension
+resumes to the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.training.cadence import WorkUnits
 from bigtrain.training.state import TrainState
 
-_REWARM = 20  # without a warm-up of its own, a schedule rises again over so small a part of the added steps
+_REWARM = 20  # a schedule without warm-up rises again over this fraction (1/20) of the added steps
 
 
 def planned_duration(checkpoint: Checkpoint, now: str) -> str:
@@ -32,7 +32,7 @@ def planned_duration(checkpoint: Checkpoint, now: str) -> str:
 
 
 def record_extension(state: TrainState, checkpoint: Checkpoint, units: WorkUnits, max_duration: str) -> None:
-    """Adds to the lengths when the checkpoint's training was of another one."""
+    """Adds an entry to `state.lengths` if the checkpoint's training was planned with another length."""
     planned = units.steps(planned_duration(checkpoint, max_duration))
     if planned != units.steps(max_duration):
         state.lengths.append([state.step, planned])
@@ -45,7 +45,7 @@ def lay_out(
     total_steps: int | None,
     lengths: list[list[int | None]],
 ) -> Schedule:
-    """The schedule of settings `config` over all lengths that the training has had."""
+    """The schedule of settings `config`, with each extension in `lengths`, up to `total_steps`."""
 
     def warmup(steps: int | None) -> int:
         whole = None if steps is None else Duration(steps, "step")

@@ -1,4 +1,4 @@
-"""The training loss since the last logged row: sums and counts per term, on the device, read at log steps only."""
+"""The loss meter: training loss since the last logged row, summed on the device, read at log steps only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bigtrain.tracking.tracker import Row
 
 
 class LossMeter:
-    """Adds up `weight · sum` and `count` of each loss term, float64, in place: a recorded step goes on adding."""
+    """Adds up `weight · sum` and `count` of each loss term in place, in float64, so that steps can be recorded."""
 
     def __init__(self, sums: dict[str, float], world: World):
-        """`sums`: those of all ranks together in a checkpoint, which rank 0 goes on from."""
+        """`sums`: of all ranks together, as a checkpoint keeps them; `<term>.sum` and `<term>.count`."""
         self._world = world
         self._sums: dict[str, Tensor] = {}
         self.set(sums)
 
     def add(self, terms: dict[str, LossTerm]) -> None:
-        """A micro-batch; nothing is read back here."""
+        """Adds a micro-batch; reads nothing back from the device."""
         for name, term in terms.items():
             self._sum(f"{name}.sum").add_(term.weight * term.sum.detach())
             self._sum(f"{name}.count").add_(term.count)
@@ -42,7 +42,7 @@ class LossMeter:
         return {"train/loss": sum(means.values())} | (means if len(means) > 1 else {})
 
     def set(self, sums: dict[str, float]) -> None:
-        """The sums of all ranks, as a resumed run has them: all on rank 0."""
+        """Takes the sums of all ranks, as in a resumed run: on rank 0; the others start from zero."""
         for name in {**self._sums, **sums}:  # in the same order on every rank, which `pooled` relies on
             self._sum(name).fill_(sums.get(name, 0.0) if self._world.is_main else 0.0)
 

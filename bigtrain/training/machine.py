@@ -1,6 +1,6 @@
-"""The machine that a run trains on: threads, number format, compiled blocks, measured ceiling.
+"""Adapting a run to its machine: threads, number format, compiled blocks, recorded steps, measured peak.
 
-What is `auto` follows a fixed rule of capability and shapes; what was resolved is kept in the run's state.
+`auto` is resolved by a fixed rule of hardware and shapes; the result is kept in `TrainState.resolved`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
 from bigtrain.training.state import TrainState
 
-# A step with less arithmetic than this is launches on today's GPUs: 1e12 FLOP are some 2 ms of an H100.
+# With less arithmetic than this, launching kernels takes most of a step: 1e12 FLOP are about 2 ms on an H100.
 RECORDED_STEP_FLOPS = 1e12
 _RECORDED = "each step is recorded, then replayed"
 
 
 def keep_threads(state: TrainState, tracker: Tracker) -> None:
-    """One and two threads give different bytes: a resumed run takes the number it began with."""
+    """A resumed run uses the number of CPU threads that it began with: sums, and so bytes, depend on it."""
     if state.threads and state.threads != torch.get_num_threads():
         tracker.note(f"using {state.threads} CPU threads, as the run began with, to stay exact", True)
         torch.set_num_threads(state.threads)
@@ -50,7 +50,7 @@ def prepare_device(settings: TrainerConfig, device: torch.device) -> None:
 def choose_precision(
     module: TrainingModule, settings: TrainerConfig, loader: TrainLoader, flops: float, state: TrainState, world: World
 ) -> ResolvedPrecision:
-    """As set, by rule, by probe; or what the resumed run resolved to."""
+    """The number format: what a resumed run has resolved, else as set, by rule, or by probe."""
     if "precision" in state.resolved:
         return ResolvedPrecision(state.resolved["precision"], "as the run began with")
     # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
@@ -67,7 +67,7 @@ def choose_precision(
 
 
 def try_step(module: TrainingModule, loader: TrainLoader, precision: ResolvedPrecision, world: World) -> None:
-    """A forward and backward pass that leaves no trace: gradients dropped, running statistics put back."""
+    """A forward and backward pass without effect: gradients are dropped, running statistics put back."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     batch = to_device(loader.micro_batches(0)[0], world.device)
     try:
@@ -92,9 +92,9 @@ def compile_network(
 ) -> None:
     """Compiles the backbone in place (`torch.compile(module)` would rename every key), and the loss of a vocabulary.
 
-    Block by block: blocks that are alike are compiled once, and several ranks can send a block's gradients while the
-    next ones are computed. `whole`: as one region. A compiler that is missing or fails is one warning, and the run goes
-    on without.
+    Block by block: blocks of the same shapes are compiled once, and the gradients of a block are averaged over ranks
+    while those of the next are computed. `whole`: as one region. Without a compiler, or if it fails, there is one
+    warning and the model runs eagerly.
     """
     set_chunking(module, world.device, state, compiled=False)
     if setting == "false":
@@ -115,7 +115,7 @@ def compile_network(
         for region in regions:
             region.compile()
         try_step(module, loader, precision, world)
-    except Exception as error:  # any failure of the compiler: it has no common base class
+    except Exception as error:  # the compiler's errors have no common base class
         for region in regions:
             region._compiled_call_impl = None
         set_chunking(module, world.device, state, compiled=False)
@@ -125,7 +125,7 @@ def compile_network(
 
 
 def set_chunking(module: TrainingModule, device: torch.device, state: TrainState, compiled: bool) -> None:
-    """How the loss of a head over the vocabulary is cut; a resumed run keeps the size that it began with."""
+    """Sets the size of the chunks in which vocabulary heads compute the loss; a resumed run keeps its own."""
     rule = chunking_for(device)._replace(compiled=compiled)
     if device.type == "cuda" and not compiled:  # several fp32 tensors of a chunk's size are alive at once
         rule = rule._replace(max_logits=rule.max_logits // 6)
@@ -148,7 +148,7 @@ def choose_recording(
     state: TrainState,
     world: World,
 ) -> None:
-    """Whether steps are recorded as a CUDA graph, by a fixed rule: in `state.resolved["cuda_graph"]`, with why not."""
+    """By a fixed rule, whether steps are recorded as a CUDA graph: `state.resolved["cuda_graph"]`, with why not."""
     counts = any(isinstance(head, CountsTrainingSplit) for head in module.network.heads.values())
     obstacles = {
         "": settings.cuda_graph == "false",
@@ -173,10 +173,10 @@ def records(state: TrainState) -> bool:
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """The ceiling of all ranks' devices together in this precision; they measure at the same time."""
+    """FLOP/s that the devices of all ranks reach together in this precision; they measure at the same time."""
     device = world.device
     peak = ceiling_flops(device, precision.dtype, torch.get_num_threads())
-    if device.type == "cuda":  # the matrices of the measurement are not the run's memory
+    if device.type == "cuda":  # so that the measurement's matrices don't count as memory of the run
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return float(world.gather([peak]).sum())

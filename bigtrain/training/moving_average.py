@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (Polyak & Juditsky 1992), evaluated in their place."""
+"""An exponential moving average (EMA) of the weights (Polyak & Juditsky 1992), evaluated instead of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network with the averages as its weights; afterwards, as it was. No copy: storages change places."""
+        """Within it the averages are the network's weights. Nothing is copied: storages are swapped, and back."""
         self._swap()
         try:
             yield
@@ -43,7 +43,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """The network takes the averages as its weights, for good."""
+        """Copies the averages into the network."""
         for name, value in self._live.items():
             value.copy_(self.tensors[name])
 

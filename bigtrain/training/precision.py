@@ -1,4 +1,4 @@
-"""Number formats: which one, why, and how a step uses it.
+"""Number formats: choosing one, autocast, and loss scaling.
 
 Weights, gradients and optimizer state stay fp32; the forward and backward pass run under autocast. `auto` is a fixed
 rule of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records.
@@ -29,7 +29,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class ResolvedPrecision:
-    """A format by name, and why it was taken."""
+    """A number format by name, and why it was chosen."""
 
     name: str
     reason: str
@@ -54,7 +54,7 @@ def resolve_precision(
     forward_flops: float,
     time_step: Callable[[ResolvedPrecision], None],
 ) -> ResolvedPrecision:
-    """The format for this run. `forward_flops`: of one micro-batch; `time_step` runs one, for `probe` only."""
+    """The format for this run. `forward_flops`: of one micro-batch; `time_step`, for `probe`, runs one."""
     if setting is Precision.probe:
         return _probe(device, time_step)
     if setting is not Precision.auto:
@@ -74,7 +74,7 @@ def resolve_precision(
 
 
 def allow_tf32() -> None:
-    """fp32 products on a GPU's tensor cores: ten mantissa bits, 8x the speed."""
+    """fp32 products on a GPU's tensor cores, with ten bits of mantissa, at 8 times the speed."""
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
 
@@ -85,7 +85,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def emulated_on_cpu(name: str) -> bool:
-    """Whether this CPU computes in a format only by way of others: a product in fp16 takes it 25 to 50 times as long
+    """Whether this CPU converts the format to another for arithmetic: products in fp16 then take 25 to 50 times as long
     as in fp32 (256 x 32 x 128 to 2048 x 256 x 1024).
     """
     if name == "fp16":

@@ -12,7 +12,7 @@ from bigtrain.training.state import TrainState
 
 
 class Selection:
-    """Watches one metric of the validation split; what it has seen is kept in the TrainState."""
+    """Compares evaluations by one metric of the validation split; its memory is in the TrainState."""
 
     def __init__(self, settings: EarlyStoppingConfig, task: TaskConfig | type[TaskConfig], state: TrainState):
         self.metric, self.higher_is_better = watched_metric(settings, task)
@@ -21,7 +21,7 @@ class Selection:
         self._state = state
 
     def observe(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Takes in an evaluation; whether it is the best so far. NaN is never better."""
+        """Records an evaluation; returns whether it is the best so far. NaN is never better."""
         metric, state = metrics[self.metric], self._state
         if self._is_better(metric, state.patience_metric, self._min_delta):
             state.patience_metric, state.evaluations_without_better = metric, 0
@@ -34,7 +34,7 @@ class Selection:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` evaluations have brought nothing better."""
+        """Whether `patience` evaluations in a row were not better by `min_delta`."""
         return self._patience is not None and self._state.evaluations_without_better >= self._patience
 
     def require(self, metrics: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: live objects → files, and back into live objects by `copy_`.
+"""The content of a checkpoint: live objects → files, and back into live objects by `copy_`.
 
 Tensors are stored under the names that modules give their parameters; a tied weight is stored once. Loading compares
 names, shapes and dtypes with the live objects before any tensor is read, and copies into existing storage: a weight
@@ -155,7 +155,7 @@ class Snapshot:
         return {name: serialize_json(document) for name, document in documents.items()}
 
     def size_bytes(self) -> int:
-        """About what one checkpoint takes on disk: its tensors."""
+        """Bytes of the tensors of one checkpoint: about its size on disk."""
         return sum(tensor.nbytes for tensors in self._tensors().values() for tensor in tensors.values())
 
     def files(self) -> dict[str, bytes]:
@@ -168,7 +168,7 @@ class Snapshot:
         }
 
     def manifest_facts(self) -> dict[str, Any]:
-        """What a manifest says beside its files: with what, and on what, the run trains."""
+        """Fields of the manifest beside its files: software, hardware, data, and what `auto` became."""
         return {
             "bigtrain": __version__,
             "torch": torch.__version__,
@@ -193,7 +193,7 @@ class Snapshot:
             self.scaler.load_state_dict(scaler)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """File → what it holds."""
+        """File name → its tensors by name."""
         files = {
             MODEL_FILE: module_tensors(self.module.network),
             "optimizer.safetensors": optimizer_tensors(self.optimizer, self.module.network),
@@ -206,7 +206,7 @@ class Snapshot:
 
 
 def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copies what a checkpoint's run evaluates: the moving average where it keeps one, else the weights."""
+    """Copies the weights that a checkpoint's run evaluates: the moving average where it keeps one."""
     targets = module_tensors(network)
     load_tensors(checkpoint.path / MODEL_FILE, targets)
     if checkpoint.has(AVERAGE_FILE):  # of floating tensors only
@@ -215,7 +215,7 @@ def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What a checkpoint's run evaluates, by name, read from its files."""
+    """Name → tensor of the weights that a checkpoint's run evaluates, read from its files."""
     tensors: dict[str, Tensor] = {}
     for name in (MODEL_FILE, AVERAGE_FILE):
         if checkpoint.has(name):
@@ -225,7 +225,7 @@ def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Finetuning: copies what fits (the whole backbone, and heads of the same name and shape), tells what it did.
+    """Finetuning: copies the whole backbone, and heads of the same name and shape; returns a report in sentences.
 
     Raises CheckpointError when a tensor of the backbone is missing or has another shape: then it is another model.
     """
@@ -234,13 +234,13 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     loaded = [name for name, target in targets.items() if name in given and given[name].shape == target.shape]
     fresh = [name for name in targets if name not in loaded]
     # A pooler that no head read was not saved (`Network`).
-    strangers = [name for name in fresh if name.startswith("backbone.") and not name.startswith("backbone.pooler.")]
-    if strangers:
+    mismatched = [name for name in fresh if name.startswith("backbone.") and not name.startswith("backbone.pooler.")]
+    if mismatched:
         raise CheckpointError.of(
             "CHECKPOINT-SHAPE",
-            f"{checkpoint.path} is of another model: {strangers[0]} is missing there or has another shape",
-            cause=f"{len(strangers)} tensors of the backbone differ",
-            fix=_rows_fix(strangers, given) or "use the model settings that the checkpoint was made with",
+            f"{checkpoint.path} is of another model: {mismatched[0]} is missing there or has another shape",
+            cause=f"{len(mismatched)} tensors of the backbone differ",
+            fix=_rows_fix(mismatched, given) or "use the model settings that the checkpoint was made with",
         )
     with torch.no_grad():
         for name in loaded:
@@ -248,10 +248,10 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     return loading_report(checkpoint.path, len(loaded), fresh, set(given) - set(loaded))
 
 
-def _rows_fix(strangers: Collection[str], given: Mapping[str, Tensor]) -> str:
-    """Where nothing differs but how many embeddings there are: the setting that says so, or ""."""
+def _rows_fix(mismatched: Collection[str], given: Mapping[str, Tensor]) -> str:
+    """The setting to change where only the number of embeddings differs, else ""."""
     name = "backbone.token_embedding.weight"
-    if set(strangers) != {name} or name not in given:
+    if set(mismatched) != {name} or name not in given:
         return ""
     return f"model.num_embeddings={len(given[name])}, as the checkpoint has"
 

@@ -1,7 +1,6 @@
-"""TrainState: the numbers of a run that must survive it, and its JSON form (floats as hex, so they come back exactly).
+"""TrainState: the numbers that a checkpoint keeps beside its tensors, as JSON with floats in hex, which are exact.
 
-Everything else that resuming needs follows from these: the data order, the dropout masks and the schedule are functions
-of `step`.
+Nothing else is needed to resume: the data order, the dropout masks and the schedule are functions of `step`.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ _ON_DISK = {"loss_sums": "interval"}  # field → its name in state.json, where 
 
 @dataclass
 class TrainState:
-    """`step` counts optimizer steps attempted, `updates` those applied: a masked one advances the data all the same."""
+    """`step` counts optimizer steps attempted, `updates` those applied: a skipped step advances the data too."""
 
     step: int = 0
     updates: int = 0
-    train_seconds: float = 0.0  # in training steps, over all sessions of the run
+    train_seconds: float = 0.0  # in training steps of this rank, over all sessions of the run; saved are rank 0's
     best_metric: float | None = None
     best_step: int | None = None
-    patience_metric: float | None = None  # the last evaluation that was better by more than min_delta
+    patience_metric: float | None = None  # of the last evaluation better by more than min_delta
     evaluations_without_better: int = 0
     cadences_done: list[str] = field(default_factory=list)  # of `step`: "log", "evaluate", "save"
-    cadence_seconds: dict[str, float] = field(default_factory=dict)  # train_seconds when each last came
+    cadence_seconds: dict[str, float] = field(default_factory=dict)  # seconds of training when each was last done
     loss_sums: dict[str, float] = field(default_factory=dict)  # of the `LossMeter`: since the last logged row
     scaler: dict[str, float] = field(default_factory=dict)  # fp16 loss scaling
-    threads: int = 0  # of torch on the CPU: 1 and 2 threads give different bytes
+    threads: int = 0  # of torch on the CPU: their number changes the order of sums, and so the bytes
     lengths: list[list[int | None]] = field(default_factory=list)  # see `training/extension.py`
     resolved: dict[str, str] = field(default_factory=dict)  # what `auto` became
 

@@ -1,9 +1,9 @@
-"""What a step reads, and a step as a CUDA graph: recorded once, then replayed as a whole by a single launch.
+"""The inputs of a step, and a step as a CUDA graph: recorded once, then replayed by a single launch.
 
-Recording pays where a step is launches and not arithmetic (2 layers of width 128: hundreds of kernels of a few
-microseconds). What changes from step to step must lie in tensors that the graph reads: `StepInputs`.
-A replay runs the kernels that were recorded. It differs from the eager step in the learning rate, which is rounded to
-fp32, and in dropout: the generator is seeded once a step, not for each micro-batch.
+Recording pays where launching kernels takes longer than running them (2 layers of width 128: hundreds of kernels of a
+few microseconds). What changes from step to step must be in tensors that the graph reads: `StepInputs`. A replayed step
+differs from an eager one in the learning rate, which is rounded to fp32, and in dropout: the generator is seeded once a
+step, not for each micro-batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,9 @@ from bigtrain.randomness import mix
 from bigtrain.tasks.base import Batch
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """This rank's micro-batches of a step, and the targets per loss term that all ranks together have in it (≥ 1)."""
-
-    micro_batches: list[Batch]
-    counts: dict[str, float]
-
-
 @dataclass
 class StepInputs:
-    """What one optimizer step reads beside weights and state.
-
-    Numbers of the host, or, in a recorded step, scalars on the device in their place.
-    """
+    """What one optimizer step reads beside weights and state: numbers, or, where it is recorded, device scalars."""
 
     micro_batches: list[Batch]  # of this rank, on the host or the device
     counts: dict[str, Any]  # targets per loss term over all ranks and micro-batches
@@ -46,13 +35,12 @@ class StepInputs:
 
 
 class RecordedStep:
-    """Called with the inputs of a step, it does what `compute` did when it was recorded."""
+    """`compute`, recorded: calling it with other inputs replays the recording on them."""
 
     def __init__(self, compute: Callable[[StepInputs], None], example: StepInputs, device: torch.device):
-        """Runs `compute` twice first: libraries set themselves up, which can't be recorded. The caller sees to it that
-        this changes nothing. On a CPU nothing is recorded: a replay runs `compute` on the same recorded inputs.
-
-        Whatever fails is raised as it comes.
+        """Runs `compute` twice before recording it, as libraries initialise themselves, which can't be recorded: the
+        caller must make those runs change nothing. On a CPU nothing is recorded; a replay calls `compute` on the
+        inputs copied to tensors. Errors of `compute` and of the recording are raised as they are.
         """
         self._inputs = StepInputs(
             [{name: value.to(device, copy=True) for name, value in batch.items()} for batch in example.micro_batches],
@@ -86,19 +74,19 @@ def seed_generators(device: torch.device, *where: int) -> None:
 
 
 def _as_graph(run: Callable[[], None]) -> Callable[[], None]:
-    apart = torch.cuda.Stream()
-    apart.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(apart):
+    warm_up = torch.cuda.Stream()
+    warm_up.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm_up):
         run()
         run()
-    torch.cuda.current_stream().wait_stream(apart)
+    torch.cuda.current_stream().wait_stream(warm_up)
     graph = torch.cuda.CUDAGraph()
     try:
-        # A thread that pins memory meanwhile would end a recording in the default mode.
+        # In the default mode a recording fails when another thread pins memory, as `Prefetch` does.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             run()
     except Exception:
-        # The generator believes that the recording goes on, and would refuse every seed: it gets a state of its own.
+        # The generator still counts as recording, and would refuse every seed: it gets a new state.
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
         raise
@@ -111,7 +99,7 @@ def _as_call(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def fill(recorded: StepInputs, inputs: StepInputs) -> None:
-    """Copies inputs from the host over those that a recorded step reads, without waiting."""
+    """Copies `inputs` into the tensors that a recorded step reads, without waiting for the device."""
     for batch, new in zip(recorded.micro_batches, inputs.micro_batches, strict=True):
         for name, value in new.items():
             batch[name].copy_(value, non_blocking=True)

@@ -99,7 +99,7 @@ class Trainer:
         self.mark_best()
         try:
             self.finish_step()  # of a resumed checkpoint: what its step had not done yet when the run was killed
-            while not (self.finished or self.stop_reason):
+            while not self.finished:
                 with self.clock():
                     plan = self.plan_step()
                 if self.stop_reason:
@@ -207,7 +207,7 @@ class Trainer:
         self.state.step = bad_step
         self.state.cadences_done = list(CADENCES)
         checkpoint = self.write_checkpoint({})
-        self.world.gather([0.0])  # a rank that ends first would have rank 0 killed while it writes
+        self.world.gather([0.0])  # a barrier: rank 0 would be killed as it writes, if another failed first
         raise nonfinite_error(bad_step, self.loader.ids(bad_step).tolist(), checkpoint)
 
     def finish_step(self) -> None:

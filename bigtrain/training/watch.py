@@ -21,10 +21,10 @@ TABLE_ROWS = 25
 
 
 class Watch:
-    """What is done around each step: nothing, unless a profile or a search for non-finite values is asked for."""
+    """The context of each step: with a profile, a search for non-finite values, both, or neither."""
 
     def __init__(self, profile: Profile | None = None, searched: nn.Module | None = None):
-        """`searched`: the module to find the first non-finite value in."""
+        """`searched`: the module in which to find the first non-finite value."""
         self._profile = profile
         self._searches = searched is not None
         if searched is not None:
@@ -41,13 +41,13 @@ class Watch:
             yield
 
     def close(self) -> None:
-        """After the last step, however training ended."""
+        """Call after the last step, also when training failed."""
         if self._profile is not None:
             self._profile.close()
 
 
 class Profile:
-    """Profiles some steps after the first ones: a trace for Perfetto, and a table, which TensorBoard shows as text."""
+    """Profiles 5 steps after 5 for warm-up: a trace for Perfetto, and a table, which TensorBoard shows as text."""
 
     def __init__(self, folder: Path, tracker: Tracker, first_step: int):
         self._folder = folder
@@ -58,7 +58,7 @@ class Profile:
 
     @contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Around each step: starts before the first to be profiled, ends after the last."""
+        """The context of a step: starts the profiler before the first profiled step, and closes it after the last."""
         if step == self._steps.start:
             activities = [torch.profiler.ProfilerActivity.CPU]
             if torch.cuda.is_available():
@@ -72,7 +72,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Writes what was profiled, if anything was; a profile must never end a training run."""
+        """Writes what was profiled, if anything was; a failure is a warning, and training continues."""
         if self._profiler is None:
             return
         profiler, self._profiler = self._profiler, None
@@ -95,7 +95,7 @@ class Profile:
 
 @contextmanager
 def explain_anomaly(step: int) -> Iterator[None]:
-    """A step in which torch's anomaly detection finds a NaN in the backward pass ends with a sentence about it."""
+    """Raises NumericsError, with the operation, if torch's anomaly detection finds a NaN in the backward pass."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -120,7 +120,10 @@ def _line_of_forward(traceback: str) -> str:
 
 
 def check_outputs(module: nn.Module) -> None:
-    """From now on the first module whose output is not finite ends the run with its name. Waits at every module."""
+    """Adds hooks that raise NumericsError with the name of the first module whose output is not finite.
+
+    Each hook waits for the device.
+    """
 
     def check(name: str, part: nn.Module, output: Any) -> None:
         for value in _tensors(output):
