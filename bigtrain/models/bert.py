@@ -1,4 +1,4 @@
-"""BERT (arXiv:1810.04805): a bidirectional encoder of tokens, and of which of two texts each belongs to.
+"""BERT (arXiv:1810.04805): a bidirectional encoder of tokens and their segments (which of two texts).
 
 Block and positions live in `nn/`; heads predict from the vectors, and the task masks tokens.
 """
@@ -27,8 +27,8 @@ SEGMENTS = 2
 class Bert(nn.Module):
     """Tokens (B, T) int64 → hidden (B, T, D); pooled is a dense layer and tanh over the first position's.
 
-    By default there is an embedding for the mask too, where that is no token of the vocabulary. With pre-norm, a last
-    norm follows the blocks. Raises ConfigError where the data has no tokens, or sequences longer than
+    By default the mask has an embedding too where it is not in the vocabulary. With pre-norm, a last norm follows the
+    blocks. Raises ConfigError where the data has no tokens, or sequences longer than
     `config.max_length`.
     """
 
@@ -58,8 +58,9 @@ class Bert(nn.Module):
         lengths: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Features:
-        """Without `lengths` (B,) nothing is padding; without `segments` (B, T) all is the first text. There is no
-        state. Raises ValueError past `max_length`.
+        """Without `lengths` (B,) there is no padding; `segments` (B, T) default to 0. There is no state.
+
+        Raises ValueError past `max_length`.
         """
         length = inputs_BT.shape[1]
         if length > self.max_length:

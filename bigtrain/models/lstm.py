@@ -1,7 +1,7 @@
 """Recurrent networks for tokens: LSTM, GRU and plain RNN, in one direction or both, by torch's fused kernels.
 
-A state goes in and out, so a language model can carry it from window to window (`training/carried.py`) and generate
-token by token; what the state means over many windows is not decided here.
+The recurrent state is an input and an output, so that a language model can carry it from window to window
+(`training/carried.py`) and generate token by token.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CELLS: dict[Cell, type[nn.RNNBase]] = {Cell.lstm: nn.LSTM, Cell.gru: nn.GRU, Ce
 
 
 class RecurrentLayer(nn.Module):
-    """(B, T, E) → (B, T, H), or (B, T, 2 H) in both directions: what has been read from the left, from the right.
+    """(B, T, E) → (B, T, H), or (B, T, 2 H) in both directions: from left to right, then from right to left.
 
-    Its state is (B, K, H): h and, of an LSTM, c.
+    Its state is (B, K, H): h and, for an LSTM, c.
     """
 
     def __init__(self, config: LSTMConfig, input_size: int):
@@ -34,7 +34,7 @@ class RecurrentLayer(nn.Module):
     def forward(
         self, x_BTE: Tensor, state_BKH: Tensor | None = None, lengths_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden vectors, and the state from left to right after the last position. Without a state: from zeros."""
+        """Hidden vectors, and the left-to-right state after the last position. The initial state defaults to zeros."""
         with recurrence_precision(x_BTE.device):
             x_BTE = x_BTE.to(torch.promote_types(x_BTE.dtype, torch.float32))
             hidden_BTH, next_BKH = _run(self.left_to_right, x_BTE, state_BKH)
@@ -53,9 +53,9 @@ class VariationalDropout(nn.Dropout):
 
 
 class LSTM(nn.Module):
-    """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) as `config.pooling` says, padding left out.
+    """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) over its tokens by `config.pooling`.
 
-    The state is (B, L, K, H): of each of L layers h and, of an LSTM, c. There is no limit to the length of a text.
+    The state is (B, L, K, H): for each of L layers h and, for an LSTM, c. Sequences may have any length.
     Raises ConfigError where the data has no tokens.
     """
 
@@ -108,7 +108,7 @@ class LSTM(nn.Module):
 
 
 def reverse(x_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """Each row's tokens in reverse order, its padding left where it is. Twice is nothing."""
+    """Each row's tokens in reverse order, its padding unchanged in place; its own inverse."""
     if lengths_B is None:
         return x_BTD.flip(1)
     positions_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -132,7 +132,7 @@ def _recurrence(config: LSTMConfig, input_size: int) -> nn.RNNBase:
 
 
 def _run(recurrence: nn.RNNBase, x_BTE: Tensor, state_BKH: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Through torch's kernel, which takes (1, B, H) and, for an LSTM, two of them."""
+    """Hidden vectors (B, T, H) and the next state (B, K, H), by torch's kernel, which takes (1, B, H) per state."""
     is_lstm = isinstance(recurrence, nn.LSTM)
     given = None
     if state_BKH is not None:

@@ -1,4 +1,4 @@
-"""Network: a backbone and the heads that a task asked for, as one module; and the tying of weights.
+"""Network: a backbone and a task's heads as one module; and weight tying.
 
 Order of assembly: construct (which initialises) → `tie_weights` → compile, wrap, load.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class NetworkOutput(NamedTuple):
-    """What each head predicts, by name, and the backbone's state to go on from, or None."""
+    """Each head's predictions by name, and the backbone's state after the inputs, or None."""
 
     predictions: dict[str, Any]
     state: Any
@@ -20,8 +20,8 @@ class NetworkOutput(NamedTuple):
 class Network(nn.Module):
     """Every head reads the same Features of one pass through the backbone.
 
-    A `pooler` of the backbone's that no head reads is left out: it would be saved as if it were trained, and DDP would
-    wait for its gradient.
+    The backbone's `pooler` is removed where no head reads it: it would be saved untrained, and DDP would wait for its
+    gradient.
     """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
@@ -39,9 +39,9 @@ class Network(nn.Module):
 
 
 def tie_weights(network: Network, model_config: object) -> None:
-    """Where `model.tie_embeddings` says so, a head over the vocabulary takes the token embedding's very
-    Parameter (arXiv:1608.05859). Nothing happens for a backbone without that setting, or a task without that
-    head.
+    """With `model.tie_embeddings`, heads over the vocabulary share the token embedding's Parameter (arXiv:1608.05859).
+
+    Nothing happens for a backbone without that setting, or a task without such a head.
     """
     if not getattr(model_config, "tie_embeddings", False):
         return

@@ -56,7 +56,7 @@ class DecodingState(NamedTuple):
 class EncoderDecoder(nn.Module):
     """Target tokens (B, T) and their source (B, S), int64 → hidden (B, T, D) of the decoder.
 
-    With norms before each part there is one more after the last block of the encoder, and of the decoder.
+    With pre-norm, a last norm follows the encoder's blocks, and another the decoder's.
     Raises ConfigError where the data has no tokens, or texts longer than `config.max_length`.
     """
 
@@ -88,7 +88,7 @@ class EncoderDecoder(nn.Module):
         source: Tensor | None = None,
         source_lengths: Tensor | None = None,
     ) -> Features:
-        """With a state (of `start`) `inputs` are the T target tokens after those already seen, and the source is known.
+        """With a state (of `start`), `inputs` are the T target tokens after those already seen; `source` is ignored.
 
         `lengths` change nothing: no position of a target sees the padding after it. Raises ValueError past
         `max_length`, or past the room in the state.
@@ -113,7 +113,7 @@ class EncoderDecoder(nn.Module):
         return Features(hidden=self.norm(x_NTD), pooled=None, state=next_state)
 
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The encoded source (B, S, D), and the mask (B, 1, 1, S) of its tokens; None where there is no padding."""
+        """The encoded source (B, S, D), and the mask (B, 1, 1, S), true at its tokens, or None without padding."""
         mask = None if source_lengths_B is None else padding_mask(source_lengths_B, source_BS.shape[1])
         x_BSD = self.dropout(self.source_positions(self.source_embedding(source_BS), 0))
         for block in self.encoder:

@@ -24,9 +24,9 @@ from bigtrain.nn.stochastic_depth import skip_probabilities
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled (B, D), as `config.pooling` says, then normed.
+    """Tokens (B, T) int64 → hidden (B, T, D) after a last norm; pooled (B, D) by `config.pooling`, then normed.
 
-    `max_length` positions exist; `context_length` of them were trained, and generation stays within those.
+    There are `max_length` positions; generation stays within the first `context_length`, those that are trained.
     Raises ConfigError where the data has no tokens, or sequences longer than `config.max_length`.
     """
 
@@ -40,7 +40,7 @@ class Transformer(nn.Module):
         self._head_size = config.hidden_size // config.num_heads
         self._pooling = config.pooling.value
 
-        # GPT-2's 0.02 suits its width, 768. At 128, tiny-shakespeare after 200 steps: 2.24 against 2.01.
+        # GPT-2's 0.02 is for its width, 768. At 128, tiny-shakespeare after 200 steps: 2.24 nats against 2.01.
         std = config.init_std or config.hidden_size**-0.5
         self.token_embedding = normal_embedding(rows, config.hidden_size, std=std)
         self.positions: nn.Module | None = None
@@ -74,10 +74,10 @@ class Transformer(nn.Module):
         rotation = None if self.rotary is None else self.rotary(start, length)
         x_BTD = self.dropout(x_BTD)
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotation_2T1K=rotation, cache=None if state is None else state.layer(index))
+            x_BTD = block(x_BTD, rotation_T21K=rotation, cache=None if state is None else state.layer(index))
         hidden_BTD = self.norm(x_BTD)
         next_state = None if state is None else state.extended(length)
-        # Norm after pooling: long vectors count for more. SST-2, bag of embeddings: 0.80 against 0.79 the other way.
+        # Norm after pooling, so that long vectors weigh more: SST-2, bag of embeddings, 0.80 against 0.79.
         pooled_BD = self.norm(pool(x_BTD, lengths, self._pooling))
         return Features(hidden=hidden_BTD, pooled=pooled_BD, state=next_state)
 
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
 
 
 def _block(config: TransformerConfig, std: float, skip_probability: float) -> Block:
-    """Weights start with standard deviation `std`, those of the two output projections as `projection_init` says."""
+    """Weights start with standard deviation `std`, those of the two output projections by `projection_init`."""
     width, activation = config.hidden_size, config.activation.value
     projection_std = residual_std(config.projection_init.value, std, config.num_layers)
     return Block(

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         x_NTD: Tensor,
         *,
         mask: Tensor | None = None,
-        rotation_2T1K: Tensor | None = None,
+        rotation_T21K: Tensor | None = None,
         cache: LayerCache | None = None,
         memory_2BGSK: Tensor | None = None,
     ) -> Tensor:
@@ -82,7 +82,7 @@ class Attention(nn.Module):
             # Target positions don't see each other here, so the rows of one source may stand side by side in time.
             queries = queries_NTHK.reshape(keys.shape[0], -1, *queries_NTHK.shape[2:]).transpose(1, 2)
         else:
-            queries, keys, values = self._queries_keys_values(x_NTD, rotation_2T1K, is_cached=cache is not None)
+            queries, keys, values = self._queries_keys_values(x_NTD, rotation_T21K, is_cached=cache is not None)
         if cache is not None:
             keys, values = cache.extend(keys, values)
             if causal and cache.start:
@@ -92,7 +92,9 @@ class Attention(nn.Module):
         y_BTD = attend(
             queries.to(values.dtype), keys.to(values.dtype), values, mask=mask, dropout=dropout, causal=causal
         )
-        return self.dropout(self.projection(y_BTD.reshape(x_NTD.shape)))
+        if memory_2BGSK is not None:
+            y_BTD = y_BTD.view(x_NTD.shape)
+        return self.dropout(self.projection(y_BTD))
 
     def keys_values(self, source_BSD: Tensor) -> Tensor:
         """Keys and values of a source for cross-attention, (2, B, G, S, K): the same for every target position."""
@@ -100,21 +102,21 @@ class Attention(nn.Module):
         return key_value.permute(2, 0, 3, 1, 4)
 
     def _queries_keys_values(
-        self, x_BTD: Tensor, rotation_2T1K: Tensor | None, *, is_cached: bool
+        self, x_BTD: Tensor, rotation_T21K: Tensor | None, *, is_cached: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, T, K), (B, G, T, K), (B, G, T, K), normalised and rotated; `is_cached`: in the cache's dtype."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], heads + 2 * kv_heads, self.head_size)
         if not is_cached and cpu.attends_in_fp32(qkv):
             qkv = qkv.float()
-        if self.qk_norm_epsilon is None and rotation_2T1K is None:
+        if self.qk_norm_epsilon is None and rotation_T21K is None:
             return qkv.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
         # Queries and keys are normalised and rotated as one tensor: half the calls.
         qk, values = qkv.split((heads + kv_heads, kv_heads), dim=2)
         if self.qk_norm_epsilon is not None:
             qk = rms_norm(qk, None, self.qk_norm_epsilon)
-        if rotation_2T1K is not None:
-            qk = rotate(qk, rotation_2T1K)
+        if rotation_T21K is not None:
+            qk = rotate(qk, rotation_T21K)
         queries, keys = qk.transpose(1, 2).split((heads, kv_heads), dim=1)
         return queries, keys, values.transpose(1, 2)
 

@@ -44,7 +44,7 @@ class Block(nn.Module):
         x_NTD: Tensor,
         *,
         mask: Tensor | None = None,
-        rotation_2T1K: Tensor | None = None,
+        rotation_T21K: Tensor | None = None,
         cache: LayerCache | None = None,
         source_BSD: Tensor | None = None,
         memory_2BGSK: Tensor | None = None,
@@ -55,7 +55,7 @@ class Block(nn.Module):
         The source comes encoded, or as `memory`, the keys and values that `cross_attention.keys_values` returns for it.
         """
         x_NTD = self._add(
-            x_NTD, self.attention_norm, self.attention, mask=mask, rotation_2T1K=rotation_2T1K, cache=cache
+            x_NTD, self.attention_norm, self.attention, mask=mask, rotation_T21K=rotation_T21K, cache=cache
         )
         if self.cross_attention is not None:
             if memory_2BGSK is None:

@@ -14,7 +14,10 @@ from bigtrain.nn.cpu import RMSNormFunction, uses_own_rms_norm
 
 
 def make_norm(name: str, width: int, *, epsilon: float, bias: bool) -> nn.Module:
-    """`layernorm` (arXiv:1607.06450; bias optional) or `rmsnorm` (never a bias), over the last axis."""
+    """`layernorm` (arXiv:1607.06450; bias optional) or `rmsnorm` (never a bias), over the last axis.
+
+    Raises ValueError for another name.
+    """
     if name == "layernorm":
         return nn.LayerNorm(width, eps=epsilon, bias=bias)
     if name == "rmsnorm":
@@ -43,13 +46,13 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's (arXiv:1502.03167), statistics per rank and micro-batch.
+    """`nn.BatchNorm2d` (arXiv:1502.03167); statistics are per rank and micro-batch.
 
-    Raises ConfigError where they would have to come from a single sample of a single pixel.
+    Raises ConfigError in training on a single sample of a single pixel: a variance needs two values.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Same shape."""
+        """(B, C, H, W) → (B, C, H, W)."""
         if self.training and x_BCHW.numel() == x_BCHW.shape[1]:
             raise ConfigError.of(
                 "CONFIG-COMBINATION",

@@ -59,22 +59,23 @@ class RotaryPositions(nn.Module):
         super().__init__()
         angles = _angles(max_length, head_size, base)
         cosine, sine = angles.cos(), angles.sin()
-        # Laid out so that a rotation is one concatenation, one product and one fused multiply-add.
-        table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)))
-        self.register_buffer("table_2TK", table.to(torch.get_default_dtype()), persistent=False)
+        # Laid out so that a rotation is one concatenation, one product and one fused multiply-add; and positions first,
+        # so that any number of them is contiguous: torch.export would fix the length otherwise.
+        table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)), dim=1)
+        self.register_buffer("table_T21K", table.unsqueeze(2).to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, start: int, length: int) -> Tensor:
-        """Cosines and signed sines (2, T, 1, K) of positions start … start+length-1."""
-        return self.table_2TK[:, start : start + length, None]
+        """Cosines and signed sines (T, 2, 1, K) of positions start … start+length-1."""
+        return self.table_T21K[start : start + length]
 
 
-def rotate(x_BTHK: Tensor, rotation_2T1K: Tensor) -> Tensor:
+def rotate(x_BTHK: Tensor, rotation_T21K: Tensor) -> Tensor:
     """Rotates each pair of features by its position's angle, in the dtype of `x`.
 
     Under autocast that is bf16, whose rounding of the sine is no larger than that of q and k themselves; fp32 would
     take three more passes over q and k.
     """
-    cosine, sine = rotation_2T1K.to(x_BTHK.dtype).unbind()
+    cosine, sine = rotation_T21K.to(x_BTHK.dtype).unbind(dim=1)
     first, second = x_BTHK.chunk(2, dim=-1)
     return torch.addcmul(x_BTHK * cosine, torch.cat((second, first), dim=-1), sine)
 
