@@ -1,1 +1,1 @@
-"""Backbones: inputs to Features. A backbone knows no loss, no optimizer, no device."""
+"""Backbones: inputs to Features. A backbone contains no loss, optimizer or device code."""

@@ -1,10 +1,11 @@
-"""BERT (arXiv:1810.04805): a bidirectional encoder of tokens, and of which of two texts each belongs to.
+"""BERT (arXiv:1810.04805): a bidirectional encoder of tokens and their segments (which of two texts).
 
-Attention, feed-forward and positions live in `nn/`; what is predicted from the vectors is a head's business, how
-tokens are masked the task's.
+Block and positions live in `nn/`; heads predict from the vectors, and the task masks tokens.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,62 +13,23 @@ from torch import Tensor, nn
 from bigtrain.data.base import DataSpec
 from bigtrain.models.config import BertConfig, NormPosition
 from bigtrain.models.tokens import embedding_rows, require_tokens
-from bigtrain.nn.attention import SelfAttention
+from bigtrain.nn.attention import Attention
 from bigtrain.nn.backbone import Backbone
+from bigtrain.nn.block import Block
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, normal_linear
 from bigtrain.nn.positional import LearnedPositions
-from bigtrain.nn.stochastic_depth import StochasticDepth, skip_probabilities
+from bigtrain.nn.stochastic_depth import skip_probabilities
 
 SEGMENTS = 2
-
-
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + feedforward(x)), as the paper has it; or, with pre-norm (arXiv:2002.04745),
-    x + attention(norm(x)), then x + feedforward(norm(x)).
-    """
-
-    def __init__(self, config: BertConfig, skip_probability: float):
-        super().__init__()
-        width, std = config.hidden_size, config.init_std
-        self.attention = SelfAttention(
-            width,
-            config.num_heads,
-            bias=True,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            std=std,
-            projection_std=std,
-        )
-        self.attention_norm = nn.LayerNorm(width, eps=config.norm_epsilon)
-        self.feedforward = FeedForward(
-            width,
-            config.feedforward_size or default_feedforward_size(width, "gelu"),
-            "gelu",
-            bias=True,
-            dropout=config.dropout,
-            std=std,
-            projection_std=std,
-        )
-        self.feedforward_norm = nn.LayerNorm(width, eps=config.norm_epsilon)
-        self.stochastic_depth = StochasticDepth(skip_probability)
-        self._pre_norm = config.norm_position is NormPosition.pre
-
-    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
-        if self._pre_norm:
-            x_BTD = x_BTD + self.stochastic_depth(self.attention(self.attention_norm(x_BTD), mask_B11T))
-            return x_BTD + self.stochastic_depth(self.feedforward(self.feedforward_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.stochastic_depth(self.attention(x_BTD, mask_B11T)))
-        return self.feedforward_norm(x_BTD + self.stochastic_depth(self.feedforward(x_BTD)))
 
 
 class Bert(Backbone):
     """Tokens (B, T) int64 → hidden (B, T, D); pooled is a dense layer and tanh over the first position's.
 
-    By default there is an embedding for the mask too, where that is no token of the vocabulary. With pre-norm, a last
-    norm follows the blocks. Raises ConfigError where the data has no tokens, or sequences longer than
+    By default the mask has an embedding too where it is not in the vocabulary. With pre-norm, a last norm follows the
+    blocks. Raises ConfigError where the data has no tokens, or sequences longer than
     `config.max_length`.
     """
 
@@ -84,7 +46,7 @@ class Bert(Backbone):
         self.embedding_norm = nn.LayerNorm(width, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         skips = skip_probabilities(config.stochastic_depth, config.num_layers)
-        self.blocks = nn.ModuleList(Block(config, skip) for skip in skips)
+        self.blocks = nn.ModuleList(_block(config, skip) for skip in skips)
         pre_norm = config.norm_position is NormPosition.pre
         self.norm = nn.LayerNorm(width, eps=config.norm_epsilon) if pre_norm else None
         self.pooler: nn.Linear | None = normal_linear(width, width, bias=True, std=std)
@@ -97,8 +59,9 @@ class Bert(Backbone):
         lengths: Tensor | None = None,
         segments: Tensor | None = None,
     ) -> Features:
-        """Without `lengths` (B,) nothing is padding; without `segments` (B, T) all is the first text. There is no
-        state. Raises ValueError past `max_length`.
+        """Without `lengths` (B,) there is no padding; `segments` (B, T) default to 0. There is no state.
+
+        Raises ValueError past `max_length`.
         """
         length = inputs_BT.shape[1]
         if length > self.max_length:
@@ -108,8 +71,23 @@ class Bert(Backbone):
         x_BTD = self.dropout(self.embedding_norm(x_BTD))
         mask_B11T = None if lengths is None else padding_mask(lengths, length)
         for block in self.blocks:
-            x_BTD = block(x_BTD, mask_B11T)
+            x_BTD = block(x_BTD, mask=mask_B11T)
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
         pooled_BD = None if self.pooler is None else torch.tanh(self.pooler(x_BTD[:, 0]))
         return Features(hidden=x_BTD, pooled=pooled_BD)
+
+
+def _block(config: BertConfig, skip_probability: float) -> Block:
+    width = config.hidden_size
+    std, dropout = config.init_std, config.dropout
+    settings: dict[str, Any] = {"bias": True, "dropout": dropout, "std": std, "projection_std": std}
+    size = config.feedforward_size or default_feedforward_size(width, "gelu")
+    return Block(
+        pre_norm=config.norm_position is NormPosition.pre,
+        skip_probability=skip_probability,
+        attention=Attention(width, config.num_heads, attention_dropout=config.attention_dropout, **settings),
+        attention_norm=nn.LayerNorm(width, eps=config.norm_epsilon),
+        feedforward=FeedForward(width, size, "gelu", **settings),
+        feedforward_norm=nn.LayerNorm(width, eps=config.norm_epsilon),
+    )

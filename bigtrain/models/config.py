@@ -19,7 +19,7 @@ class Norm(Enum):
 
 
 class Positional(Enum):
-    """How a transformer knows positions."""
+    """Position encoding of a transformer."""
 
     learned = "learned"
     sinusoidal = "sinusoidal"

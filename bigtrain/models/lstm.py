@@ -1,32 +1,30 @@
 """Recurrent networks for tokens: LSTM, GRU and plain RNN, in one direction or both, by torch's fused kernels.
 
-A state goes in and out, so a language model can carry it from window to window (`training/recurrent_state.py`) and
-generate token by token; what the state means over many windows is not decided here.
+The recurrent state is an input and an output, so that a language model can carry it from window to window
+(`training/recurrent_state.py`) and generate token by token.
 """
 
 from __future__ import annotations
-
-import contextlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
-from bigtrain.errors import ConfigError
-from bigtrain.models.config import Cell, LSTMConfig, Pooling, RecurrentInit
-from bigtrain.nn.autocast import without_autocast
+from bigtrain.models.config import Cell, LSTMConfig, RecurrentInit
+from bigtrain.models.tokens import require_tokens
 from bigtrain.nn.backbone import Backbone
-from bigtrain.nn.features import Features, last_before_padding
+from bigtrain.nn.cpu import recurrence_precision
+from bigtrain.nn.features import Features, pool
 from bigtrain.nn.init import normal_embedding
 
 _CELLS: dict[Cell, type[nn.RNNBase]] = {Cell.lstm: nn.LSTM, Cell.gru: nn.GRU, Cell.rnn: nn.RNN}
 
 
 class RecurrentLayer(nn.Module):
-    """(B, T, E) → (B, T, H), or (B, T, 2 H) in both directions: what has been read from the left, from the right.
+    """(B, T, E) → (B, T, H), or (B, T, 2 H) in both directions: from left to right, then from right to left.
 
-    Its state is (B, K, H): h and, of an LSTM, c.
+    Its state is (B, K, H): h and, for an LSTM, c.
     """
 
     def __init__(self, config: LSTMConfig, input_size: int):
@@ -37,8 +35,8 @@ class RecurrentLayer(nn.Module):
     def forward(
         self, x_BTE: Tensor, state_BKH: Tensor | None = None, lengths_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden vectors, and the state from left to right after the last position. Without a state: from zeros."""
-        with _full_precision_on_cpu(x_BTE.device):
+        """Hidden vectors, and the left-to-right state after the last position. The initial state defaults to zeros."""
+        with recurrence_precision(x_BTE.device):
             x_BTE = x_BTE.to(torch.promote_types(x_BTE.dtype, torch.float32))
             hidden_BTH, next_BKH = _run(self.left_to_right, x_BTE, state_BKH)
             if self.right_to_left is not None:
@@ -56,27 +54,22 @@ class VariationalDropout(nn.Dropout):
 
 
 class LSTM(Backbone):
-    """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) as `config.pooling` says, padding left out.
+    """Tokens (B, T) int64 → hidden (B, T, D); pooled (B, D) over its tokens by `config.pooling`.
 
-    The state is (B, L, K, H): of each of L layers h and, of an LSTM, c. There is no limit to the length of a text.
+    The state is (B, L, K, H): for each of L layers h and, for an LSTM, c. Sequences may have any length.
     Raises ConfigError where the data has no tokens.
     """
 
     def __init__(self, config: LSTMConfig, data_spec: DataSpec):
         super().__init__()
-        if data_spec.vocab_size is None:
-            raise ConfigError.of(
-                "MODEL-DATA",
-                f"model=lstm reads tokens, but this data gives {data_spec.kind}",
-                fix="choose data that gives text, for instance data=python_docs, or another model",
-            )
+        vocab_size = require_tokens("lstm", data_spec)
         self.carries_state = config.carry_state and not config.bidirectional
-        self._bidirectional, self._pooling = config.bidirectional, config.pooling
+        self._bidirectional, self._pooling = config.bidirectional, config.pooling.value
         embedding_size = config.embedding_size or config.hidden_size
         width = config.hidden_size * (2 if config.bidirectional else 1)
         # A tied table is the output layer too, where entries of size 1 would make logits of size sqrt(D).
         std = embedding_size**-0.5 if config.tie_embeddings else 1.0
-        self.token_embedding = normal_embedding(data_spec.vocab_size, embedding_size, std=std)
+        self.token_embedding = normal_embedding(vocab_size, embedding_size, std=std)
         dropout = VariationalDropout if config.variational_dropout else nn.Dropout
         self.embedding_dropout = dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(
@@ -108,21 +101,15 @@ class LSTM(Backbone):
         return self.token_embedding.weight.new_zeros(batch, *self._state_shape)
 
     def _pooled(self, hidden_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
-        if lengths_B is None:
-            lengths_B = torch.full((len(hidden_BTD),), hidden_BTD.shape[1], device=hidden_BTD.device)
-        if self._pooling is Pooling.last:
-            if not self._bidirectional:
-                return last_before_padding(hidden_BTD, lengths_B)
-            from_left_BTH, from_right_BTH = hidden_BTD.chunk(2, dim=2)  # each has seen all where it ended
-            return torch.cat((last_before_padding(from_left_BTH, lengths_B), from_right_BTH[:, 0]), dim=1)
-        is_padding_BT1 = (torch.arange(hidden_BTD.shape[1], device=lengths_B.device) >= lengths_B[:, None])[:, :, None]
-        if self._pooling is Pooling.max:
-            return hidden_BTD.masked_fill(is_padding_BT1, -torch.inf).amax(dim=1)
-        return hidden_BTD.masked_fill(is_padding_BT1, 0).sum(dim=1) / lengths_B[:, None]
+        if self._pooling == "last" and self._bidirectional:
+            # Each direction where it ends, having read the whole text: at the last token, and at the first.
+            from_left_BTH, from_right_BTH = hidden_BTD.chunk(2, dim=2)
+            return torch.cat((pool(from_left_BTH, lengths_B, "last"), from_right_BTH[:, 0]), dim=1)
+        return pool(hidden_BTD, lengths_B, self._pooling)
 
 
 def reverse(x_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """Each row's tokens in reverse order, its padding left where it is. Twice is nothing."""
+    """Each row's tokens in reverse order, its padding unchanged in place; its own inverse."""
     if lengths_B is None:
         return x_BTD.flip(1)
     positions_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -146,7 +133,7 @@ def _recurrence(config: LSTMConfig, input_size: int) -> nn.RNNBase:
 
 
 def _run(recurrence: nn.RNNBase, x_BTE: Tensor, state_BKH: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Through torch's kernel, which takes (1, B, H) and, for an LSTM, two of them."""
+    """Hidden vectors (B, T, H) and the next state (B, K, H), by torch's kernel, which takes (1, B, H) per state."""
     is_lstm = isinstance(recurrence, nn.LSTM)
     given = None
     if state_BKH is not None:
@@ -154,8 +141,3 @@ def _run(recurrence: nn.RNNBase, x_BTE: Tensor, state_BKH: Tensor | None) -> tup
         given = given.split(1) if is_lstm else given
     hidden_BTH, last = recurrence(x_BTE, given)
     return hidden_BTH, (torch.cat(last) if is_lstm else last).transpose(0, 1)
-
-
-def _full_precision_on_cpu(device: torch.device) -> contextlib.AbstractContextManager:
-    """oneDNN's LSTM raises under autocast on a CPU without bf16 arithmetic."""
-    return without_autocast(device) if device.type == "cpu" else contextlib.nullcontext()

@@ -48,9 +48,9 @@ class MLP(Backbone):
 
 
 class Layer(nn.Module):
-    """(B, in) → (B, out): linear, batch norm if asked for, activation, dropout.
+    """Linear, batch norm if `config.batch_norm`, activation, dropout.
 
-    Raises ConfigError where batch norm would have to learn from a single sample.
+    Raises ConfigError in training where batch norm has a single sample: a variance needs two.
     """
 
     def __init__(self, config: MLPConfig, in_features: int, out_features: int):
@@ -62,7 +62,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """See the class."""
+        """(B, in) → (B, out)."""
         x_BD = self.linear(x_BD)
         if self.norm is not None:
             if self.training and len(x_BD) == 1:

@@ -1,4 +1,4 @@
-"""Network: a backbone and the heads that a task asked for, as one module; and the tying of weights.
+"""Network: a backbone and a task's heads as one module; and weight tying.
 
 Order of assembly: construct (which initialises) → `tie_weights` → compile, wrap, load.
 """
@@ -16,7 +16,7 @@ from bigtrain.registry import inheriting
 
 
 class NetworkOutput(NamedTuple):
-    """What each head predicts, by name, and the backbone's state to go on from, or None."""
+    """Each head's predictions by name, and the backbone's state after the inputs, or None."""
 
     predictions: dict[str, Any]
     state: Any
@@ -25,8 +25,8 @@ class NetworkOutput(NamedTuple):
 class Network(nn.Module):
     """Every head reads the same Features of one pass through the backbone.
 
-    Where no head reads `pooled`, the backbone's `pooler` is left out: it would be saved as if it were trained, and DDP
-    would wait for its gradient.
+    The backbone's `pooler` is removed where no head reads it: it would be saved untrained, and DDP would wait for its
+    gradient.
     """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module]):
@@ -44,8 +44,9 @@ class Network(nn.Module):
 
 
 def tie_weights(network: Network, model_config: ModelConfig) -> None:
-    """With `model.tie_embeddings`, a head over the vocabulary gets the token embedding's Parameter as its weight
-    (arXiv:1608.05859). Nothing happens where the task has no such head.
+    """With `model.tie_embeddings`, heads over the vocabulary share the token embedding's Parameter (arXiv:1608.05859).
+
+    Nothing happens for a backbone without that setting, or a task without such a head.
     """
     if not model_config.tie_embeddings:
         return

@@ -1,4 +1,4 @@
-"""n-grams: the backbone hands on the last n - 1 tokens, and the head counts (`nn/ngram.py`)."""
+"""n-grams: the backbone returns the last n - 1 tokens at each position, and the head counts (`nn/ngram.py`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from bigtrain.nn.features import Features
 class Ngram(Backbone):
     """Tokens (B, T) int64 → at each position the last D = order - 1 tokens, hidden (B, T, D) int64; -1 before the text.
 
-    The state (B, D) is those tokens, each by 1 higher, so that 0 is nothing. Raises ConfigError where the data has no
-    tokens.
+    The state (B, D) is the last D tokens plus 1; 0 stands for a position before the text. Raises ConfigError where the
+    data has no tokens.
     """
 
     carries_state = True

@@ -1,7 +1,6 @@
-"""EncoderDecoder: the transformer of "Attention Is All You Need", and the state that it decodes with.
+"""EncoderDecoder: the transformer of "Attention Is All You Need" (arXiv:1706.03762), and its decoding state.
 
-Attention, feed-forward and positions live in `nn/`; the output layer is a head; the search for the best target is
-`tasks/beam_search.py`'s business.
+Block, positions and the cache live in `nn/`; the output layer is a head; `tasks/beam_search.py` searches for targets.
 
 Shapes: B sources, N rows of the decoder (B, or several for each source), T target time, S source time, D model width,
 H heads, K head width, M positions in the cache, L layers.
@@ -9,116 +8,56 @@ H heads, K head width, M positions in the cache, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
-from bigtrain.models.config import NormPosition, Positional, Seq2SeqConfig
+from bigtrain.models.config import NormPosition, Seq2SeqConfig
 from bigtrain.models.tokens import require_tokens
-from bigtrain.nn.attention import CausalSelfAttention, LayerCache, SelfAttention
+from bigtrain.nn.attention import Attention
 from bigtrain.nn.backbone import Backbone
-from bigtrain.nn.cross_attention import CrossAttention
+from bigtrain.nn.block import Block
+from bigtrain.nn.cache import KeyValueCache
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, xavier_std
-from bigtrain.nn.positional import LearnedPositions, SinusoidalPositions
+from bigtrain.nn.positional import added_positions
 
 
 class Memory(NamedTuple):
-    """What the encoder says of each source: keys and values of every layer, and where it has tokens."""
+    """The encoded sources as the decoder reads them: keys and values for each layer's cross-attention, and the mask."""
 
     keys_values: Tensor  # (L, 2, B, H, S, K)
-    mask: Tensor | None  # (B, 1, 1, S) bool
+    mask: Tensor | None  # (B, 1, 1, S) bool, true at the source's tokens
 
     def select(self, sources: Tensor) -> Memory:
-        """The sources with these indices."""
+        """The sources with these indices, int64."""
         return Memory(self.keys_values[:, :, sources], None if self.mask is None else self.mask[sources])
 
 
 class DecodingState(NamedTuple):
-    """Keys and values of the targets so far, (L, N, H, M, K) each, of which `length` positions are filled; and the
-    sources' memory. The caches are written in place and shared by successive states.
-    """
+    """The cache of the targets so far, (L, N, H, M, K), and the memory of their sources."""
 
-    keys: Tensor
-    values: Tensor
+    cache: KeyValueCache
     memory: Memory
-    length: int
-
-    def layer(self, index: int) -> LayerCache:
-        """Layer `index`'s part."""
-        return LayerCache(self.keys[index], self.values[index], self.length)
 
     def select(self, rows: Tensor) -> DecodingState:
-        """Rows in another order, perhaps several times, perhaps not at all; of equally many for each source that is
-        left, and the sources in their order.
+        """The rows with these indices (int64), repeated or left out at will, provided that every source keeps equally
+        many or none, and that the sources stay in order.
         """
-        per_source = self.keys.shape[1] // self.memory.keys_values.shape[2]
+        num_rows = self.cache.keys.shape[1]
+        per_source = num_rows // self.memory.keys_values.shape[2]
         sources = rows[::per_source] // per_source
-        all_left = len(rows) == self.keys.shape[1]
-        keys, values = (_selected(cache, rows, self.length) for cache in (self.keys, self.values))
-        return DecodingState(keys, values, self.memory if all_left else self.memory.select(sources), self.length)
-
-
-class EncoderBlock(nn.Module):
-    """Self-attention over the whole source, then feed-forward; each with a residual connection and a norm."""
-
-    def __init__(self, config: Seq2SeqConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.pre_norm = config.norm_position is NormPosition.pre
-        self.attention = SelfAttention(width, config.num_heads, **_attention_settings(config))
-        self.attention_norm = nn.LayerNorm(width, config.norm_epsilon)
-        self.feedforward = _feedforward(config)
-        self.feedforward_norm = nn.LayerNorm(width, config.norm_epsilon)
-
-    def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
-        """(B, S, D) → (B, S, D)."""
-        x_BSD = _add(x_BSD, lambda x: self.attention(x, mask_B11S), self.attention_norm, self.pre_norm)
-        return _add(x_BSD, self.feedforward, self.feedforward_norm, self.pre_norm)
-
-
-class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the source, feed-forward; each with a residual connection and a norm."""
-
-    def __init__(self, config: Seq2SeqConfig):
-        super().__init__()
-        width, heads = config.hidden_size, config.num_heads
-        settings = _attention_settings(config)
-        self.pre_norm = config.norm_position is NormPosition.pre
-        self.attention = CausalSelfAttention(width, heads, heads, qk_norm_epsilon=None, **settings)
-        self.attention_norm = nn.LayerNorm(width, config.norm_epsilon)
-        # Queries, keys and values start alike in both attentions.
-        self.cross_attention = CrossAttention(width, heads, **settings)
-        self.cross_attention_norm = nn.LayerNorm(width, config.norm_epsilon)
-        self.feedforward = _feedforward(config)
-        self.feedforward_norm = nn.LayerNorm(width, config.norm_epsilon)
-
-    def forward(
-        self,
-        x_NTD: Tensor,
-        source_BSD: Tensor | None,
-        mask_B11S: Tensor | None,
-        memory_2BHSK: Tensor | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        """(N, T, D) → (N, T, D). The source comes encoded, or as what `cross_attention` remembers of it."""
-        if memory_2BHSK is None:
-            assert source_BSD is not None
-            memory_2BHSK = self.cross_attention.remember(source_BSD)
-        x_NTD = _add(x_NTD, lambda x: self.attention(x, cache=cache), self.attention_norm, self.pre_norm)
-        cross = lambda x: self.cross_attention(x, memory_2BHSK, mask_B11S)  # noqa: E731
-        x_NTD = _add(x_NTD, cross, self.cross_attention_norm, self.pre_norm)
-        return _add(x_NTD, self.feedforward, self.feedforward_norm, self.pre_norm)
+        memory = self.memory if len(rows) == num_rows else self.memory.select(sources)
+        return DecodingState(self.cache.select(rows), memory)
 
 
 class EncoderDecoder(Backbone):
     """Target tokens (B, T) and their source (B, S), int64 → hidden (B, T, D) of the decoder.
 
-    With norms before each part there is one more after the last block of the encoder, and of the decoder.
+    With pre-norm, a last norm follows the encoder's blocks, and another the decoder's.
     Raises ConfigError where the data has no tokens, or texts longer than `config.max_length`.
     """
 
@@ -132,10 +71,12 @@ class EncoderDecoder(Backbone):
         self.source_embedding = self.token_embedding
         if not config.tie_embeddings:
             self.source_embedding = normal_embedding(vocab_size, width, std=width**-0.5)
-        self.source_positions, self.positions = _positions(config), _positions(config)
+        positional = (config.positional.value, config.max_length, width)
+        self.source_positions = added_positions(*positional, std=width**-0.5)
+        self.positions = added_positions(*positional, std=width**-0.5)
         self.dropout = nn.Dropout(config.dropout)
-        encoder = [EncoderBlock(config) for _ in range(config.num_layers)]
-        decoder = [DecoderBlock(config) for _ in range(config.num_layers)]
+        encoder = [_block(config, decoder=False) for _ in range(config.num_layers)]
+        decoder = [_block(config, decoder=True) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList([*encoder, *decoder])
         self.source_norm, self.norm = _last_norm(config), _last_norm(config)
 
@@ -148,35 +89,36 @@ class EncoderDecoder(Backbone):
         source: Tensor | None = None,
         source_lengths: Tensor | None = None,
     ) -> Features:
-        """With a state (of `start`) `inputs` are the T target tokens after those already seen, and the source is known.
+        """With a state (of `start`), `inputs` are the T target tokens after those already seen; `source` is ignored.
 
-        What is right of a target's length no position before it sees, so `lengths` change nothing. Raises ValueError
-        past `max_length`, or past the room in the state.
+        `lengths` change nothing: no position of a target sees the padding after it. Raises ValueError past
+        `max_length`, or past the room in the state.
         """
-        start = 0 if state is None else state.length
-        room = self.max_length if state is None else state.keys.shape[3]
+        start = 0 if state is None else state.cache.length
+        room = self.max_length if state is None else state.cache.room
         if start + inputs_NT.shape[1] > room:
             raise ValueError(f"{start + inputs_NT.shape[1]} tokens, but there is room for {room} (model.max_length)")
         if state is None:
-            assert source is not None, "an encoder-decoder needs a source, or a state that remembers one"
+            assert source is not None, "an encoder-decoder needs a source, or a state that holds one"
             source_BSD, mask = self.encode(source, source_lengths)
         else:
             mask = state.memory.mask
         x_NTD = self.dropout(self.positions(self.token_embedding(inputs_NT), start))
         for index, block in enumerate(self.decoder):
             if state is None:
-                x_NTD = block(x_NTD, source_BSD, mask)
+                x_NTD = block(x_NTD, source_BSD=source_BSD, source_mask=mask)
             else:
-                x_NTD = block(x_NTD, None, mask, state.memory.keys_values[index], state.layer(index))
-        next_state = None if state is None else state._replace(length=start + inputs_NT.shape[1])
+                memory = state.memory.keys_values[index]
+                x_NTD = block(x_NTD, cache=state.cache.layer(index), memory_2BGSK=memory, source_mask=mask)
+        next_state = None if state is None else state._replace(cache=state.cache.extended(inputs_NT.shape[1]))
         return Features(hidden=self.norm(x_NTD), pooled=None, state=next_state)
 
     def encode(self, source_BS: Tensor, source_lengths_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The encoded source (B, S, D), and the mask (B, 1, 1, S) of its tokens; None where there is no padding."""
+        """The encoded source (B, S, D), and the mask (B, 1, 1, S), true at its tokens, or None without padding."""
         mask = None if source_lengths_B is None else padding_mask(source_lengths_B, source_BS.shape[1])
         x_BSD = self.dropout(self.source_positions(self.source_embedding(source_BS), 0))
         for block in self.encoder:
-            x_BSD = block(x_BSD, mask)
+            x_BSD = block(x_BSD, mask=mask)
         return self.source_norm(x_BSD), mask
 
     def start(self, source_BS: Tensor, source_lengths_B: Tensor, rows: int, max_length: int) -> DecodingState:
@@ -187,11 +129,11 @@ class EncoderDecoder(Backbone):
         if max_length > self.max_length:
             raise ValueError(f"max_length is {max_length}; this model has {self.max_length} positions")
         source_BSD, mask = self.encode(source_BS, source_lengths_B)
-        memory = torch.stack([block.cross_attention.remember(source_BSD) for block in self.decoder])
+        memory = torch.stack([block.cross_attention.keys_values(source_BSD) for block in self.decoder])
         layers, _, batch, heads, _, head_size = memory.shape
         shape = (layers, batch * rows, heads, max_length, head_size)
-        keys, values = (torch.zeros(shape, dtype=memory.dtype, device=memory.device) for _ in range(2))
-        return DecodingState(keys, values, Memory(memory, mask), length=0)
+        cache = KeyValueCache.empty(*shape, dtype=memory.dtype, device=memory.device)
+        return DecodingState(cache, Memory(memory, mask))
 
     @property
     def encoder(self) -> list[nn.Module]:
@@ -204,39 +146,26 @@ class EncoderDecoder(Backbone):
         return list(self.blocks)[len(self.blocks) // 2 :]
 
 
-def _add(x: Tensor, part: Callable[[Tensor], Tensor], norm: nn.Module, pre_norm: bool) -> Tensor:
-    return x + part(norm(x)) if pre_norm else norm(x + part(x))
-
-
-def _attention_settings(config: Seq2SeqConfig) -> dict:
-    """Queries, keys and values are drawn as one matrix, as `torch.nn.Transformer` does it."""
-    width = config.hidden_size
-    std, projection_std = xavier_std(width, 3 * width), xavier_std(width, width)
-    return {"bias": True, "dropout": config.dropout, "std": std, "projection_std": projection_std}
-
-
-def _feedforward(config: Seq2SeqConfig) -> FeedForward:
-    width, activation = config.hidden_size, config.activation.value
+def _block(config: Seq2SeqConfig, *, decoder: bool) -> Block:
+    """Weights start from N(0, 2 / (in + out)), where queries, keys and values are one matrix: as `nn.Transformer`'s."""
+    width, heads, activation = config.hidden_size, config.num_heads, config.activation.value
+    common: dict[str, Any] = {"bias": True, "dropout": config.dropout}
+    attention = {**common, "std": xavier_std(width, 3 * width), "projection_std": xavier_std(width, width)}
     size = config.feedforward_size or default_feedforward_size(width, activation)
     std = xavier_std(width, size)
-    return FeedForward(width, size, activation, bias=True, dropout=config.dropout, std=std, projection_std=std)
-
-
-def _positions(config: Seq2SeqConfig) -> nn.Module:
-    if config.positional is Positional.learned:
-        return LearnedPositions(config.max_length, config.hidden_size, std=config.hidden_size**-0.5)
-    return SinusoidalPositions(config.max_length, config.hidden_size)
+    parts: dict[str, nn.Module] = {
+        "attention": Attention(width, heads, causal=decoder, **attention),
+        "attention_norm": nn.LayerNorm(width, config.norm_epsilon),
+    }
+    if decoder:
+        parts["cross_attention"] = Attention(width, heads, cross=True, **attention)
+        parts["cross_attention_norm"] = nn.LayerNorm(width, config.norm_epsilon)
+    parts["feedforward"] = FeedForward(width, size, activation, **common, std=std, projection_std=std)
+    parts["feedforward_norm"] = nn.LayerNorm(width, config.norm_epsilon)
+    return Block(pre_norm=config.norm_position is NormPosition.pre, **parts)
 
 
 def _last_norm(config: Seq2SeqConfig) -> nn.Module:
     if config.norm_position is NormPosition.post:
         return nn.Identity()
     return nn.LayerNorm(config.hidden_size, config.norm_epsilon)
-
-
-def _selected(cache_LNHMK: Tensor, rows: Tensor, length: int) -> Tensor:
-    """Only what is filled is copied."""
-    layers, _, *shape = cache_LNHMK.shape
-    selected = cache_LNHMK.new_zeros((layers, len(rows), *shape))
-    selected[:, :, :, :length] = cache_LNHMK[:, :, :, :length].index_select(1, rows)
-    return selected

@@ -1,4 +1,4 @@
-"""What a backbone that reads tokens asks of the data."""
+"""Checks of the data that backbones for tokens share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require_tokens(model: str, data_spec: DataSpec, max_length: int | None = Non
 
 
 def embedding_rows(num_embeddings: int | None, tokens: int) -> int:
-    """`model.num_embeddings`, or a row for each of the tokens. Raises ConfigError where tokens would have none."""
+    """`model.num_embeddings`, or else one row per token. Raises ConfigError for fewer rows than tokens."""
     if num_embeddings is not None and num_embeddings < tokens:
         raise ConfigError.of(
             "MODEL-VOCABULARY",

@@ -1,131 +1,124 @@
-"""Self-attention: causal, with grouped key/value heads and the cache it decodes with; and over a whole text.
+"""Multi-head attention (arXiv:1706.03762): causal, bidirectional or cross.
 
-Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head width, M positions in the
-cache.
+Shapes: B batch, N rows of queries, T time, S source time, D model width, H query heads, G key/value heads, K head
+width.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigtrain.nn import cpu
 from bigtrain.nn.autocast import without_autocast
+from bigtrain.nn.cache import LayerCache
 from bigtrain.nn.init import normal_linear
 from bigtrain.nn.norm import rms_norm
 from bigtrain.nn.positional import rotate
 
 
-class LayerCache(NamedTuple):
-    """One layer's keys and values (B, G, M, K), preallocated and written in place; `start` positions are
-    filled.
-    """
+class Attention(nn.Module):
+    """Each position takes a weighted mean over the values of the positions that it sees.
 
-    keys: Tensor
-    values: Tensor
-    start: int
-
-    def extend(self, keys_BGTK: Tensor, values_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes T more positions; returns everything up to them, (B, G, start+T, K) each."""
-        end = self.start + keys_BGTK.shape[2]
-        self.keys[:, :, self.start : end] = keys_BGTK
-        self.values[:, :, self.start : end] = values_BGTK
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention (arXiv:1706.03762) in which position t sees positions up to t.
-
-    `num_kv_heads` < `num_heads` shares each key/value head among H/G consecutive query heads
-    (arXiv:2305.13245). `qk_norm` divides queries and keys by their root mean square over K, with no trained
-    scale.
+    It sees all positions of its own sequence; `causal`: those up to itself; `cross`: all positions of another
+    sequence, the source. `num_kv_heads` < `num_heads` shares each key/value head among H/G consecutive query heads
+    (arXiv:2305.13245). `qk_norm_epsilon`: queries and keys are divided by their root mean square over K, without a
+    trained scale (arXiv:2302.05442). `dropout` is of outputs, `attention_dropout` (default: the same) of attention
+    weights. Weights start with standard deviation `std`, those of the output projection with `projection_std`.
     """
 
     def __init__(
         self,
         hidden_size: int,
         num_heads: int,
-        num_kv_heads: int,
+        num_kv_heads: int | None = None,
         *,
+        causal: bool = False,
+        cross: bool = False,
         bias: bool,
-        qk_norm_epsilon: float | None,
         dropout: float,
+        attention_dropout: float | None = None,
+        qk_norm_epsilon: float | None = None,
         std: float,
         projection_std: float,
     ):
         super().__init__()
-        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        assert not (cross and (causal or qk_norm_epsilon)), "causal and qk_norm_epsilon are for self-attention"
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.head_size = hidden_size // num_heads
+        self.causal, self.cross = causal, cross
         self.qk_norm_epsilon = qk_norm_epsilon
-        self.attention_dropout = dropout
-        # One product for queries, keys and values, in this order along the output.
-        self.qkv = normal_linear(hidden_size, (num_heads + 2 * num_kv_heads) * self.head_size, bias=bias, std=std)
+        self.attention_dropout = dropout if attention_dropout is None else attention_dropout
+        kv_size = 2 * self.num_kv_heads * self.head_size
+        if cross:
+            self.query = normal_linear(hidden_size, hidden_size, bias=bias, std=std)
+            self.key_value = normal_linear(hidden_size, kv_size, bias=bias, std=std)
+        else:  # one product for queries, keys and values, in this order along the output
+            self.qkv = normal_linear(hidden_size, hidden_size + kv_size, bias=bias, std=std)
         self.projection = normal_linear(hidden_size, hidden_size, bias=bias, std=projection_std)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, rotation_2T1K: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D). `rotation` comes from `RotaryPositions`; with a cache, T more positions."""
-        batch, length, _ = x_BTD.shape
+    def forward(
+        self,
+        x_NTD: Tensor,
+        *,
+        mask: Tensor | None = None,
+        rotation_T21K: Tensor | None = None,
+        cache: LayerCache | None = None,
+        memory_2BGSK: Tensor | None = None,
+    ) -> Tensor:
+        """(N, T, D) → (N, T, D).
+
+        `mask` is bool, true where a position is seen, at least one for each query, and broadcasts to (B, H, T, S); it
+        stands in place of the causal rule. `rotation` comes from `RotaryPositions`. With a `cache`, `x` are the T
+        positions after those that it holds. `memory`, of a cross-attention: what `keys_values` returns; N is B or a
+        multiple of it, and consecutive rows share a source, as the beams of a search do.
+        """
+        causal = self.causal and mask is None  # of one position too: a comparison with 1 would be a guard for exports
+        if memory_2BGSK is not None:
+            keys, values = memory_2BGSK.unbind()
+            queries_NTHK = self.query(x_NTD).unflatten(-1, (self.num_heads, -1))
+            # Target positions don't see each other here, so the rows of one source may stand side by side in time.
+            queries = queries_NTHK.reshape(keys.shape[0], -1, *queries_NTHK.shape[2:]).transpose(1, 2)
+        else:
+            queries, keys, values = self._queries_keys_values(x_NTD, rotation_T21K, is_cached=cache is not None)
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
+            if causal and cache.start:
+                causal, length = False, x_NTD.shape[1]
+                mask = _causal_mask(length, cache.start, x_NTD.device) if length > 1 else None
+        dropout = self.attention_dropout if self.training else 0.0
+        y_BTD = attend(
+            queries.to(values.dtype), keys.to(values.dtype), values, mask=mask, dropout=dropout, causal=causal
+        )
+        if memory_2BGSK is not None:
+            y_BTD = y_BTD.view(x_NTD.shape)
+        return self.dropout(self.projection(y_BTD))
+
+    def keys_values(self, source_BSD: Tensor) -> Tensor:
+        """Keys and values of a source for cross-attention, (2, B, G, S, K): the same for every target position."""
+        key_value = self.key_value(source_BSD).unflatten(-1, (2, self.num_kv_heads, -1))
+        return key_value.permute(2, 0, 3, 1, 4)
+
+    def _queries_keys_values(
+        self, x_BTD: Tensor, rotation_T21K: Tensor | None, *, is_cached: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, T, K), (B, G, T, K), (B, G, T, K), normalised and rotated; `is_cached`: in the cache's dtype."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
-        qkv = self.qkv(x_BTD).view(batch, length, heads + 2 * kv_heads, self.head_size)
-        if cache is None and _is_faster_in_fp32(qkv):
+        qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], heads + 2 * kv_heads, self.head_size)
+        if not is_cached and cpu.attends_in_fp32(qkv):
             qkv = qkv.float()
-        # Queries and keys are normalised and turned as one tensor: half the calls.
-        qk, v = qkv.split((heads + kv_heads, kv_heads), dim=2)
+        if self.qk_norm_epsilon is None and rotation_T21K is None:
+            return qkv.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
+        # Queries and keys are normalised and rotated as one tensor: half the calls.
+        qk, values = qkv.split((heads + kv_heads, kv_heads), dim=2)
         if self.qk_norm_epsilon is not None:
             qk = rms_norm(qk, None, self.qk_norm_epsilon)
-        if rotation_2T1K is not None:
-            qk = rotate(qk, rotation_2T1K)
-        q, k = qk.transpose(1, 2).split((heads, kv_heads), dim=1)
-        v = v.transpose(1, 2)
-        mask = None
-        if cache is not None:
-            k, v = cache.extend(k, v)
-            if cache.start and length > 1:
-                mask = _causal_mask(length, cache.start, x_BTD.device)
-        dropout = self.attention_dropout if self.training else 0.0
-        causal = mask is None and length > 1
-        y_BTD = attend(q.to(v.dtype), k.to(v.dtype), v, mask=mask, dropout=dropout, causal=causal)
-        return self.dropout(self.projection(y_BTD))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention (arXiv:1706.03762) in which every position sees all of them, but for those that are masked.
-
-    `attention_dropout` drops attention weights, `dropout` what comes out; by default both by the same probability.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        *,
-        bias: bool,
-        dropout: float,
-        std: float,
-        projection_std: float,
-        attention_dropout: float | None = None,
-    ):
-        super().__init__()
-        self.num_heads = num_heads
-        self.head_size = hidden_size // num_heads
-        self.attention_dropout = dropout if attention_dropout is None else attention_dropout
-        # One product for queries, keys and values, in this order along the output.
-        self.qkv = normal_linear(hidden_size, 3 * hidden_size, bias=bias, std=std)
-        self.projection = normal_linear(hidden_size, hidden_size, bias=bias, std=projection_std)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BTD: Tensor, mask_B11T: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D). `mask` is bool, true where a position is seen, at least one in each row."""
-        batch, length, _ = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(batch, length, 3 * self.num_heads, self.head_size)
-        if _is_faster_in_fp32(qkv):
-            qkv = qkv.float()
-        q, k, v = qkv.transpose(1, 2).chunk(3, dim=1)
-        y_BTD = attend(q, k, v, mask=mask_B11T, dropout=self.attention_dropout if self.training else 0.0)
-        return self.dropout(self.projection(y_BTD))
+        if rotation_T21K is not None:
+            qk = rotate(qk, rotation_T21K)
+        queries, keys = qk.transpose(1, 2).split((heads, kv_heads), dim=1)
+        return queries, keys, values.transpose(1, 2)
 
 
 def attend(
@@ -154,17 +147,6 @@ def attend(
     return y_BHTK.transpose(1, 2).flatten(2)
 
 
-def _is_faster_in_fp32(qkv_BTHK: Tensor) -> bool:
-    """Whether attention over bf16 pays for the conversion to fp32: on CPUs, for short sequences.
-
-    PyTorch 2.13's bf16 kernel has a backward pass with a large fixed cost per head. Forward and backward on
-    one AMX core, bf16 against fp32 with its conversions: T 64, K 32: 7.4 / 1.6 ms; T 128, K 32: 42 / 15; T
-    256, K 32: 30 / 22; T 256, K 64: 18 / 20; T 512, K 64: 82 / 113.
-    """
-    _, length, _, head_size = qkv_BTHK.shape
-    return qkv_BTHK.device.type == "cpu" and qkv_BTHK.dtype == torch.bfloat16 and length * head_size < 256 * 64
-
-
 def _causal_mask(length: int, start: int, device: torch.device) -> Tensor:
-    """(T, start+T) bool, true where seen. `is_causal` aligns to the top left, so it can't say this."""
+    """(T, start+T) bool, true where seen. `is_causal` aligns to the top left, so it can't express this."""
     return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)

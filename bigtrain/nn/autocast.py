@@ -1,4 +1,4 @@
-"""Asking about autocast and stepping out of it, on any device: PyTorch's own calls raise on meta."""
+"""The state of autocast, and leaving it, on any device: PyTorch's own calls raise on the meta device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The low-precision dtype in which autocast runs matrix products here and now, or None."""
+    """The low-precision dtype of matrix products under the current autocast, or None where autocast is off."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)

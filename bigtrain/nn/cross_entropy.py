@@ -1,8 +1,8 @@
 """Cross entropy over a vocabulary straight from hidden vectors, in chunks where the logits would be large.
 
-The gradients of a chunk are computed while its logits are at hand, so nothing of size (N, V) outlives a
-chunk and no product is done twice. (`F.linear_cross_entropy` of torch 2.13 works alike, but knows no softcap,
-does its softmax in the low precision of autocast, and is missing from 2.11.)
+The gradients of a chunk are computed while its logits are in memory, so nothing of size (N, V) is allocated
+and no product is computed twice. (`F.linear_cross_entropy` of torch 2.13 is similar, but has no softcap,
+computes its softmax in the low precision of autocast, and is missing from 2.11.)
 
 On a GPU two things decide the speed. Rows of a vocabulary of odd size are not aligned to 16 bytes, and cuBLAS then
 takes kernels of an older generation (H100, V = 50257: the three products 35 ms instead of 5 at 50304): so the
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from bigtrain.nn.autocast import autocast_dtype, without_autocast
 
-UNSCORED = -100  # the target of a position that counts for nothing
+UNSCORED = -100  # the target of a position that the loss ignores
 
 
 class Chunking(NamedTuple):
-    """How the rows of a cross entropy are cut, and how a chunk is computed."""
+    """How the rows of a cross entropy are split into chunks, and how a chunk is computed."""
 
-    max_logits: int = 2**25  # alive at once; the default is 128 MiB of fp32
-    plain_logits: int = 2**25  # up to here nothing is cut: PyTorch's own cross entropy is as fast or faster
+    max_logits: int = 2**25  # in memory at once; the default is 128 MiB of fp32
+    plain_logits: int = 2**25  # up to here there is one chunk: PyTorch's own cross entropy is as fast or faster
     alignment: int = 1  # the vocabulary of the products is padded to a multiple of this
     compiled: bool = False  # the element-wise work of a chunk as one compiled function
 
@@ -50,9 +50,7 @@ def chunking_for(device: torch.device) -> Chunking:
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
-    """cap * tanh(logits / cap), which lies within ±cap (Gemma 2, arXiv:2408.00118); unchanged where cap is
-    None.
-    """
+    """cap * tanh(logits / cap), which lies within ±cap (Gemma 2, arXiv:2408.00118); unchanged where cap is None."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -76,9 +74,9 @@ def vocabulary_cross_entropy(
     fp32.
 
     With `label_smoothing` ε each target is a distribution, 1 - ε + ε/V on the token and ε/V on every other
-    (arXiv:1512.00567). `targets` are int64, `UNSCORED` where nothing is asked. At most `chunking.max_logits` logits
-    (and one row at least) are alive at once. Gradients once only: there is no second derivative when the sum is done
-    in chunks.
+    (arXiv:1512.00567). `targets` are int64, `UNSCORED` where a position is ignored. At most `chunking.max_logits`
+    logits (and one row at least) are in memory at once. First order only: computed in chunks, the sum has no second
+    derivative.
     """
     if targets_N.numel() * weight_VD.shape[0] <= chunking.plain_logits:
         logits_NV = vocabulary_logits(hidden_ND, weight_VD, softcap, bias_V)
@@ -89,7 +87,7 @@ def vocabulary_cross_entropy(
     if dtype is not None and hidden_ND.dtype != torch.float64:  # autocast leaves float64 alone, too
         hidden_ND = hidden_ND.to(dtype)
     with without_autocast(hidden_ND.device):
-        # Inside `forward` gradients are off, and needs_input_grad is true under no_grad too: so it is asked here.
+        # Not in `forward`: gradients are disabled there, and ctx.needs_input_grad is true under no_grad too.
         trained = any(x is not None and x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
         needs_gradient = torch.is_grad_enabled() and trained
         return _ChunkedCrossEntropy.apply(
@@ -98,7 +96,7 @@ def vocabulary_cross_entropy(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Gradients are made in `forward`; `backward` only multiplies them by the incoming scalar.
+    """Gradients are computed in `forward`; `backward` only multiplies them by the incoming scalar.
 
     The products are in the dtype of `hidden`, everything between them in fp32 at least. The weight's gradient is never
     rounded to low precision.
@@ -166,7 +164,7 @@ def _chunk(
 ) -> Tensor:
     """Loss sum of a chunk from its products (N, P), of which the first V columns count.
 
-    If wanted, its gradient with respect to the products takes their place. The other columns are zero and stay so.
+    With `needs_gradient`, its gradient with respect to the products overwrites them; other columns stay zero.
     """
     product_NV = product_NP[:, :vocab_size]
     logits_NV = soft_cap(_at_least_fp32(product_NV), softcap)

@@ -12,12 +12,12 @@ from bigtrain.nn.init import normal_linear
 
 
 def relu_squared(x: Tensor) -> Tensor:
-    """max(x, 0)² (Primer, arXiv:2109.08668)."""
+    """max(x, 0)² (Primer, arXiv:2109.08668); same shape."""
     return F.relu(x).square()
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) * value, where the last axis holds gate and value side by side (arXiv:2002.05202)."""
+    """(…, 2 S) → (…, S): silu(gate) * value, where the last axis is gate, then value (arXiv:2002.05202)."""
     gate, value = x.chunk(2, dim=-1)
     return F.silu(gate) * value
 
@@ -37,7 +37,10 @@ def default_feedforward_size(hidden_size: int, activation: str) -> int:
 
 
 class FeedForward(nn.Module):
-    """(B, T, D) → (B, T, D), each position by itself; `size` is the hidden width."""
+    """projection(activation(expansion(x))), at each position independently; `size` is the hidden width.
+
+    Weights start with standard deviation `std`, those of the projection with `projection_std`.
+    """
 
     def __init__(
         self,
@@ -58,5 +61,5 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """See the class."""
+        """(B, T, D) → (B, T, D)."""
         return self.dropout(self.projection(self.activation(self.expansion(x_BTD))))

@@ -1,7 +1,7 @@
-"""How weights start: linear layers and embeddings drawn from a normal distribution, residual projections
-apart.
-Everything is drawn in constructors from torch's global generator, which the caller has seeded: same seed,
-same weights. The CNN and the MLP keep PyTorch's own initialisation.
+"""Initial weights: linear layers, embeddings and convolutions drawn from normal distributions.
+
+Constructors draw from torch's global generator, which the caller seeds: same seed, same weights. The CNN and the MLP
+keep PyTorch's own initialisation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def xavier_std(in_features: int, out_features: int) -> float:
 def residual_std(init: str, std: float, num_layers: int) -> float:
     """Standard deviation for projections that write to the residual stream.
 
-    `scaled`: std / sqrt(2 L), so that the 2 L summands of the stream keep its variance (GPT-2, section 2.3).
+    `scaled`: std / sqrt(2 L), so that the variance of the sum of 2 L terms does not grow with L (GPT-2, section 2.3).
     `zero`: 0, every block starts as the identity (Fixup, arXiv:1901.09321; muP recommends it too).
     """
     return {"scaled": std / math.sqrt(2 * num_layers), "zero": 0.0}[init]

@@ -6,9 +6,9 @@ Of order k, with context h of k - 1 tokens, its end h' without the first of them
     γ(h) = (D_1 N_1(h) + D_2 N_2(h) + D_3 N_3+(h)) / c(h),   and P_{k-1}(w | h') alone where h never occurred
 
 c counts occurrences at the highest order and, below, the different tokens that precede h w; N_i(h) the different tokens
-that follow h i times. What precedes the first token of a text is a token of its own. Tables hold the n-grams that
-occur, as sorted keys: a context is the number of its end and the token before that, an n-gram that of its context
-and its last token.
+that follow h i times. The beginning of a text is a token of its own. Tables hold the n-grams that occur, as sorted
+integer keys: a context is encoded by the number of its end h' and the token before that, an n-gram by the number of its
+context and its last token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FALLBACK = (0.5, 1.0, 1.5)  # KenLM's, where too few n-grams occur so often that the estimate is none
+_FALLBACK = (0.5, 1.0, 1.5)  # KenLM's, where the estimate is undefined for too few n-grams of a count
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _LookedUp:
     kinds: Tensor  # (N, 3) fp64
 
     def without(self, counted: Tensor) -> tuple[_LookedUp, Tensor]:
-        """The same with one n-gram less where it was `counted` (N,) bool; and which no longer occur for that."""
+        """The same with one occurrence less where `counted` (N,) bool, and whether a count becomes zero by that."""
         less = counted.long()
         left = self.count - less
         kinds = self.kinds - _kind_of(self.count) * less[:, None] + _kind_of(left) * less[:, None]
@@ -51,10 +51,10 @@ class _LookedUp:
 
 class KneserNey:
     """Counts of `tokens` (R, T+1) int64, R texts: of each token but the first, and of those only where `scored` (R, T).
-    `report` is told how much is done.
 
-    `discounts` (order, 3) fp64: the estimate of D_1, D_2 and D_3 of each order, from the lowest on. Other ones may be
-    given in their place, each above 0 and below 1, 2 and 3; gradients flow to them.
+    `report` is called with the fraction done. `discounts` (order, 3) fp64: the estimates of D_1, D_2 and D_3 of each
+    order, the lowest first. Methods take others in their place, each above 0 and below 1, 2 and 3, and differentiate
+    with respect to them.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class KneserNey:
 
     @property
     def tokens(self) -> int:
-        """Targets that were counted."""
+        """Number of counted targets."""
         return int(self._levels[-1].counts.sum())
 
     def probabilities(
@@ -80,8 +80,8 @@ class KneserNey:
     ) -> Tensor:
         """P(w | h), (N,) fp64, of tokens (N,) after contexts (N, order - 1), whose last token is the nearest.
 
-        -1 in a context is where the text has not begun. `leave_one_out`: of tokens that were counted, what all the
-        others say of each, as if it had not been counted (Ney, Essen & Kneser 1994, doi:10.1006/csla.1994.1001).
+        -1 in a context stands for a position before the text. `leave_one_out`: for tokens that were counted, by the
+        counts without the token itself (Ney, Essen & Kneser 1994, doi:10.1006/csla.1994.1001).
         """
         discounts = self.discounts if discounts is None else discounts
         looked_up = [
@@ -131,13 +131,13 @@ class KneserNey:
 
 
 def contexts_of(tokens: Tensor, length: int) -> Tensor:
-    """(R, T, length): what stands before each token (R, T+1) but the first; -1 where nothing does."""
+    """(R, T, length): the tokens before each token (R, T+1) but the first; -1 before the text."""
     padded = torch.nn.functional.pad(tokens[:, :-1], (length, 0), value=-1)
     return padded.unfold(1, length, 1)[:, 1:] if length else tokens[:, :-1, None][:, :, :0]
 
 
 def joined(tokens: Tensor, scored: Tensor, follow: bool) -> tuple[Tensor, Tensor]:
-    """Windows `tokens` (R, T+1) and `scored` (R, T) as texts: as they are, or where they follow each other as one."""
+    """Windows `tokens` (R, T+1) and `scored` (R, T) as texts: unchanged, or joined to one text where they `follow`."""
     if not follow:
         return tokens, scored
     return torch.cat((tokens[0, :1], tokens[:, 1:].flatten()))[None], scored.reshape(1, -1)
@@ -160,7 +160,7 @@ def _count(
     grams, counts = torch.unique(number * vocab_size + tokens[:, 1:].flatten()[chosen], return_counts=True)
     levels = [_level(keys[-1], grams, counts, vocab_size)]
     for below in reversed(range(order - 1)):
-        # What precedes a context of this order and its token: one n-gram of the order above for each.
+        # Each n-gram of the order above is one token that precedes an n-gram of this order.
         context, token = grams // vocab_size, grams % vocab_size
         end = keys[below + 1][context] // (vocab_size + 1)
         grams, counts = torch.unique(end * vocab_size + token, return_counts=True)
@@ -183,7 +183,7 @@ def _look_up(level: _Level, number: Tensor, known: Tensor, token: Tensor, vocab_
 
 
 def _kind_of(count: Tensor) -> Tensor:
-    """(N, 3) fp64: 1 where it occurs once, twice, more often."""
+    """(N, 3) fp64, one-hot: the count is 1, 2, or 3 and more; all zero where it is 0."""
     return (count.clamp(max=3)[:, None] == torch.arange(1, 4, device=count.device)).double()
 
 
@@ -210,6 +210,6 @@ def _discount_of(count: Tensor, discounts: Tensor) -> Tensor:
 
 
 def _find(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The place (N,) of each of the wanted among sorted keys, and whether it is there (else it means nothing)."""
+    """Index (N,) of each wanted key among sorted keys, and whether it is there (else the index is arbitrary)."""
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return place, keys[place] == wanted

@@ -1,9 +1,9 @@
 """The head of a model that counts: n-gram probabilities of the next token, by Kneser-Ney smoothing.
 
-It keeps the windows of text that it has counted, as they are, and makes its tables from them (`nn/kneser_ney.py`):
-tables differ in size from text to text, windows don't, and take less room. What is trained is the discounts, by the
-loss of leaving one out: in training, what is said of a token is what all the others say. Without that no discount at
-all would be best.
+It stores the windows of text that it has counted, and derives the tables of counts from them (`nn/kneser_ney.py`):
+unlike tables, windows have a size that is known before counting, and they are smaller. The discounts are trained, on
+the leave-one-out loss: in training, a token's probability comes from the counts without that token. On plain counts
+the best discount would be zero.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from bigtrain.nn.heads import Head
 from bigtrain.nn.kneser_ney import KneserNey, joined
 from bigtrain.tracking.status_line import status_line
 
-_READ = 4096  # windows gathered at once
-_LARGEST = (1.0, 2.0, 3.0)  # of D_1, D_2 and D_3: an n-gram never loses more than it has
-_INSIDE = 1e-3  # of that range at either end, where a gradient would vanish
+_READ = 4096  # windows read at once
+_LARGEST = (1.0, 2.0, 3.0)  # of D_1, D_2 and D_3: a discount is at most the count
+_INSIDE = 1e-3  # margin at either end of that range, where the sigmoid's gradient vanishes
 
 
 @runtime_checkable
 class CountsTrainingSplit(Protocol):
-    """A head that reads the whole training split before the first step."""
+    """A head that counts the whole training split before the first step."""
 
     def count(self, dataset: Dataset) -> None:
-        """Reads it, in place of what it has read before."""
+        """Counts `dataset`; earlier counts are discarded."""
         ...
 
 
 class NgramPredictions(NamedTuple):
-    """What an `NgramHead` says after contexts (B, T, order - 1), not worked out for tokens that nobody asks for."""
+    """An `NgramHead` and contexts (B, T, order - 1); probabilities are computed for requested tokens only."""
 
     contexts_BTK: Tensor
     head: NgramHead
@@ -58,13 +58,13 @@ class NgramPredictions(NamedTuple):
         return found.view(self.contexts_BTK.shape[:2])
 
     def cross_entropy(self, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Sum over scored targets, in nats. In training as if each had not been counted, but for smoothed shares."""
+        """Sum over scored targets, in nats; in training by leave-one-out counts, except for label smoothing."""
         contexts_NK, targets_N = self.contexts_BTK.flatten(0, 1), targets_BT.flatten()
         nats_N = -self.head.probabilities(contexts_NK, targets_N.clamp(min=0)).log()
         if label_smoothing:
             over_all_N = -self._log_probabilities(contexts_NK).double().mean(dim=-1)
             nats_N = (1 - label_smoothing) * nats_N + label_smoothing * over_all_N
-        # Chosen by multiplying, not by their places: a step on a GPU waits for nothing.
+        # A product instead of indexing by a mask, which would synchronise with a GPU.
         return (nats_N * (targets_N != UNSCORED)).sum().to(self.head.discounts.dtype)
 
     def _log_probabilities(self, contexts_NK: Tensor) -> Tensor:
@@ -73,10 +73,11 @@ class NgramPredictions(NamedTuple):
 
 
 class NgramHead(Head):
-    """`windows`: how many of `sequence_length` + 1 tokens the training split has, at most `max_tokens` tokens of them.
+    """`windows`: number of windows, of `sequence_length` + 1 tokens each, in the training split; at most `max_tokens`
+    tokens are counted.
 
-    `discounts` (order · 3,): D_1, D_2 and D_3 of each order as logits of their shares of 1, 2 and 3. Counting sets them
-    to their estimates.
+    `discounts` (order · 3,): D_1, D_2 and D_3 of each order, divided by 1, 2 and 3, as logits. Counting sets them to
+    their estimates.
     """
 
     reads_pooled = False
@@ -92,7 +93,7 @@ class NgramHead(Head):
         self.follow: Tensor
         self.register_buffer("windows", torch.zeros(rows, sequence_length + 1, dtype=dtype))
         self.register_buffer("scored", torch.zeros(rows, sequence_length, dtype=torch.uint8))
-        self.register_buffer("follow", torch.zeros((), dtype=torch.uint8))  # whether each goes on where one ended
+        self.register_buffer("follow", torch.zeros((), dtype=torch.uint8))  # 1: windows are consecutive
         self.largest: Tensor
         self.register_buffer("largest", torch.tensor(_LARGEST, dtype=torch.float64), persistent=False)
         self.discounts = nn.Parameter(torch.zeros(order * 3))
@@ -122,7 +123,7 @@ class NgramHead(Head):
             self.discounts.copy_(share.clamp(_INSIDE, 1 - _INSIDE).logit().flatten())
 
     def model(self) -> KneserNey:
-        """The counts: made when they are first asked for, from what was read or loaded."""
+        """The counts, computed on first use from the stored windows."""
         if self._model is None:
             with torch.inference_mode(mode=False), status_line("Counting n-grams") as report:
                 texts = joined(self.windows.long(), self.scored.bool(), bool(self.follow))
@@ -134,6 +135,6 @@ class NgramHead(Head):
         return self.discounts.double().sigmoid().view(self.order, 3) * self.largest
 
     def probabilities(self, contexts_NK: Tensor, token_N: Tensor) -> Tensor:
-        """(N,) fp64; in training mode with each token left out of the counts."""
+        """(N,) fp64; in training mode by counts without the token itself."""
         discounts = self.discounts_of_orders()
         return self.model().probabilities(contexts_NK, token_N, discounts, leave_one_out=self.training)

@@ -1,22 +1,23 @@
 """Normalisation layers by name, the RMS norm itself, and batch norm for images.
 
-Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low
-precision.
+Under autocast the residual stream stays fp32 and so do the norms; the next linear layer casts to low precision.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigtrain.errors import ConfigError
+from bigtrain.nn.cpu import RMSNormFunction, uses_own_rms_norm
 
 
 def make_norm(name: str, width: int, *, epsilon: float, bias: bool) -> nn.Module:
-    """`layernorm` (arXiv:1607.06450; bias optional) or `rmsnorm` (never a bias), over the last axis."""
+    """`layernorm` (arXiv:1607.06450; bias optional) or `rmsnorm` (never a bias), over the last axis.
+
+    Raises ValueError for another name.
+    """
     if name == "layernorm":
         return nn.LayerNorm(width, eps=epsilon, bias=bias)
     if name == "rmsnorm":
@@ -38,55 +39,20 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-    """x / sqrt(mean(x²) + epsilon) * weight over the last axis.
-
-    GPUs have a fused kernel, and a compiler makes one. On a CPU, PyTorch 2.13 differentiates the formula
-    operation by operation; the gradient written out takes about half the time (12x64x128: 0.32 against 0.59
-    ms, one core).
-    """
-    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _RMSNormOnCPU.apply(x, weight, epsilon)
+    """x / sqrt(mean(x²) + epsilon) * weight over the last axis; same shape and dtype."""
+    if uses_own_rms_norm(x):
+        return RMSNormFunction.apply(x, weight, epsilon)
     return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
-class _RMSNormOnCPU(torch.autograd.Function):
-    """With r = 1/rms, n = x r: y = n w, dx = r (g w - n mean(g w n)), dw = sum(g n). At least fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-        inverse_rms = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        normed = x * inverse_rms
-        ctx.save_for_backward(normed, inverse_rms, weight)
-        ctx.dtype = x.dtype
-        return (normed if weight is None else normed * weight).to(x.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        normed, inverse_rms, weight = ctx.saved_tensors
-        gradient = gradient.to(normed.dtype)
-        product = gradient * normed
-        if weight is None:
-            weight_gradient, mean = None, product.mean(dim=-1, keepdim=True)
-            scaled = gradient
-        else:
-            weight_gradient = product.reshape(-1, product.shape[-1]).sum(dim=0).to(weight.dtype)
-            mean = (product @ weight.to(product.dtype)).unsqueeze(-1).div_(product.shape[-1])
-            scaled = gradient * weight
-        x_gradient = torch.addcmul(scaled, normed, mean, value=-1).mul_(inverse_rms)
-        return x_gradient.to(ctx.dtype), weight_gradient, None
-
-
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's (arXiv:1502.03167), statistics per rank and micro-batch.
+    """`nn.BatchNorm2d` (arXiv:1502.03167); statistics are per rank and micro-batch.
 
-    Raises ConfigError where they would have to come from a single sample of a single pixel.
+    Raises ConfigError in training on a single sample of a single pixel: a variance needs two values.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Same shape."""
+        """(B, C, H, W) → (B, C, H, W)."""
         if self.training and x_BCHW.numel() == x_BCHW.shape[1]:
             raise ConfigError.of(
                 "CONFIG-COMBINATION",

@@ -1,7 +1,7 @@
-"""How a transformer knows positions: added to the embedding (learned, sinusoidal), or turned into q and k
-(RoPE).
- Every one takes `start`, the position of the first token, so that decoding with a cache sees the same numbers
-as a forward pass over everything. Tables are buffers outside the checkpoint: they follow from the settings.
+"""Position encodings of a transformer: added to the embedding (learned, sinusoidal), or a rotation of q and k (RoPE).
+
+Each takes `start`, the position of the first token, so that decoding with a cache uses the same numbers as one forward
+pass over the whole sequence. Fixed tables are buffers that no checkpoint contains: they follow from the settings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from bigtrain.nn.init import normal_embedding
+
+
+def added_positions(name: str, max_length: int, width: int, *, std: float) -> LearnedPositions | SinusoidalPositions:
+    """The encoding `learned`, whose vectors start with standard deviation `std`, or `sinusoidal`."""
+    if name == "learned":
+        return LearnedPositions(max_length, width, std=std)
+    return SinusoidalPositions(max_length, width)
 
 
 class LearnedPositions(nn.Module):
@@ -27,7 +34,7 @@ class LearnedPositions(nn.Module):
 class SinusoidalPositions(nn.Module):
     """Fixed sines and cosines of geometric wavelengths (arXiv:1706.03762, section 3.5).
 
-    As there (section 3.4), the token embedding is multiplied by sqrt(D): the waves would drown it otherwise.
+    As there (section 3.4), the token embedding is multiplied by sqrt(D): its entries would be small beside the sines.
     """
 
     def __init__(self, max_length: int, width: int):
@@ -43,30 +50,32 @@ class SinusoidalPositions(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """RoPE (arXiv:2104.09864): features i and i + K/2 of a head form a pair, turned by an angle that grows
-    with the position, so that q·k depends on the distance only. `rotate` applies what `forward` looks up.
+    """RoPE (arXiv:2104.09864): features i and i + K/2 of a head form a pair, rotated by position · base^(-2i/K).
+
+    q · k then depends on positions by their distance only. `rotate` applies the rotation that `forward` looks up.
     """
 
     def __init__(self, max_length: int, head_size: int, *, base: float):
         super().__init__()
         angles = _angles(max_length, head_size, base)
         cosine, sine = angles.cos(), angles.sin()
-        # Laid out so that a rotation is one concatenation, one product and one fused multiply-add.
-        table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)))
-        self.register_buffer("table_2TK", table.to(torch.get_default_dtype()), persistent=False)
+        # Laid out so that a rotation is one concatenation, one product and one fused multiply-add; and positions first,
+        # so that any number of them is contiguous: torch.export would fix the length otherwise.
+        table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)), dim=1)
+        self.register_buffer("table_T21K", table.unsqueeze(2).to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, start: int, length: int) -> Tensor:
-        """Cosines and signed sines (2, T, 1, K) of positions start … start+length-1."""
-        return self.table_2TK[:, start : start + length, None]
+        """Cosines and signed sines (T, 2, 1, K) of positions start … start+length-1."""
+        return self.table_T21K[start : start + length]
 
 
-def rotate(x_BTHK: Tensor, rotation_2T1K: Tensor) -> Tensor:
-    """Turns each pair of features by its position's angle.
+def rotate(x_BTHK: Tensor, rotation_T21K: Tensor) -> Tensor:
+    """Rotates each pair of features by its position's angle, in the dtype of `x`.
 
-    In the dtype of `x`: under autocast that is bf16, whose rounding of the angle's sine is no larger than
-    that of q and k themselves, and three fp32 passes over q and k are saved.
+    Under autocast that is bf16, whose rounding of the sine is no larger than that of q and k themselves; fp32 would
+    take three more passes over q and k.
     """
-    cosine, sine = rotation_2T1K.to(x_BTHK.dtype).unbind()
+    cosine, sine = rotation_T21K.to(x_BTHK.dtype).unbind(dim=1)
     first, second = x_BTHK.chunk(2, dim=-1)
     return torch.addcmul(x_BTHK * cosine, torch.cat((second, first), dim=-1), sine)
 

@@ -1,4 +1,4 @@
-"""Stochastic depth (arXiv:1603.09382): in training, a residual block is skipped for some of the samples."""
+"""Stochastic depth (arXiv:1603.09382): in training, a residual branch is skipped for random samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 
 class StochasticDepth(nn.Module):
-    """What a block adds to its shortcut, (B, …), is zero for each sample with `probability`, in training only.
+    """Sets a residual branch's output (B, …) to zero for each sample with `probability`, in training only.
 
-    What is left is scaled up, as in dropout, so that evaluation needs no scale. At 0 nothing is drawn.
+    Other samples are divided by 1 - probability, as in dropout, so that the expectation is that of evaluation. At 0
+    no random numbers are drawn.
     """
 
     def __init__(self, probability: float):
@@ -20,10 +21,10 @@ class StochasticDepth(nn.Module):
         if not self.training or self.probability == 0:
             return x
         kept = 1 - self.probability
-        scale_B = x.new_empty(len(x)).bernoulli_(kept).div_(kept)
+        scale_B = x.new_empty(x.shape[0]).bernoulli_(kept).div_(kept)
         return x * scale_B.view(-1, *[1] * (x.ndim - 1))
 
 
 def skip_probabilities(last: float, num_blocks: int) -> list[float]:
-    """Of each block, in a straight line up to `last` for the last one: the first blocks are needed most."""
+    """One probability per block, rising linearly from `last` / num_blocks to `last` (section 3 of the paper)."""
     return [last * (index + 1) / num_blocks for index in range(num_blocks)]

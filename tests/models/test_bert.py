@@ -19,7 +19,7 @@ def test_pre_norm_leaves_the_residual_stream_alone_and_ends_with_a_norm():
     block = backbone.blocks[0]
     after = x + block.attention(block.attention_norm(x))
     expected = after + block.feedforward(block.feedforward_norm(after))
-    torch.testing.assert_close(block(x, None), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
     assert backbone.norm is not None and Bert(tiny_config(BertConfig), TEXT).norm is None
 
 

@@ -49,7 +49,7 @@ def reference_of(model, norm_first):
         copy_attention(theirs.self_attn, ours.attention.qkv.weight, ours.attention.qkv.bias, ours.attention.projection)
         names = ["norm1", "norm2"]
         norms = [ours.attention_norm, ours.feedforward_norm]
-        if hasattr(ours, "cross_attention"):
+        if ours.cross_attention is not None:
             cross, parts = ours.cross_attention, [ours.cross_attention.query, ours.cross_attention.key_value]
             weight, bias = (torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
             copy_attention(theirs.multihead_attn, weight, bias, cross.projection)

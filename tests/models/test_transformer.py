@@ -59,7 +59,7 @@ def test_blocks_with_zero_projections_start_as_the_identity():
     _, network = tiny_network(tiny_config(TransformerConfig, projection_init=ProjectionInit.zero))
     x = torch.randn(2, 5, 24)
     for block in network.backbone.blocks:
-        assert torch.equal(block(x, network.backbone.rotary(0, 5), None), x)
+        assert torch.equal(block(x, rotation_T21K=network.backbone.rotary(0, 5)), x)
 
 
 def test_residual_projections_start_at_zero_or_scaled():

@@ -5,15 +5,16 @@ rule changes no meaning.
 import pytest
 import torch
 
-from bigtrain.nn import attention
-from bigtrain.nn.attention import CausalSelfAttention, LayerCache, SelfAttention
+from bigtrain.nn import cpu
+from bigtrain.nn.attention import Attention
+from bigtrain.nn.cache import LayerCache
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 
 
 def make(num_kv_heads, num_heads=4, width=16, **changes):
     torch.manual_seed(0)
     settings = {"bias": True, "qk_norm_epsilon": 1e-5, "dropout": 0.0, "std": 0.5, "projection_std": 0.5}
-    return CausalSelfAttention(width, num_heads, num_kv_heads, **(settings | changes)).double()
+    return Attention(width, num_heads, num_kv_heads, causal=True, **(settings | changes)).double()
 
 
 def test_grouped_heads_equal_full_heads_with_repeated_weights():
@@ -46,7 +47,7 @@ def test_cached_in_pieces_of_any_length_equals_uncached(cuts):
     pieces, start = [], 0
     with torch.no_grad():
         for length in cuts:
-            pieces.append(layer(x[:, start : start + length], None, LayerCache(keys, values, start)))
+            pieces.append(layer(x[:, start : start + length], cache=LayerCache(keys, values, start)))
             start += length
     assert keys[:, :, :6].abs().min() > 0 and keys[:, :, 6:].abs().max() == 0
     torch.testing.assert_close(torch.cat(pieces, 1), layer(x), rtol=1e-10, atol=1e-12)
@@ -57,7 +58,7 @@ def test_fp32_inside_bf16_autocast_is_close_to_bf16(monkeypatch):
     x = torch.randn(2, 8, 16)
     with torch.autocast("cpu", torch.bfloat16):
         fast = layer(x)
-        monkeypatch.setattr(attention, "_is_faster_in_fp32", lambda qkv: False)
+        monkeypatch.setattr(cpu, "attends_in_fp32", lambda qkv: False)
         low = layer(x)
     assert fast.dtype == low.dtype == torch.bfloat16
     torch.testing.assert_close(fast, low, rtol=3e-2, atol=3e-2)
@@ -87,7 +88,7 @@ def test_swiglu_has_about_as_many_parameters_as_gelu():
 def whole_text(**changes):
     torch.manual_seed(0)
     settings = {"bias": True, "dropout": 0.0, "std": 0.5, "projection_std": 0.5}
-    return SelfAttention(16, 4, **(settings | changes)).double()
+    return Attention(16, 4, **(settings | changes)).double()
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -99,7 +100,7 @@ def test_attention_over_a_whole_text_equals_it_written_out(masked):
     scores = q @ k.transpose(-2, -1) / 2
     scores = scores.masked_fill(~seen, -torch.inf) if masked else scores
     expected = layer.projection((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 5, 16))
-    torch.testing.assert_close(layer(x, seen if masked else None), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer(x, mask=seen if masked else None), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_attention_weights_are_dropped_by_a_probability_of_their_own():
@@ -112,3 +113,17 @@ def test_attention_weights_are_dropped_by_a_probability_of_their_own():
     assert whole_text(dropout=0.3).attention_dropout == 0.3
     layer = whole_text(attention_dropout=0.0)
     assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_cross_attention_equals_it_written_out_also_for_several_rows_of_a_source(num_kv_heads):
+    layer = whole_text(cross=True, num_kv_heads=num_kv_heads)
+    x, source = torch.randn(4, 3, 16, dtype=torch.float64), torch.randn(2, 5, 16, dtype=torch.float64)
+    seen = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 0]]).bool()[:, None, None]
+    memory = layer.keys_values(source)
+    assert memory.shape == (2, 2, num_kv_heads, 5, 4)
+    q = layer.query(x).view(4, 3, 4, 4).transpose(1, 2)
+    k, v = (part.repeat_interleave(2, 0).repeat_interleave(4 // num_kv_heads, 1) for part in memory)
+    scores = (q @ k.transpose(-2, -1) / 2).masked_fill(~seen.repeat_interleave(2, 0), -torch.inf)
+    expected = layer.projection((scores.softmax(-1) @ v).transpose(1, 2).reshape(4, 3, 16))
+    torch.testing.assert_close(layer(x, mask=seen, memory_2BGSK=memory), expected, rtol=1e-10, atol=1e-12)

@@ -21,8 +21,8 @@ class CNN(Backbone):
     """[convolution, norm, ReLU, max-pool 2] per width, then one hidden layer; pooled is (B, hidden_size),
     hidden None.
 
-    An image of a single row (or column) is not pooled further along that side, so depth is not limited by
-    size. Raises ConfigError where the data has no images.
+    An image of a single row (or column) is not pooled further along that side, so any depth fits any size. Raises
+    ConfigError where the data has no images.
     """
 
     def __init__(self, config: CNNConfig, data_spec: DataSpec):
@@ -61,7 +61,7 @@ class CNN(Backbone):
 class Stage(nn.Sequential):
     """[convolution, norm if asked for, ReLU] so many times, then a max-pool.
 
-    A class of ours, as torch.compile skips what lies in torch.nn.
+    A subclass, since torch.compile skips modules whose class is in torch.nn.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Stage(nn.Sequential):
         super().__init__(*layers, nn.MaxPool2d(pool))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """One after the other."""
+        """(B, C, H, W) → (B, width, H / pool, W / pool)."""
         for layer in self:
             x_BCHW = layer(x_BCHW)
         return x_BCHW

@@ -9,7 +9,7 @@ from bigtrain.config.kinds import ModelConfig
 from bigtrain.config.settings import setting
 from bigtrain.registry import MODELS
 
-IMAGENET_DEPTHS = (18, 34, 50)  # 50 is 6n + 2 too, but nobody means that
+IMAGENET_DEPTHS = (18, 34, 50)  # 50 is 6n + 2 too, but there is no such CIFAR form in the paper
 # Convolutions of each stage, by depth (the paper's configurations A, B, D and E).
 VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 

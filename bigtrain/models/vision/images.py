@@ -1,4 +1,4 @@
-"""What every backbone for images asks of its data."""
+"""The check of the data that backbones for images share."""
 
 from __future__ import annotations
 
