@@ -61,7 +61,7 @@ def settled(problem: Problem, composes: Callable[[Words], bool]) -> Problem:
     guess = did_you_mean([" ".join(map(_without_secret, words)) for words in good])
     fix = "; ".join(filter(None, (problem.before, guess or problem.otherwise)))
     fix = f"{fix} ({problem.after})" if fix and problem.after else fix or problem.after
-    return Problem(problem.code, problem.message, problem.cause, fix, problem.word)
+    return Problem(problem.code, problem.message, problem.cause, fix, problem.word, key=problem.key)
 
 
 def _without_secret(word: str) -> str:

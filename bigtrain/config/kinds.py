@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 
 
 @dataclass
@@ -69,7 +69,7 @@ class DataConfig:
         at_most=1,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields; a class adds its own to those of `super()`."""
         return []
 

@@ -91,7 +91,7 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     content = {key: value for key, value in with_later_settings(document).items() if key != MARK}
     tree.assign(content, Origin(file=source))
     for key in _missing(tree.config, content, ""):
-        tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete"))
+        tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete", key=key))
     if tree.problems:
         raise ConfigError(*tree.problems)
     return tree
@@ -165,7 +165,7 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
     for key in keys:
         where = f"{path}.{key}" if path else str(key)
         if OmegaConf.is_missing(node, key):
-            yield Problem("CONFIG-VALUE", f"{where} has no value", fix=f"give it: {where}=…")
+            yield Problem("CONFIG-VALUE", f"{where} has no value", fix=f"give it: {where}=…", key=where)
             continue
         try:
             value = node[key]
@@ -175,7 +175,8 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
             raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
             origin = tree.origins.get(where)
             cause = origin.describe(tuple(where.split("."))) if origin else ""
-            yield Problem("CONFIG-VALUE", f"{where} is {raw}, which {_reason(error)}", cause, "correct the reference")
+            message = f"{where} is {raw}, which {_reason(error)}"
+            yield Problem("CONFIG-VALUE", message, cause, "correct the reference", key=where)
             continue
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(node, key):
             yield from _unresolved(tree, value, where)

@@ -238,7 +238,8 @@ class SettingsTree:
     ) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             cause = origin.describe(keys)
-            guess = Guess(code, message, cause, word=origin.word, rounds=rounds, before=before, otherwise=fix)
+            key = ".".join(keys)
+            guess = Guess(code, message, cause, word=origin.word, key=key, rounds=rounds, before=before, otherwise=fix)
             # What stands in a file can't be tried in another word's place: names are alike enough to be shown untried.
             self.problems.append(guess if origin.word else settled(guess, lambda words: "=" not in words[0]))
         if len(self.problems) == MAX_PROBLEMS - 1:
