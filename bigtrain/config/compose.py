@@ -326,7 +326,7 @@ def _with_cause(problem: Problem, tree: SettingsTree) -> Problem:
     key, origin = problem.key, tree.origins.get(problem.key)
     if problem.cause or origin is None:
         return problem
-    cause, typed = origin.describe(tuple(key.split("."))), origin.word.partition("=")[2]
+    cause, typed = tree.cause_of(key), origin.word.partition("=")[2]
     found = field_of(key, tree.config)
     if not typed or found is None:
         return dataclasses.replace(problem, cause=cause)

@@ -23,8 +23,9 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 
-from bigtrain.config.habits import ANY_FILES, CHOICES, OWN_FILES, PARTNERS, plain
+from bigtrain.config.habits import CHOICES, plain
 from bigtrain.config.hints import Guess, Words, did_you_mean, of_file
+from bigtrain.config.known_data import ANY_FILES, OWN_FILES, PARTNERS
 from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.schema import register_schemas, root_name
 from bigtrain.config.words import is_hydra

@@ -143,8 +143,7 @@ def _may_change(key: str, tree: SettingsTree, differences: dict[str, tuple[Any, 
 
 
 def _refusal(key: str, before: Any, now: Any, tree: SettingsTree) -> Problem:
-    origin = tree.origins.get(key)
-    cause = origin.describe(tuple(key.split("."))) if origin else ""
+    cause = tree.cause_of(key)
     if key == "trainer.max_duration":
         return length_problem(str(before), str(now), node_type(tree.config.scheduler), cause)
     if key == "scheduler.extend":
