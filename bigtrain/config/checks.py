@@ -192,22 +192,15 @@ _VERBS: dict[type, str] = {EvalConfig: "eval", GenerateConfig: "generate", Expor
 def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig) -> Iterator[Problem]:
     verb = _VERBS[type(config)]
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        yield Problem(
-            "CONFIG-VALUE",
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but bigtrain {verb} is one process",
-            "the environment, set by a launcher such as torchrun",
-            "start it without the launcher",
-        )
+        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but bigtrain {verb} is one process"
+        cause = "the environment, set by a launcher such as torchrun"
+        yield Problem("CONFIG-VALUE", message, cause, "start it without the launcher")
     if not config.checkpoint:
-        yield Problem(
-            "CONFIG-VALUE",
-            f"bigtrain {verb} needs a checkpoint",
-            fix=f"bigtrain {verb} checkpoint=outputs/<name>/<run>",
-        )
+        fix = f"bigtrain {verb} checkpoint=outputs/<name>/<run>"
+        yield Problem("CONFIG-VALUE", f"bigtrain {verb} needs a checkpoint", fix=fix)
     if isinstance(config, ExportConfig) and not config.path:
-        yield Problem(
-            "CONFIG-VALUE", "bigtrain export needs a folder to write", fix="give it one that is not there yet: path=…"
-        )
+        fix = "give it one that is not there yet: path=…"
+        yield Problem("CONFIG-VALUE", "bigtrain export needs a folder to write", fix=fix)
 
 
 def _parse(text: str) -> Duration | None:

@@ -136,16 +136,11 @@ class TrainerConfig:
         if self.gpus != "auto" and not self.gpus.isdigit():
             found.append(Invalid("gpus", f"is {self.gpus!r}; allowed: auto, 0, or a number of GPUs"))
         elif self.gpus not in ("auto", "0") and self.processes > 1:
-            found.append(
-                Invalid("processes", f"is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two")
-            )
+            sentence = f"is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two"
+            found.append(Invalid("processes", sentence))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            found.append(
-                Invalid(
-                    "batch_size",
-                    f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide",
-                )
-            )
+            sentence = f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
+            found.append(Invalid("batch_size", sentence))
         return found
 
 

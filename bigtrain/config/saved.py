@@ -218,7 +218,7 @@ def _keep_environment(config: DictConfig, raw: Any, resolved: Any, path: str) ->
         return [_keep_environment(config, item, value, f"{path}.{index}") for index, (item, value) in pairs]
     if isinstance(raw, str) and _reads_environment(config, raw, path, frozenset()):
         return raw
-    return _escaped(resolved)
+    return escaped(resolved)
 
 
 def _reads_environment(config: DictConfig, text: str, path: str, seen: frozenset[str]) -> bool:
@@ -249,11 +249,12 @@ def _absolute(reference: str, path: str) -> str:
     return ".".join([*path.split(".")[:-up], reference[up:]])
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """Plain content with every text escaped, so that none is read as a reference."""
     if isinstance(value, dict):
-        return {str(key): _escaped(item) for key, item in value.items()}
+        return {str(key): escaped(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [escaped(item) for item in value]
     return escape(value) if isinstance(value, str) else value
 
 

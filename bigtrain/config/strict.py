@@ -62,14 +62,16 @@ class Origin:
 class StrictTree:
     """A typed OmegaConf tree that takes values strictly, and remembers where each came from.
 
-    `whose`: "the launcher", for "hydra.launcher.x is not a setting of the launcher".
+    `whose`: "the launcher", for "hydra.launcher.x is not a setting of the launcher". `besides`: words that a wrong key
+    may have meant, beside the settings.
     """
 
-    def __init__(self, whose: str):
+    def __init__(self, whose: str, besides: Iterable[str] = ()):
         self.config = OmegaConf.create()
         self.problems: list[Problem] = []
         self.origins: dict[str, Origin] = {}
         self._whose = whose
+        self._besides = tuple(besides)
 
     @classmethod
     def of(cls, path: str, config_class: type, whose: str) -> StrictTree:
@@ -160,13 +162,12 @@ class StrictTree:
             self._wrong_type(above, value, dict, origin)
             return
         for name, content in value.items():
-            keys, there = (*above, str(name)), node[above[-1]]
-            if str(name) not in there and origin.word:
+            keys, groups = (*above, str(name)), node[above[-1]]
+            if origin.word and str(name) not in groups:
                 self._unknown(keys, content, origin)
-                continue
-            if str(name) not in there:
-                there[str(name)] = OmegaConf.structured(group)
-            self._assign_group(there, keys, content, origin)
+            else:
+                groups.setdefault(str(name), OmegaConf.structured(group))
+                self._assign_group(groups, keys, content, origin)
 
     def _assign_free(self, node: DictConfig, above: Keys, content: Mapping[str, Any], origin: Origin) -> None:
         """Under `extra` anything goes, as long as JSON can hold it and it only points."""
@@ -188,7 +189,8 @@ class StrictTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
-        if isinstance(value, (str, int, float)) and self._is_one_or_more(node, keys[-1]):
+        limits = {field.name: field.metadata for field in dataclasses.fields(node_type(node))}[keys[-1]]
+        if isinstance(value, (str, int, float)) and limits.get("one_or_more"):
             value = [value]
         if hint == list[str] and isinstance(value, (list, ListConfig)):
             value = [str(one).lower() if isinstance(one, bool) else one for one in value]  # data.labels=[false,true]
@@ -198,11 +200,6 @@ class StrictTree:
             self._wrong_type(keys, value, hint, origin)
         else:
             self._set(node, keys, hint, value, origin)
-
-    @staticmethod
-    def _is_one_or_more(node: DictConfig, key: str) -> bool:
-        fields = {field.name: field for field in dataclasses.fields(node_type(node))}
-        return bool(fields[key].metadata.get("one_or_more"))
 
     def _set(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         try:
@@ -227,7 +224,7 @@ class StrictTree:
             name, value = next(iter(value.items()))
             keys = (*keys, str(name))
         key = ".".join(keys)
-        known = self._known_keys()
+        known = list(dict.fromkeys([*known_keys(self.config), *self._besides]))
         typed = None
         if "=" in origin.word:
             typed = origin.word.partition("=")[2] if len(keys) == len(typed_keys) else show(value)
@@ -237,9 +234,6 @@ class StrictTree:
             fix = f"the settings there are {', '.join(siblings)}" if siblings else "bigtrain --help lists all settings"
         message = f"{key} is not a setting of {self._whose}"
         self._report("CONFIG-KEY", message, keys, origin, fix, rounds=rounds, before=other)
-
-    def _known_keys(self) -> list[str]:
-        return list(known_keys(self.config))
 
     def _meant(self, key: str, known: list[str], rounds: Rounds, origin: Origin) -> tuple[Rounds, str, str]:
         """For an unknown key: (rounds of guesses, what is said in any case, what is said where no guess fits)."""
@@ -299,13 +293,8 @@ class SettingsTree(StrictTree):
 
     def __init__(self, verb: str, choices: Callable[[str], Mapping[str, str]], groups: Iterable[str] = ()):
         """`choices(kind)` gives choice → registered part of a group; `groups` are the groups of this verb."""
-        super().__init__(f"bigtrain {verb}")
-        self._verb = verb
-        self._choices = choices
-        self._groups = list(groups)
-
-    def _known_keys(self) -> list[str]:
-        return list(dict.fromkeys([*super()._known_keys(), *self._groups, "plugins"]))
+        super().__init__(f"bigtrain {verb}", besides=(*groups, "plugins"))
+        self._verb, self._choices = verb, choices
 
     def _meant(self, key: str, known: list[str], rounds: Rounds, origin: Origin) -> tuple[Rounds, str, str]:
         here = any(name.endswith(f".{key}") for name in known)

@@ -198,13 +198,11 @@ class LSTMConfig(ModelConfig):
         """Rules across fields."""
         found = []
         if self.bidirectional and self.tie_embeddings:
-            found.append(
-                Invalid("tie_embeddings", "is true, which has no effect with bidirectional: it generates no text")
-            )
+            sentence = "is true, which has no effect with bidirectional: it generates no text"
+            found.append(Invalid("tie_embeddings", sentence))
         if self.variational_dropout and not (self.dropout or self.embedding_dropout):
-            found.append(
-                Invalid("variational_dropout", "is true, which has no effect without dropout or embedding_dropout")
-            )
+            sentence = "is true, which has no effect without dropout or embedding_dropout"
+            found.append(Invalid("variational_dropout", sentence))
         return found
 
 

@@ -56,11 +56,8 @@ class CommonConfig(OptimizerConfig):
             if not 0 < scale < math.inf
         ]
         if self.no_decay and self.weight_decay == self.l1 == 0:
-            found.append(
-                Invalid(
-                    "no_decay", f"is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"
-                )
-            )
+            sentence = f"is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"
+            found.append(Invalid("no_decay", sentence))
         return found
 
 

@@ -36,10 +36,10 @@ from omegaconf import OmegaConf
 
 from bigtrain.config.hints import did_you_mean, settled
 from bigtrain.config.library import Library, Request, choice_fix, file_of
-from bigtrain.config.saved import checked
+from bigtrain.config.saved import checked, escaped
 from bigtrain.config.settings import setting
 from bigtrain.config.strict import Origin, StrictTree, show
-from bigtrain.config.words import escape, is_of_pipeline, parse_words
+from bigtrain.config.words import is_of_pipeline, parse_words
 from bigtrain.errors import ConfigError, Problem, nearest
 
 GROUP = "pipeline"
@@ -179,7 +179,7 @@ def _read_file(request: Request, choice: str) -> tuple[dict[str, Any], str]:
 
 
 def _tree(content: dict[str, Any], source: str) -> StrictTree:
-    """The settings of the file; sections and stages may be empty."""
+    """The settings of the file. Sections and stages may be empty; references are text, for the settings of a stage."""
     given = {key: value for key, value in content.items() if value is not None}
     if isinstance(stages := given.get("stages"), dict):
         given["stages"] = {name: {} if entry is None else entry for name, entry in stages.items()}
@@ -187,7 +187,7 @@ def _tree(content: dict[str, Any], source: str) -> StrictTree:
         filled = {key: value for key, value in rounds.items() if (key, value) != ("until", None)}
         given["iterate"] = {"continues" if key == "continue" else key: value for key, value in filled.items()}
     tree = StrictTree.of(GROUP, Definition, "a pipeline")
-    tree.assign({GROUP: _as_text(given)}, Origin(file=source))
+    tree.assign({GROUP: escaped(given)}, Origin(file=source))
     if not tree.config[GROUP].stages and not tree.problems:
         tree.problems.append(Problem("CONFIG-PIPELINE", "a pipeline needs stages", source, "stages: {pretrain: …}"))
     for name in tree.config[GROUP].stages:
@@ -195,15 +195,6 @@ def _tree(content: dict[str, Any], source: str) -> StrictTree:
             fix = f"a stage has a name of a-z, 0-9 and _, not ending in {CONTROL}"
             tree.problems.append(_conflict(f"stages.{name}", "can't be called so", source, fix))
     return tree
-
-
-def _as_text(value: Any) -> Any:
-    """A value whose references (`${seed}`) are text: they are for the settings of a stage."""
-    if isinstance(value, dict):
-        return {key: _as_text(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_text(item) for item in value]
-    return escape(value) if isinstance(value, str) else value
 
 
 def _apply(words: Sequence[str], tree: StrictTree) -> dict[str, tuple[str, ...]]:
@@ -226,7 +217,7 @@ def _apply(words: Sequence[str], tree: StrictTree) -> dict[str, tuple[str, ...]]
             if (section, name) == ("iterate", "continue"):
                 key = f"{GROUP}.iterate.continues"
             for override in overrides:
-                tree.apply(dataclasses.replace(override, key_or_group=key, _value=_as_text(override.value())))
+                tree.apply(dataclasses.replace(override, key_or_group=key, _value=escaped(override.value())))
     return added
 
 

@@ -54,10 +54,10 @@ def read_launcher(overrides: Iterable[Override]) -> Launcher:
             name = _checked_name(override)
         else:
             given.append(override)
-    whose = f"the launcher (others come with hydra/launcher={' or '.join(SUBMITIT)})"
-    if name != "processes":
-        whose = "the launcher"
-    tree = StrictTree.of("hydra.launcher", Processes if name == "processes" else _submitit_class(name), whose)
+    others = f" (others come with hydra/launcher={' or '.join(SUBMITIT)})" if name == "processes" else ""
+    tree = StrictTree.of(
+        "hydra.launcher", Processes if name == "processes" else _submitit_class(name), "the launcher" + others
+    )
     for override in given:
         if problem := _refusal(override):
             tree.problems.append(problem)

@@ -46,9 +46,8 @@ class MarkovConfig(DataConfig):
                 )
             )
         if self.sequence_length < self.order:
-            found.append(
-                Invalid("sequence_length", f"is {self.sequence_length}; it must be at least order={self.order}")
-            )
+            sentence = f"is {self.sequence_length}; it must be at least order={self.order}"
+            found.append(Invalid("sequence_length", sentence))
         if min(self.train_tokens, self.eval_tokens) <= self.sequence_length:
             found.append(Invalid("train_tokens", "and eval_tokens must be longer than sequence_length"))
         return found
@@ -79,12 +78,8 @@ class CopyConfig(DataConfig):
     def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.sequence_length % 2:
-            return [
-                Invalid(
-                    "sequence_length",
-                    f"is {self.sequence_length}; string and copy are equally long, so it must be even",
-                )
-            ]
+            sentence = f"is {self.sequence_length}; string and copy are equally long, so it must be even"
+            return [Invalid("sequence_length", sentence)]
         return []
 
 
@@ -198,11 +193,8 @@ class StringPairsConfig(DataConfig):
         strings = 100 ** (self.longest // 2 + 1) if self.function is StringFunction.addition else 0
         strings = strings or self.letters ** (self.longest // 2 + 1)
         if strings < 20 * self.eval_samples:
-            return [
-                Invalid(
-                    "eval_samples", f"is {self.eval_samples}: strings of longest={self.longest} are too few for so many"
-                )
-            ]
+            sentence = f"is {self.eval_samples}: strings of longest={self.longest} are too few for so many"
+            return [Invalid("eval_samples", sentence)]
         return []
 
 

@@ -24,9 +24,8 @@ class EncodedConfig(DataConfig):
         """Rules across fields."""
         found = super().problems()
         if self.encoding is not None and not is_encoding(self.encoding):
-            found.append(
-                Invalid("encoding", f"is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16")
-            )
+            sentence = f"is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16"
+            found.append(Invalid("encoding", sentence))
         return found
 
 

@@ -154,6 +154,16 @@ def _one_path(path: str | None) -> Invalid:
     return Invalid("path", "is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…")
 
 
+def _path_problems(config: TextClassificationConfig | SentencePairsConfig, path_holds: str) -> list[Invalid]:
+    found = [_one_path(config.path)] if bool(config.path) == bool(config.train_path) else []
+    if config.val_path and config.val_fraction is not None:
+        sentence = f"is {config.val_fraction}, but nothing is held out where val_path is given"
+        found.append(Invalid("val_fraction", sentence))
+    if config.path and (config.val_path or config.test_path):
+        found.append(Invalid("path", f"{path_holds}; give train_path instead to use val_path or test_path"))
+    return found
+
+
 @dataclass
 class PythonDocsConfig(TextConfig):
     """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
@@ -271,15 +281,7 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
 
     def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems()
-        if bool(self.path) == bool(self.train_path):
-            found.append(_one_path(self.path))
-        if self.val_path and self.val_fraction is not None:
-            found.append(
-                Invalid("val_fraction", f"is {self.val_fraction}, but nothing is held out where val_path is given")
-            )
-        if self.path and (self.val_path or self.test_path):
-            found.append(Invalid("path", "has all splits; give train_path instead to use val_path or test_path"))
+        found = super().problems() + _path_problems(self, "has all splits")
         found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             found.append(Invalid("labels", f"is {list(self.labels)}; give two different names at least"))
@@ -346,15 +348,7 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
 
     def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems()
-        if bool(self.path) == bool(self.train_path):
-            found.append(_one_path(self.path))
-        if self.val_path and self.val_fraction is not None:
-            found.append(
-                Invalid("val_fraction", f"is {self.val_fraction}, but nothing is held out where val_path is given")
-            )
-        if self.path and (self.val_path or self.test_path):
-            found.append(Invalid("path", "holds every split; give train_path instead to use val_path or test_path"))
+        found = super().problems() + _path_problems(self, "holds every split")
         if self.source_language == self.target_language:
             found.append(Invalid("source_language", f"and target_language are both {self.source_language!r}"))
         return found
