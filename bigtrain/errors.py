@@ -1,8 +1,8 @@
 """Errors that a user reads, and the exit code each one ends with.
 
-Everything a user can cause is raised as a `BigtrainError`: a list of problems, each a sentence, its cause and
-its mend. `cli.main` prints them as one block on stderr and exits with the code. Anything else that reaches
-`cli.main` is a bug of ours: exit 70.
+Everything a user can cause is raised as a `BigtrainError`: a list of problems, each with a message, its cause and a
+fix. `cli.main` prints them as one block on stderr and exits with the code. Anything else that reaches `cli.main` is a
+bug of bigtrain: exit 70.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
 
@@ -31,9 +31,10 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `code` is stable and greppable, the rest are sentences.
+    """One thing that is wrong. `code` is stable; `message`, `cause` and `fix` are sentences for the user.
 
-    `word`: the word of the command line that it is about, where it is about one.
+    `word`: the word of the command line that it is about; `key`: the setting that it is about, dotted
+    ("trainer.batch_size"). Empty where there is none.
     """
 
     code: str
@@ -41,6 +42,7 @@ class Problem:
     cause: str = ""
     fix: str = ""
     word: str = ""
+    key: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
@@ -52,7 +54,7 @@ class Problem:
 
 
 class BigtrainError(Exception):
-    """A problem (or several, collected) that the user can mend."""
+    """One problem or several, collected, that the user can mend."""
 
     exit_code = ExitCode.USAGE
 

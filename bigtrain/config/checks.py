@@ -113,13 +113,13 @@ def _choices(kind: str, registry: Registry, parts: Parts) -> dict[str, Any]:
 def _lengths(config: RunConfig) -> Iterator[Problem]:
     asked, longest = config.data.sequence_length, config.model.max_length
     if asked and longest and asked > longest:
-        yield Problem(
-            "CONFIG-COMBINATION",
-            f"data.sequence_length is {asked}, but model.max_length is {longest}",
-            fix=f"data.sequence_length={longest}: positions come with the weights of init_from"
+        fix = f"data.sequence_length={longest}"
+        fix = (
+            f"{fix}: positions come with the weights of init_from"
             if config.init_from
-            else f"model.max_length={asked}, or data.sequence_length={longest}",
+            else f"model.max_length={asked}, or {fix}"
         )
+        yield _conflict("data.sequence_length", f"is {asked}, but model.max_length is {longest}", fix)
 
 
 def _durations(config: RunConfig) -> Iterator[Problem]:
@@ -127,33 +127,28 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
     total = _parse(config.trainer.max_duration)
     warmup = config.scheduler.warmup
     if total and total.seconds is not None and config.scheduler.needs_total_steps:
-        yield Problem(
-            "CONFIG-COMBINATION",
-            f"trainer.max_duration is a time, {config.trainer.max_duration}, but the schedule needs steps",
-            fix=f"{work}; or scheduler=constant; to stop after a time, use trainer.time_limit",
+        yield _conflict(
+            "trainer.max_duration",
+            f"is a time, {config.trainer.max_duration}, but the schedule needs steps",
+            f"{work}; or scheduler=constant; to stop after a time, use trainer.time_limit",
         )
     if config.data.provides in ("images", "vectors"):
         lengths = {f"trainer.{name}": getattr(config.trainer, name) for name in ("max_duration", *cadences)}
         for key, text in {**lengths, "scheduler.warmup": warmup}.items():
             if text and (length := _parse(text)) and length.unit == "token":
-                message = f"{key} is {text}, but this data has no tokens"
-                yield Problem("CONFIG-VALUE", message, fix="use step, epoch or sample")
+                yield _invalid(key, f"is {text}, but this data has no tokens", "use step, epoch or sample")
     if total and total.amount == 0:
-        yield Problem("CONFIG-VALUE", "trainer.max_duration is 0; there is nothing to train", fix="make it longer")
+        yield _invalid("trainer.max_duration", "is 0; there is nothing to train", "make it longer")
     if warmup and (length := _parse(warmup)):
         if length.seconds is not None:
-            yield Problem("CONFIG-VALUE", f"scheduler.warmup is the time {warmup}", fix=f"{work}, or a share: 5%")
+            yield _invalid("scheduler.warmup", f"is the time {warmup}", f"{work}, or a share: 5%")
         elif length.unit == "share" and length.amount and total and total.seconds is not None:
-            message = f"scheduler.warmup is {warmup} of {config.trainer.max_duration}, a time, but it needs steps"
-            yield Problem("CONFIG-COMBINATION", message, fix=f"{work} for one of the two")
+            sentence = f"is {warmup} of {config.trainer.max_duration}, a time, but it needs steps"
+            yield _conflict("scheduler.warmup", sentence, f"{work} for one of the two")
     for name in cadences:
         every = getattr(config.trainer, name)
         if every is not None and (length := _parse(every)) and length.amount == 0:
-            yield Problem(
-                "CONFIG-VALUE",
-                f"trainer.{name} is {every}",
-                fix="make it longer, or null for only at the end",
-            )
+            yield _invalid(f"trainer.{name}", f"is {every}", "make it longer, or null for only at the end")
 
 
 def _ranks(config: RunConfig) -> Iterator[Problem]:
@@ -162,59 +157,48 @@ def _ranks(config: RunConfig) -> Iterator[Problem]:
     together = ranks * (trainer.micro_batch_size or 1)
     if trainer.batch_size % together and ranks > 1:
         each = f" times micro_batch_size={trainer.micro_batch_size}" if trainer.micro_batch_size else ""
-        yield Problem(
-            "CONFIG-COMBINATION",
-            f"trainer.batch_size is {trainer.batch_size}, which {ranks} ranks{each} does not divide",
-            fix=f"make it a multiple of {together}",
-        )
+        sentence = f"is {trainer.batch_size}, which {ranks} ranks{each} does not divide"
+        yield _conflict("trainer.batch_size", sentence, f"make it a multiple of {together}")
     if trainer.max_restarts and ranks == 1 and trainer.gpus != "auto":
-        yield Problem(
-            "CONFIG-COMBINATION",
-            f"trainer.max_restarts is {trainer.max_restarts}, which has no effect on a single process",
-            fix="leave it out, or train in several: trainer.processes=2",
-        )
+        sentence = f"is {trainer.max_restarts}, which has no effect on a single process"
+        yield _conflict("trainer.max_restarts", sentence, "leave it out, or train in several: trainer.processes=2")
     if trainer.early_stopping.patience is not None and trainer.eval_every is None:
-        yield Problem(
-            "CONFIG-COMBINATION",
-            "trainer.early_stopping.patience is set, but trainer.eval_every=null evaluates only at the end",
-            fix="give trainer.eval_every, or leave patience out",
-        )
+        sentence = "is set, but trainer.eval_every=null evaluates only at the end"
+        fix = "give trainer.eval_every, or leave patience out"
+        yield _conflict("trainer.early_stopping.patience", sentence, fix)
 
 
 def _names(config: RunConfig) -> Iterator[Problem]:
     if not re.fullmatch(r"\w[\w.+-]{0,99}", config.name):
-        allowed = "one folder name of letters, digits and . _ + -, at most 100 characters"
-        yield Problem("CONFIG-VALUE", f"name is {config.name!r}", fix=f"it must be {allowed}")
+        fix = "it must be one folder name of letters, digits and . _ + -, at most 100 characters"
+        yield _invalid("name", f"is {config.name!r}", fix)
     if config.resume is not None:
-        yield Problem(
-            "CONFIG-VALUE",
-            "resume stands in a file",
-            fix=f"give it on the command line: resume={config.resume}",
-        )
+        yield _invalid("resume", "stands in a file", f"give it on the command line: resume={config.resume}")
+
+
+def _invalid(key: str, sentence: str, fix: str) -> Problem:
+    return Problem("CONFIG-VALUE", f"{key} {sentence}", fix=fix, key=key)
+
+
+def _conflict(key: str, sentence: str, fix: str) -> Problem:
+    return Problem("CONFIG-COMBINATION", f"{key} {sentence}", fix=fix, key=key)
 
 
 def _checkpoint(config: EvalConfig | GenerateConfig | ExportConfig, verb: str) -> Iterator[Problem]:
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        yield Problem(
-            "CONFIG-VALUE",
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but bigtrain {verb} is one process",
-            "the environment, set by a launcher such as torchrun",
-            "start it without the launcher",
-        )
+        message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but bigtrain {verb} is one process"
+        cause = "the environment, set by a launcher such as torchrun"
+        yield Problem("CONFIG-VALUE", message, cause, "start it without the launcher")
     if not config.checkpoint:
-        yield Problem(
-            "CONFIG-VALUE",
-            f"bigtrain {verb} needs a checkpoint",
-            fix=f"bigtrain {verb} checkpoint=outputs/<name>/<run>",
-        )
+        fix = f"bigtrain {verb} checkpoint=outputs/<name>/<run>"
+        yield Problem("CONFIG-VALUE", f"bigtrain {verb} needs a checkpoint", fix=fix)
     if isinstance(config, ExportConfig) and not config.path:
-        yield Problem(
-            "CONFIG-VALUE", "bigtrain export needs a folder to write", fix="give it one that is not there yet: path=…"
-        )
+        fix = "give it one that is not there yet: path=…"
+        yield Problem("CONFIG-VALUE", "bigtrain export needs a folder to write", fix=fix)
 
 
 def _parse(text: str) -> Duration | None:
     try:
         return parse_duration(text)
     except ValueError:
-        return None  # find_problems says so
+        return None  # find_problems reports it

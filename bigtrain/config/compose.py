@@ -174,7 +174,7 @@ def validate_with_guesses(composition: Composition) -> Composed:
         problems += refused(found, asked)
         problems += extension_without_run(config) if composition.resumed is None else []
     if problems:
-        raise ConfigError(*(_with_cause(_with_source(problem, composition), tree) for problem in problems))
+        raise ConfigError(*(_with_cause(_with_source(problem, config, composition), tree) for problem in problems))
     return Composed(
         verb=composition.request.verb,
         config=config,
@@ -263,9 +263,9 @@ def _default_name(choices: dict[str, str], verb: str) -> str:
     return words.replace("/", "-")
 
 
-def _with_source(problem: Problem, composition: Composition) -> Problem:
-    """Where data.path is missing: the sentences about it at the head of the chosen experiment's and data's YAML."""
-    if not problem.message.startswith("data.path is missing"):
+def _with_source(problem: Problem, config: Any, composition: Composition) -> Problem:
+    """Adds what the YAML of the experiment and of the data says about data.path, where that is not given."""
+    if problem.key != "data.path" or config.data.path:
         return problem
     choices = {group: composition.choices.get(group, "") for group in ("experiment", "data")}
     sentences = [
@@ -279,14 +279,13 @@ def _with_source(problem: Problem, composition: Composition) -> Problem:
 
 
 def _with_cause(problem: Problem, tree: SettingsTree) -> Problem:
-    """Adds where the value came from, and what was meant; the message of such a problem begins with its key."""
-    key = problem.message.split(" ")[0]
-    origin = tree.origins.get(key)
+    """Adds where the value came from, and what may have been meant."""
+    key, origin = problem.key, tree.origins.get(problem.key)
     if problem.cause or origin is None:
         return problem
-    cause, typed = origin.describe(tuple(key.split("."))), origin.word.partition("=")[2]
+    cause, typed = tree.cause_of(key), origin.word.partition("=")[2]
     found = field_of(key, tree.config)
     if not typed or found is None:
         return dataclasses.replace(problem, cause=cause)
     rounds = rounds_for_value(key, typed, found[1], found[0])
-    return Guess(problem.code, problem.message, cause, word=origin.word, rounds=rounds, otherwise=problem.fix)
+    return Guess(problem.code, problem.message, cause, word=origin.word, key=key, rounds=rounds, otherwise=problem.fix)

@@ -1,8 +1,8 @@
-"""Settings that contradict the length of the training: a warm-up that outlasts it, a patience that can't run out. No
+"""Settings that contradict the length of the training: a warm-up longer than it, a patience that can't run out. No
 torch.
 
-Looked for while composing, as far as the units are alike, and again when the size of the data is known. What was typed
-is refused; what a file or a default brought into a training that was made short is told of, or harmless.
+Checked twice: when composing, for durations of the same unit, and when the size of the data is known. A typed setting
+is an error; one from a file or a default, in a training that was made short, is a warning or nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +26,10 @@ class Contradiction:
     error: bool
     warning: bool
 
-    @property
-    def key(self) -> str:
-        """The setting; the sentence begins with it."""
-        return self.problem.message.split(" ")[0]
-
 
 def refused(found: list[Contradiction], typed: frozenset[str]) -> list[Problem]:
     """Those that are errors. `typed`: settings that were set on purpose for this run."""
-    return [one.problem for one in found if one.error and one.key in typed]
+    return [one.problem for one in found if one.error and one.problem.key in typed]
 
 
 def told_of(found: list[Contradiction], typed: frozenset[str]) -> list[str]:
@@ -42,7 +37,7 @@ def told_of(found: list[Contradiction], typed: frozenset[str]) -> list[str]:
     return [
         f"{one.problem.message}; {one.problem.fix}"
         for one in found
-        if (one.warning or one.key in typed) and not (one.error and one.key in typed)
+        if (one.warning or one.problem.key in typed) and not (one.error and one.problem.key in typed)
     ]
 
 
@@ -77,7 +72,8 @@ def _schedule(config: RunConfig, length: Length, total: float) -> Iterator[Contr
             f"rate would rise to {total / rise:.0%} of its peak"
         )
         fix = "give a share of the training, scheduler.warmup=5%, or a longer trainer.max_duration"
-        yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix), error=True, warning=True)
+        problem = Problem("CONFIG-COMBINATION", message, fix=fix, key="scheduler.warmup")
+        yield Contradiction(problem, error=True, warning=True)
         return
     fraction = config.scheduler.decay_fraction
     if rise + fraction * total > total * (1 + 1e-9):
@@ -85,8 +81,8 @@ def _schedule(config: RunConfig, length: Length, total: float) -> Iterator[Contr
             f"scheduler.decay_fraction is {fraction:g}, but scheduler.warmup={warmup} leaves only "
             f"{1 - rise / total:.0%} of the training ({whole}) for the decay"
         )
-        fix = "make one of the two shorter"
-        yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix), error=True, warning=True)
+        fix, key = "make one of the two shorter", "scheduler.decay_fraction"
+        yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix, key=key), error=True, warning=True)
 
 
 def _patience(config: RunConfig, length: Length, total: float) -> Iterator[Contradiction]:
@@ -94,12 +90,13 @@ def _patience(config: RunConfig, length: Length, total: float) -> Iterator[Contr
     between = None if every is None else length(every)
     if patience is None or not between or patience * between < total:
         return
+    key = "trainer.early_stopping.patience"
     message = (
-        f"trainer.early_stopping.patience is {patience} evaluations, one every {every}, which is never over before the "
+        f"{key} is {patience} evaluations, one every {every}, which is never over before the "
         f"training is (trainer.max_duration is {config.trainer.max_duration})"
     )
     fix = f"evaluate more often, trainer.eval_every={50 / patience:.2g}%, or give a smaller patience"
-    yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix), error=True, warning=False)
+    yield Contradiction(Problem("CONFIG-COMBINATION", message, fix=fix, key=key), error=True, warning=False)
 
 
 def _cadences(config: RunConfig, length: Length, total: float) -> Iterator[Contradiction]:
@@ -108,6 +105,7 @@ def _cadences(config: RunConfig, length: Length, total: float) -> Iterator[Contr
         every = getattr(config.trainer, name)
         between = None if every is None else length(every)
         if between is not None and between > total:
-            message = f"trainer.{name} is {every}, longer than the training ({config.trainer.max_duration})"
-            problem = Problem("CONFIG-COMBINATION", message, fix=f"{what} only at its end")
+            key = f"trainer.{name}"
+            message = f"{key} is {every}, longer than the training ({config.trainer.max_duration})"
+            problem = Problem("CONFIG-COMBINATION", message, fix=f"{what} only at its end", key=key)
             yield Contradiction(problem, error=False, warning=False)

@@ -1,7 +1,7 @@
-"""Did you mean …: what a wrong key, choice or word was probably meant to be.
+"""Did you mean …: which right keys, choices and words are near to a wrong one.
 
-A `Guess` holds the words that may have been meant; `settled` shows those of them that would be accepted. Names that
-other projects use are in habits.py.
+A `Guess` holds the words that may have been meant; `settled` shows those of them that would be accepted. The names
+that other projects use are in habits.py, well-known data in known_data.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bigtrain.config.durations import with_unit
-from bigtrain.config.habits import CHOICES, FILE_KINDS, NAMES, PARTNERS, PARTNERS_OF_FILES, UNITS, plain
+from bigtrain.config.habits import CHOICES, NAMES, UNITS, plain
+from bigtrain.config.known_data import FILE_KINDS, PARTNERS, PARTNERS_OF_FILES
 from bigtrain.config.redact import redact_words
-from bigtrain.config.schema import field_types, is_group, leaves, node_type, without_none
+from bigtrain.config.schema import field_types, is_group, leaves, named_group, node_type, without_none
 from bigtrain.config.verbs import VERBS
 from bigtrain.errors import Problem, nearest
 from bigtrain.registry import REGISTRIES
@@ -34,8 +35,8 @@ _NAMES_OF_PARTS = ("name", "type", "kind", "class", "cls")
 
 @dataclasses.dataclass(frozen=True)
 class Guess(Problem):
-    """A problem with a word, and what may have been meant: rounds of guesses, the likeliest first, each of one word or
-    several. `before` and `after` are said in any case, `otherwise` where no guess composes.
+    """A problem with a word, and what may have been meant: rounds of guesses, the most probable round first; a guess
+    is one word or several. The fix holds `before` and `after` in any case, `otherwise` where no guess composes.
     """
 
     rounds: tuple[tuple[Words, ...], ...] = ()
@@ -53,7 +54,7 @@ def settled(problem: Problem, composes: Callable[[Words], bool]) -> Problem:
     guess = did_you_mean([" ".join(map(_without_secret, words)) for words in good])
     fix = "; ".join(filter(None, (problem.before, guess or problem.otherwise)))
     fix = f"{fix} ({problem.after})" if fix and problem.after else fix or problem.after
-    return Problem(problem.code, problem.message, problem.cause, fix, problem.word)
+    return Problem(problem.code, problem.message, problem.cause, fix, problem.word, key=problem.key)
 
 
 def _without_secret(word: str) -> str:
@@ -61,7 +62,7 @@ def _without_secret(word: str) -> str:
 
 
 def _fits(words: Words, composes: Callable[[Words], bool]) -> bool:
-    """A key without a value, as it stands in a file or after ~, is no word that could be tried."""
+    """Whether the words are accepted; keys without a value (of a file, or after ~) can't be tried and count as such."""
     return not any("=" in word for word in words) or composes(words)
 
 
@@ -71,13 +72,16 @@ def known_keys(node: DictConfig, path: str = "") -> Iterator[str]:
         yield path + key
         if is_group(hint) and not OmegaConf.is_missing(node, key):
             yield from known_keys(node[key], f"{path}{key}.")
+        for name in node[key] if named_group(hint) else ():
+            yield f"{path}{key}.{name}"
+            yield from known_keys(node[key][name], f"{path}{key}.{name}.")
 
 
 def rounds_for(key: str, known: Iterable[str], value: str | None = None) -> tuple[tuple[Words, ...], ...]:
-    """What a key that is none may have meant: rounds of `key=value` with the `value` typed, of keys without one.
+    """Guesses for an unknown key: rounds of `key=value` with the typed `value`, or of keys where it is None.
 
-    A key of the same name that stands elsewhere comes first, then what others call it; only without either of them one
-    that looks like it.
+    Keys of the same name in another group come first, then those that other projects call so; only without either of
+    them those of a similar spelling.
     """
     known = list(dict.fromkeys(known))
     parent, _, last = key.rpartition(".")
@@ -116,7 +120,7 @@ def _assigned(names: Iterable[str], value: str | None) -> tuple[Words, ...]:
 
 
 def of_file(place: str) -> list[Words]:
-    """What a path, given where the name of data belongs, may be meant as."""
+    """Guesses for a path that was given as the name of data (data=texts/a.csv)."""
     path = Path(place).expanduser()
     if not ("/" in place or path.suffix) or not path.exists():
         return []
@@ -132,8 +136,8 @@ def of_file(place: str) -> list[Words]:
 
 
 def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) -> tuple[tuple[Words, ...], ...]:
-    """What a value that can't be taken may have meant: a number written otherwise, a list without brackets, a choice
-    called otherwise. `field`: the setting's, where it is known.
+    """Guesses for a value of the wrong type or out of range: a number in another notation, a list without brackets, a
+    choice under another name. `field`: of the setting, where it is known.
     """
     guesses: list[list[str]] = []
     if (habit := NAMES.get(plain(key.rpartition(".")[2]))) and (ours := habit.value(value)):
@@ -162,7 +166,7 @@ def rounds_for_value(key: str, value: str, hint: Any = None, field: Any = None) 
 
 
 def _durations(value: str, kind: str) -> list[str]:
-    """The durations that a number without a unit, or with one called otherwise, may mean. `kind`: see `setting`."""
+    """Guesses for a number without a unit of duration, or with another name of one. `kind`: see `setting`."""
     if clock := re.fullmatch(r"(\d+)[h:](\d+)(?::\d+|m|min)?", value):  # 1h30m, 1:30:00
         return [f"{60 * int(clock[1]) + int(clock[2])}min"]
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)?\s*([a-zA-Z]*)", value)
@@ -180,7 +184,7 @@ def _durations(value: str, kind: str) -> list[str]:
 
 
 def ours_for(key: str) -> list[str]:
-    """Dotted keys of parts that mean what others call so, whether or not this run has these parts."""
+    """Dotted keys of any part that other projects call so, whether or not this run has the part."""
     habit = NAMES.get(plain(key.rpartition(".")[2]))
     return [
         f"{kind}.{name}"
@@ -191,7 +195,7 @@ def ours_for(key: str) -> list[str]:
 
 
 def resembling(name: str, names: Iterable[str], limit: int = 2) -> list[str]:
-    """Names that this one may be a slip of, best first: alike as a whole, and each of its parts like one of theirs."""
+    """Names of similar spelling, best first: similar as a whole, and each part between _ or . like one of theirs."""
 
     def part_by_part(other: str) -> bool:
         parts = [part for part in other.replace(".", "_").split("_") if part]
@@ -212,7 +216,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def field_of(key: str, root: DictConfig) -> tuple[dataclasses.Field, Any] | None:
-    """The field of a setting in a typed tree, and its type; None for what is none."""
+    """The field of a setting in a typed tree, and its type; None for a key that is no setting."""
     node: Any = root
     *above, last = key.split(".")
     for part in above:
@@ -232,7 +236,7 @@ def meaning(key: str, root: DictConfig) -> str:
 
 
 def otherwise(key: str, rounds: Sequence[Sequence[Words]], root: DictConfig) -> str:
-    """What is said where no guess composes: what others call so, or what the likeliest setting takes."""
+    """The fix where no guess composes: the sentence for what others call so, or the meaning of the nearest setting."""
     last = key.rpartition(".")[2]
     habit = NAMES.get(plain(last))
     if habit and habit.say:

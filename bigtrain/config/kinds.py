@@ -28,7 +28,7 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Self
 
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 
 # Where data has settings of these names, they are the user's files, and hold: every split, or one of them.
 _PATHS = {"path": "all", "train_path": "train", "val_path": "val", "test_path": "test"}
@@ -123,7 +123,7 @@ class DataConfig:
         at_most=1,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields; a class adds its own to those of `super()`."""
         return []
 

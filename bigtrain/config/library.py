@@ -14,9 +14,10 @@ from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
-from bigtrain.config.habits import ANY_FILES, CHOICES, OWN_FILES, PARTNERS, plain
+from bigtrain.config.habits import CHOICES, plain
 from bigtrain.config.hints import Guess, Words, did_you_mean, of_file
 from bigtrain.config.hydra_adapter import CONFIGS, Entry, HydraException, Override, files_in_order, quote
+from bigtrain.config.known_data import ANY_FILES, OWN_FILES, PARTNERS
 from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.sources import OWN, Folder, Sources
 from bigtrain.config.verbs import VERBS

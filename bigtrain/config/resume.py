@@ -1,7 +1,6 @@
-"""Going on with a run: its own saved config, and the few settings that may change on the way.
+"""Resuming a run: its own saved config, and the few settings that may change.
 
-What changes the training is fixed, because a resumed run ends with the same bytes as one that was never
-stopped.
+All others are fixed, because a resumed run ends with the same bytes as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FREE_KEYS = (
 )
 
 LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "trainer.early_stopping.min_delta")
-"""What says when the training ends: a run may be made longer, and a finished one then goes on."""
+"""Settings that say when the training ends. They may change on resume, which makes a finished run go on."""
 
 _OF_A_SESSION = tuple(
     f"trainer.{key}"
@@ -38,9 +37,9 @@ _OF_A_SESSION = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class ResumeInfo:
-    """The run that is gone on with, and what was changed, each as a text: "trainer.log_every: 10 → 5".
+    """The run that is resumed, and what was changed, each as a text: "trainer.log_every: 10 → 5".
 
-    `document` is the run's config from now on: with the changes, but for those that are of this session only.
+    `document` is the run's config from now on: with the changes, except those of this session only.
     """
 
     run_dir: Path
@@ -66,10 +65,11 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
         if key in choices and not isinstance(value, dict):
             if choices[key] != value:
                 message = f"{key} is {choices[key]} in the run that is resumed"
-                problems.append(Problem("RESUME-CHANGE", message, cause, f"leave {key} out, or start a new run"))
+                fix = f"leave {key} out, or start a new run"
+                problems.append(Problem("RESUME-CHANGE", message, cause, fix, key=key))
         elif key == "init_from":
             message = "init_from starts a new run from the weights of another, resume goes on with the same one"
-            problems.append(Problem("CONFIG-COMBINATION", message, cause, "give one of the two"))
+            problems.append(Problem("CONFIG-COMBINATION", message, cause, "give one of the two", key=key))
         else:
             tree.apply(override)
     problems += tree.problems
@@ -86,11 +86,12 @@ def resumed_tree(run_dir: Path, overrides: list[Override]) -> tuple[SettingsTree
 
 
 def extension_without_run(config: RunConfig) -> list[Problem]:
-    """The word that makes a run longer, where there is none to go on with."""
+    """scheduler.extend, which makes a run longer, where no run is resumed."""
     if not config.scheduler.extend:
         return []
-    fix = "resume=outputs/<name>/<run> trainer.max_duration=… scheduler.extend=true; or leave it out"
-    return [Problem("CONFIG-COMBINATION", "scheduler.extend is for a run that is gone on with", fix=fix)]
+    key = "scheduler.extend"
+    fix = f"resume=outputs/<name>/<run> trainer.max_duration=… {key}=true; or leave it out"
+    return [Problem("CONFIG-COMBINATION", f"{key} is for a run that is gone on with", fix=fix, key=key)]
 
 
 def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str, Any]) -> None:
@@ -101,6 +102,7 @@ def refuse_other_training(checkpoint_config: dict[str, Any], document: dict[str,
             f"{key} is {show(now)} in the run's config.yaml, but the run was trained with {show(before)}",
             "config.yaml was changed since the checkpoint was written",
             f"put {show(before)} back, or start a new run with init_from=",
+            key=key,
         )
         for key, (before, now) in _differences(checkpoint_config, document).items()
         if key not in (*FREE_KEYS, *LENGTH_KEYS, "scheduler.extend", "init_from") and not key.startswith("tracking.")
@@ -117,7 +119,7 @@ def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
 
 
 def _kept(saved: dict[str, Any], differences: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """The saved document with the changes that outlast the session."""
+    """The saved document with the changes, except those in `_OF_A_SESSION`."""
     document = copy.deepcopy(with_later_settings(saved))
     for key, (_, now) in differences.items():
         if key not in _OF_A_SESSION:
@@ -140,13 +142,12 @@ def _may_change(key: str, tree: SettingsTree, differences: dict[str, tuple[Any, 
 
 
 def _refusal(key: str, before: Any, now: Any, tree: SettingsTree) -> Problem:
-    origin = tree.origins.get(key)
-    cause = origin.describe(tuple(key.split("."))) if origin else ""
+    cause = tree.cause_of(key)
     if key == "trainer.max_duration":
         return length_problem(str(before), str(now), node_type(tree.config.scheduler), cause)
     if key == "scheduler.extend":
         message = "scheduler.extend lays the learning rate out for a longer training, but the length stays the same"
-        return Problem("RESUME-CHANGE", message, cause, "give a longer trainer.max_duration, or leave it out")
+        return Problem("RESUME-CHANGE", message, cause, "give a longer trainer.max_duration, or leave it out", key=key)
     return Problem(
         "RESUME-CHANGE",
         f"{key} was {show(before)} and can't become {show(now)} on resume: the run would no longer end where it would "
@@ -154,11 +155,12 @@ def _refusal(key: str, before: Any, now: Any, tree: SettingsTree) -> Problem:
         cause,
         f"leave {key} out, or start a new run with init_from=; free are "
         f"{', '.join((*FREE_KEYS, *LENGTH_KEYS))}, tracking.*",
+        key=key,
     )
 
 
 def length_problem(before: str, now: str, schedule: type[SchedulerConfig], cause: str = "") -> Problem:
-    """A training of another length whose learning rate depends on it."""
+    """The problem of another length of the training, where the learning rate of each step depends on the length."""
     does = "the rate rises to its peak again and falls once more"
     if schedule().stable_steps(0, 1) is not None:
         does = "it goes back to the last checkpoint before the decay"
@@ -168,4 +170,5 @@ def length_problem(before: str, now: str, schedule: type[SchedulerConfig], cause
         "whole length",
         cause,
         f"add scheduler.extend=true for a longer training ({does}); or start a new run with init_from=",
+        key="trainer.max_duration",
     )

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from bigtrain.config.kinds import DataConfig, ModelConfig, OptimizerConfig, SchedulerConfig, TaskConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 
 
 class Precision(Enum):
@@ -44,10 +44,10 @@ class EarlyStoppingConfig:
     mode: Mode = setting(Mode.auto, "min, max, or auto: losses smaller, everything else larger.")
     min_delta: float = setting(0.0, "What counts as better must be better by more than this.", at_least=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.min_delta and self.patience is None:
-            return [f"min_delta is {self.min_delta}, which has no effect without patience"]
+            return [Invalid("min_delta", f"is {self.min_delta}, which has no effect without patience")]
         return []
 
 
@@ -130,17 +130,17 @@ class TrainerConfig:
     profile: bool = setting(False, "Profile a few steps; the table and the trace go to <run>/profile/.")
     find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.gpus != "auto" and not self.gpus.isdigit():
-            found.append(f"gpus is {self.gpus!r}; allowed: auto, 0, or a number of GPUs")
+            found.append(Invalid("gpus", f"is {self.gpus!r}; allowed: auto, 0, or a number of GPUs"))
         elif self.gpus not in ("auto", "0") and self.processes > 1:
-            found.append(f"processes is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two")
+            sentence = f"is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two"
+            found.append(Invalid("processes", sentence))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            found.append(
-                f"batch_size is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
-            )
+            sentence = f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
+            found.append(Invalid("batch_size", sentence))
         return found
 
 

@@ -26,7 +26,8 @@ from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.redact import redact
 from bigtrain.config.run import RunConfig
 from bigtrain.config.schema import field_types, is_group, node_type, register_parts
-from bigtrain.config.strict import Origin, SettingsTree
+from bigtrain.config.settings import find_problems
+from bigtrain.config.strict import Origin, SettingsTree, StrictTree
 from bigtrain.config.words import escape
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import ConfigError, PluginMissing, Problem, nearest
@@ -91,7 +92,7 @@ def tree_from_document(document: dict[str, Any], source: str) -> SettingsTree:
     content = {key: value for key, value in with_later_settings(document).items() if key != MARK}
     tree.assign(content, Origin(file=source))
     for key in _missing(tree.config, content, ""):
-        tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete"))
+        tree.problems.append(Problem("CONFIG-KEY", f"{key} is missing", source, "the file is incomplete", key=key))
     if tree.problems:
         raise ConfigError(*tree.problems)
     return tree
@@ -131,7 +132,7 @@ def _refuse_missing_plugin(what: str, saved: Any) -> None:
         raise PluginMissing.of("PLUGIN-MISSING", f"{what}, which came from a plug-in", cause=cause, fix=fix)
 
 
-def to_config(tree: SettingsTree) -> Any:
+def to_config(tree: StrictTree) -> Any:
     """The dataclasses of a tree. Raises ConfigError with every value that is missing or can't be resolved."""
     resolved = copy.deepcopy(tree.config)
     problems = list(_unresolved(tree, resolved, ""))
@@ -140,6 +141,16 @@ def to_config(tree: SettingsTree) -> Any:
     config: Any = OmegaConf.to_object(resolved)
     if hasattr(config, "extra"):
         config.extra = OmegaConf.to_container(tree.config.extra, resolve=True, enum_to_str=True)
+    return config
+
+
+def checked(tree: StrictTree) -> Any:
+    """The dataclasses of a tree that stands alone. Raises ConfigError with everything that is wrong with the values."""
+    if tree.problems:
+        raise ConfigError(*tree.problems)
+    config = to_config(tree)
+    if problems := find_problems(config):
+        raise ConfigError(*(dataclasses.replace(problem, cause=tree.cause_of(problem.key)) for problem in problems))
     return config
 
 
@@ -160,12 +171,12 @@ def plain_settings(document: dict[str, Any]) -> dict[str, bool | int | float | s
     return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in flat.items()}
 
 
-def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
+def _unresolved(tree: StrictTree, node: Any, path: str) -> Iterator[Problem]:
     keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
     for key in keys:
         where = f"{path}.{key}" if path else str(key)
         if OmegaConf.is_missing(node, key):
-            yield Problem("CONFIG-VALUE", f"{where} has no value", fix=f"give it: {where}=…")
+            yield Problem("CONFIG-VALUE", f"{where} has no value", fix=f"give it: {where}=…", key=where)
             continue
         try:
             value = node[key]
@@ -173,9 +184,8 @@ def _unresolved(tree: SettingsTree, node: Any, path: str) -> Iterator[Problem]:
                 node[key] = OmegaConf.to_container(value, resolve=True)  # OmegaConf checks single values only
         except (OmegaConfBaseException, RecursionError, ValueError) as error:
             raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index, call-overload]
-            origin = tree.origins.get(where)
-            cause = origin.describe(tuple(where.split("."))) if origin else ""
-            yield Problem("CONFIG-VALUE", f"{where} is {raw}, which {_reason(error)}", cause, "correct the reference")
+            message = f"{where} is {raw}, which {_reason(error)}"
+            yield Problem("CONFIG-VALUE", message, tree.cause_of(where), "correct the reference", key=where)
             continue
         if isinstance(value, (DictConfig, ListConfig)) and not OmegaConf.is_interpolation(node, key):
             yield from _unresolved(tree, value, where)
@@ -208,7 +218,7 @@ def _keep_environment(config: DictConfig, raw: Any, resolved: Any, path: str) ->
         return [_keep_environment(config, item, value, f"{path}.{index}") for index, (item, value) in pairs]
     if isinstance(raw, str) and _reads_environment(config, raw, path, frozenset()):
         return raw
-    return _escaped(resolved)
+    return escaped(resolved)
 
 
 def _reads_environment(config: DictConfig, text: str, path: str, seen: frozenset[str]) -> bool:
@@ -239,11 +249,12 @@ def _absolute(reference: str, path: str) -> str:
     return ".".join([*path.split(".")[:-up], reference[up:]])
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """Plain content with every text escaped, so that none is read as a reference."""
     if isinstance(value, dict):
-        return {str(key): _escaped(item) for key, item in value.items()}
+        return {str(key): escaped(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [escaped(item) for item in value]
     return escape(value) if isinstance(value, str) else value
 
 

@@ -51,9 +51,9 @@ def register_parts() -> None:
 
 @functools.cache
 def field_types(config_class: type) -> dict[str, Any]:
-    """Field name → its resolved type, in the order of declaration."""
+    """Key → its resolved type, in the order of declaration. Hydra's `_target_`, which names code, is no setting."""
     hints = typing.get_type_hints(config_class)
-    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class) if field.name != "_target_"}
 
 
 def node_type(node: Any) -> type:
@@ -64,6 +64,12 @@ def node_type(node: Any) -> type:
 def is_group(hint: Any) -> bool:
     """Whether a field of this type holds a group of settings."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def named_group(hint: Any) -> type | None:
+    """The class of the groups that a field holds by name: Stage of dict[str, Stage]."""
+    of = (*typing.get_args(hint), None, None)[1]
+    return of if typing.get_origin(hint) is dict and is_group(of) else None
 
 
 def without_none(hint: Any) -> Any:
@@ -79,13 +85,14 @@ def describe_type(hint: Any) -> str:
     if isinstance(inner, type) and issubclass(inner, Enum):
         words = "one of " + ", ".join(inner.__members__)
     elif typing.get_origin(inner) is list:
-        words = f"a list of {_WORDS[typing.get_args(inner)[0]][1]} in brackets, such as [a,b]"
-    elif inner == dict[str, Any] or is_group(inner):
+        of = _WORDS.get(typing.get_args(inner)[0])
+        words = f"a list of {of[1]} in brackets, such as [a,b]" if of else "a list of groups"
+    elif typing.get_args(inner) == (str, Any) or is_group(inner):
         words = "a group of settings"
     elif typing.get_origin(inner) is dict:
         words = f"{_WORDS[typing.get_args(inner)[1]][1]} by name in braces, such as {{a: 1, b: 2}}"
     else:
-        words = _WORDS[inner][0]
+        words = _WORDS[inner][0] if inner in _WORDS else "of another type"
     return words if inner is hint else f"{words}, or null"
 
 

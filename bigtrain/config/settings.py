@@ -4,7 +4,7 @@
 
 The ranges are checked by `find_problems`, which walks a tree of such dataclasses and collects everything that
 is wrong, so that a user sees all of it at once. A class adds checks across its fields by a method
-`problems(self) -> list[str]`; each sentence begins with the field's name.
+`problems(self) -> list[Invalid]`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from bigtrain.config.durations import parse_duration, with_unit
 from bigtrain.errors import Problem
@@ -59,6 +59,13 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Invalid(NamedTuple):
+    """A field with a wrong value, and the rest of the sentence about it: Invalid("depth", "is 7; it must be even")."""
+
+    field: str
+    sentence: str
+
+
 def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every dataclass node of a tree with its dotted path, the root first."""
     yield path, config
@@ -69,18 +76,20 @@ def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find_problems(config: Any, path: str = "") -> list[Problem]:
-    """Everything that is out of range in a tree of settings, each with its key, value and what is allowed."""
+    """Everything that is out of range in a tree of settings, each with its key, value and what is allowed.
+
+    `problems()` of a plug-in may still return sentences that begin with the field's name, as before 0.2; remove in 0.3.
+    """
     found = []
     for node_path, node in walk(config, path):
         prefix = f"{node_path}." if node_path else ""
         for field in dataclasses.fields(node):
-            sentence = _range_problem(field, getattr(node, field.name))
-            if sentence:
-                found.append(
-                    Problem("CONFIG-VALUE", f"{prefix}{field.name} {sentence}", fix=field.metadata.get("help", ""))
-                )
-        if hasattr(node, "problems"):
-            found += [Problem("CONFIG-VALUE", f"{prefix}{sentence}") for sentence in node.problems()]
+            if sentence := _range_problem(field, getattr(node, field.name)):
+                key, fix = prefix + field.name, field.metadata.get("help", "")
+                found.append(Problem("CONFIG-VALUE", f"{key} {sentence}", fix=fix, key=key))
+        for invalid in node.problems() if hasattr(node, "problems") else ():
+            name, sentence = invalid.partition(" ")[::2] if isinstance(invalid, str) else invalid
+            found.append(Problem("CONFIG-VALUE", f"{prefix}{name} {sentence}", key=prefix + name))
     return found
 
 

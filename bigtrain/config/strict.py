@@ -1,12 +1,14 @@
 """Putting values into a typed tree, one at a time, refusing everything that is not a setting.
 
 Hydra and OmegaConf accept a misspelt key after `+`, and refuse other things in words that recommend just
-that. So no value reaches the tree but through `SettingsTree.assign`: the command line, every YAML file and a
-saved config alike. Whatever is wrong is collected, with where it came from, and shown together.
+that. So every value reaches a tree through `StrictTree.assign`: those of the command line, of every YAML file and of a
+saved config, and the settings of a launcher, a search and a pipeline, which declare nothing but a dataclass. Whatever
+is wrong is collected, with where it came from, and shown together.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -30,7 +32,7 @@ from bigtrain.config.hints import (
 )
 from bigtrain.config.hydra_adapter import Override
 from bigtrain.config.redact import redact_words
-from bigtrain.config.schema import describe_type, field_types, is_group, node_type, without_none
+from bigtrain.config.schema import describe_type, field_types, is_group, named_group, node_type, without_none
 from bigtrain.config.yaml_files import foreign_resolver, line_of
 from bigtrain.errors import Problem
 
@@ -57,17 +59,29 @@ class Origin:
         return f"{shown}, line {line}" if line else str(shown)
 
 
-class SettingsTree:
-    """A typed OmegaConf tree that takes values strictly, and remembers where each came from."""
+class StrictTree:
+    """A typed OmegaConf tree that takes values strictly, and remembers where each came from.
 
-    def __init__(self, verb: str, choices: Callable[[str], Mapping[str, str]], groups: Iterable[str] = ()):
-        """`choices(kind)` gives choice → registered part of a group; `groups` are the groups of this verb."""
+    `whose`: "the launcher", for "hydra.launcher.x is not a setting of the launcher". `besides`: words that a wrong key
+    may have meant, beside the settings.
+    """
+
+    def __init__(self, whose: str, besides: Iterable[str] = ()):
         self.config = OmegaConf.create()
         self.problems: list[Problem] = []
         self.origins: dict[str, Origin] = {}
-        self._verb = verb
-        self._choices = choices
-        self._groups = list(groups)
+        self._whose = whose
+        self._besides = tuple(besides)
+
+    @classmethod
+    def of(cls, path: str, config_class: type, whose: str) -> StrictTree:
+        """A tree that holds nothing but the settings of one class, at a dotted path."""
+        for name in reversed(path.split(".")):
+            field = (name, config_class, dataclasses.field(default_factory=config_class))
+            config_class = dataclasses.make_dataclass(name, [field])
+        tree = StrictTree(whose)
+        tree.add_schema(OmegaConf.structured(config_class))
+        return tree
 
     def add_schema(self, node: DictConfig) -> None:
         """Merges typed nodes: which settings exist from now on."""
@@ -81,6 +95,11 @@ class SettingsTree:
     def typed(self) -> frozenset[str]:
         """Keys whose value stands on the command line."""
         return frozenset(key for key, origin in self.origins.items() if origin.word)
+
+    def cause_of(self, key: str) -> str:
+        """Where the value of a setting came from, for the `cause:` line; an empty text for a default."""
+        origin = self.origins.get(key)
+        return origin.describe(tuple(key.split("."))) if origin else ""
 
     def raw(self) -> dict[str, Any]:
         """The plain values as they were given: references unresolved, enums by name."""
@@ -117,7 +136,9 @@ class SettingsTree:
                 self._unknown(keys, value, origin)
             elif is_group(types[key]):
                 self._assign_group(node, keys, value, origin)
-            elif types[key] == dict[str, Any]:
+            elif group := named_group(types[key]):
+                self._assign_named(node, keys, group, value, origin)
+            elif typing.get_args(types[key]) == (str, Any):
                 if isinstance(value, Mapping):
                     self._assign_free(node[key], keys, value, origin)
                 else:
@@ -134,6 +155,19 @@ class SettingsTree:
             self._report("CONFIG-KEY", f"{name} has no settings before a choice was made", keys, origin, fix)
         else:
             self._assign(node[keys[-1]], keys, value, origin)
+
+    def _assign_named(self, node: DictConfig, above: Keys, group: type, value: Any, origin: Origin) -> None:
+        """Groups by name: a file says which there are, a word only changes them."""
+        if not isinstance(value, Mapping):
+            self._wrong_type(above, value, dict, origin)
+            return
+        for name, content in value.items():
+            keys, groups = (*above, str(name)), node[above[-1]]
+            if origin.word and str(name) not in groups:
+                self._unknown(keys, content, origin)
+            else:
+                groups.setdefault(str(name), OmegaConf.structured(group))
+                self._assign_group(groups, keys, content, origin)
 
     def _assign_free(self, node: DictConfig, above: Keys, content: Mapping[str, Any], origin: Origin) -> None:
         """Under `extra` anything goes, as long as JSON can hold it and it only points."""
@@ -155,7 +189,8 @@ class SettingsTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
-        if isinstance(value, (str, int, float)) and self._takes_one(node, keys[-1]):
+        limits = {field.name: field.metadata for field in dataclasses.fields(node_type(node))}[keys[-1]]
+        if isinstance(value, (str, int, float)) and limits.get("one_or_more"):
             value = [value]
         if hint == list[str] and isinstance(value, (list, ListConfig)):
             value = [str(one).lower() if isinstance(one, bool) else one for one in value]  # data.labels=[false,true]
@@ -165,11 +200,6 @@ class SettingsTree:
             self._wrong_type(keys, value, hint, origin)
         else:
             self._set(node, keys, hint, value, origin)
-
-    @staticmethod
-    def _takes_one(node: DictConfig, key: str) -> bool:
-        fields = {field.name: field for field in dataclasses.fields(node_type(node))}
-        return bool(fields[key].metadata.get("one_or_more"))
 
     def _set(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         try:
@@ -194,26 +224,20 @@ class SettingsTree:
             name, value = next(iter(value.items()))
             keys = (*keys, str(name))
         key = ".".join(keys)
-        known = list(dict.fromkeys([*known_keys(self.config), *self._groups, "plugins"]))
+        known = list(dict.fromkeys([*known_keys(self.config), *self._besides]))
         typed = None
         if "=" in origin.word:
             typed = origin.word.partition("=")[2] if len(keys) == len(typed_keys) else show(value)
-        rounds = rounds_for(key, known, typed)
-        here = any(name.endswith(f".{key}") for name in known)
-        names = [] if here else [key] if rounds else [key, *ours_for(key)]
-        other = next(filter(None, (elsewhere(name, self._verb, self.config, self._choices) for name in names)), "")
-        fix = otherwise(key, rounds, self.config)
-        if keys[0] == "experiment" and origin.file:
-            rounds, fix = (), "let the file begin with the line: # @package _global_"
-        elif key == "plugins":
-            rounds, fix = (), "plug-ins are named on the command line: plugins=[my_package]"
-        elif key.startswith("hydra"):
-            rounds, fix = (), "remove it: Hydra itself is set up by bigtrain"
-        elif not fix and not other:
+        rounds, other, fix = self._meant(key, known, rounds_for(key, known, typed), origin)
+        if not fix and not other:
             siblings = [name for name in known if name.rpartition(".")[0] == ".".join(keys[:-1])]
             fix = f"the settings there are {', '.join(siblings)}" if siblings else "bigtrain --help lists all settings"
-        message = f"{key} is not a setting of bigtrain {self._verb}"
+        message = f"{key} is not a setting of {self._whose}"
         self._report("CONFIG-KEY", message, keys, origin, fix, rounds=rounds, before=other)
+
+    def _meant(self, key: str, known: list[str], rounds: Rounds, origin: Origin) -> tuple[Rounds, str, str]:
+        """For an unknown key: (rounds of guesses, what is said in any case, what is said where no guess fits)."""
+        return rounds, "", ""
 
     def _wrong_type(self, keys: Keys, value: Any, hint: Any, origin: Origin) -> None:
         key = ".".join(keys)
@@ -238,11 +262,54 @@ class SettingsTree:
     ) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             cause = origin.describe(keys)
-            guess = Guess(code, message, cause, word=origin.word, rounds=rounds, before=before, otherwise=fix)
+            key = ".".join(keys)
+            guess = Guess(code, message, cause, word=origin.word, key=key, rounds=rounds, before=before, otherwise=fix)
             # What stands in a file can't be tried in another word's place: names are alike enough to be shown untried.
-            self.problems.append(guess if origin.word else settled(guess, lambda words: "=" not in words[0]))
+            self.problems.append(
+                self._settled(guess) if origin.word else settled(guess, lambda words: "=" not in words[0])
+            )
         if len(self.problems) == MAX_PROBLEMS - 1:
             self.problems.append(Problem("CONFIG-MORE", "there may be more; mend these first"))
+
+    def _settled(self, guess: Guess) -> Problem:
+        return settled(guess, self._takes)
+
+    def _takes(self, words: Words) -> bool:
+        """Whether the tree would take these words; those with a list are not tried."""
+        config = copy.deepcopy(self.config)
+        try:
+            for word in words:
+                key, _, value = word.partition("=")
+                OmegaConf.update(config, key, value)
+        except (OmegaConfBaseException, AttributeError):
+            return False
+        return not any("=[" in word for word in words)
+
+
+class SettingsTree(StrictTree):
+    """The settings of a verb, composed of words and files. It knows what a wrong key means in other choices, for other
+    verbs and in other projects; its guesses are settled when all words are read (`compose.settle`).
+    """
+
+    def __init__(self, verb: str, choices: Callable[[str], Mapping[str, str]], groups: Iterable[str] = ()):
+        """`choices(kind)` gives choice → registered part of a group; `groups` are the groups of this verb."""
+        super().__init__(f"bigtrain {verb}", besides=(*groups, "plugins"))
+        self._verb, self._choices = verb, choices
+
+    def _meant(self, key: str, known: list[str], rounds: Rounds, origin: Origin) -> tuple[Rounds, str, str]:
+        here = any(name.endswith(f".{key}") for name in known)
+        names = [] if here else [key] if rounds else [key, *ours_for(key)]
+        other = next(filter(None, (elsewhere(name, self._verb, self.config, self._choices) for name in names)), "")
+        if key.partition(".")[0] == "experiment" and origin.file:
+            return (), other, "let the file begin with the line: # @package _global_"
+        if key == "plugins":
+            return (), other, "plug-ins are named on the command line: plugins=[my_package]"
+        if key.startswith("hydra"):
+            return (), other, "remove it: Hydra itself is set up by bigtrain"
+        return rounds, other, otherwise(key, rounds, self.config)
+
+    def _settled(self, guess: Guess) -> Problem:
+        return guess
 
 
 def show(value: Any) -> str:

@@ -86,7 +86,7 @@ def adopt(tree: SettingsTree, config: RunConfig, choice: str, parts: Mapping[str
         Problem(
             "CONFIG-COMBINATION",
             f"model.{key} is {shown(getattr(config.model, key))}, but the weights of init_from have {shown(value)}",
-            cause=tree.origins[f"model.{key}"].describe(("model", key)),
+            cause=tree.cause_of(f"model.{key}"),
             fix=f"leave model.{key} out: it comes with the weights",
         )
         for key, value in settings.items()

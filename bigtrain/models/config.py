@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from bigtrain.config.kinds import ModelConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.registry import MODELS
 
 
@@ -131,23 +131,29 @@ class TransformerConfig(ModelConfig):
     rope_base: float = setting(10000.0, "Longest wavelength of RoPE, over 2 pi (arXiv:2104.09864).", above=1)
     num_embeddings: int | None = _embedding_rows()
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
             found.append(_uneven_heads(self.num_heads, self.hidden_size))
         elif self.positional is Positional.rope and (self.hidden_size // self.num_heads) % 2:
             found.append(
-                f"hidden_size / num_heads is {self.hidden_size // self.num_heads}; "
-                "positional=rope turns pairs of features, so it must be even"
+                Invalid(
+                    "hidden_size",
+                    f"/ num_heads is {self.hidden_size // self.num_heads}; "
+                    "positional=rope turns pairs of features, so it must be even",
+                )
             )
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
-            found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")
+            found.append(Invalid("hidden_size", f"is {self.hidden_size}; positional=sinusoidal needs an even width"))
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
             fitting = _divisors_near(self.num_kv_heads, self.num_heads)
             found.append(
-                f"num_kv_heads is {self.num_kv_heads}, which does not divide num_heads={self.num_heads}; "
-                f"use num_kv_heads={fitting}"
+                Invalid(
+                    "num_kv_heads",
+                    f"is {self.num_kv_heads}, which does not divide num_heads={self.num_heads}; "
+                    f"use num_kv_heads={fitting}",
+                )
             )
         return found
 
@@ -188,13 +194,15 @@ class LSTMConfig(ModelConfig):
         """In both directions, no vector of a position is free of the tokens after it."""
         return ("pooled",) if self.bidirectional else super().gives()
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.bidirectional and self.tie_embeddings:
-            found.append("tie_embeddings is true, which has no effect with bidirectional: it generates no text")
+            sentence = "is true, which has no effect with bidirectional: it generates no text"
+            found.append(Invalid("tie_embeddings", sentence))
         if self.variational_dropout and not (self.dropout or self.embedding_dropout):
-            found.append("variational_dropout is true, which has no effect without dropout or embedding_dropout")
+            sentence = "is true, which has no effect without dropout or embedding_dropout"
+            found.append(Invalid("variational_dropout", sentence))
         return found
 
 
@@ -230,7 +238,7 @@ class BertConfig(ModelConfig):
         """See `ModelConfig`."""
         return ("bidirectional", "pooled")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.hidden_size % self.num_heads:
             return [_uneven_heads(self.num_heads, self.hidden_size)]
@@ -266,15 +274,15 @@ class Seq2SeqConfig(ModelConfig):
         """See `ModelConfig`."""
         return ("decoder",)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
             found.append(_uneven_heads(self.num_heads, self.hidden_size))
         if self.positional is Positional.rope:
-            found.append("positional is rope, which this model does not have; allowed: sinusoidal, learned")
+            found.append(Invalid("positional", "is rope, which this model does not have; allowed: sinusoidal, learned"))
         if self.positional is Positional.sinusoidal and self.hidden_size % 2:
-            found.append(f"hidden_size is {self.hidden_size}; positional=sinusoidal needs an even width")
+            found.append(Invalid("hidden_size", f"is {self.hidden_size}; positional=sinusoidal needs an even width"))
         return found
 
 
@@ -314,21 +322,22 @@ class MLPConfig(ModelConfig):
     )
     dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if any(width < 1 for width in self.widths):
-            return [f"widths is {list(self.widths)}; each must be at least 1"]
+            return [Invalid("widths", f"is {list(self.widths)}; each must be at least 1")]
         return []
 
 
-def _uneven_heads(num_heads: int, hidden_size: int) -> str:
+def _uneven_heads(num_heads: int, hidden_size: int) -> Invalid:
     """Says which numbers of heads and which widths would go together, with an even width per head, as rope needs it."""
     below = hidden_size - hidden_size % (2 * num_heads)
     widths = [str(width) for width in (below, below + 2 * num_heads) if width]
     heads = _divisors_near(num_heads, hidden_size // 2 if hidden_size % 2 == 0 else hidden_size)
-    return (
-        f"num_heads is {num_heads}, which does not divide hidden_size={hidden_size}; "
-        f"use num_heads={heads}, or hidden_size={' or '.join(widths)}"
+    return Invalid(
+        "num_heads",
+        f"is {num_heads}, which does not divide hidden_size={hidden_size}; "
+        f"use num_heads={heads}, or hidden_size={' or '.join(widths)}",
     )
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import OptimizerConfig, SchedulerConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.registry import OPTIMIZERS, SCHEDULERS
 
 
@@ -44,18 +44,20 @@ class CommonConfig(OptimizerConfig):
         at_most=1,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = [
-            f"learning_rate_scale has {pattern}: {scale:g}; it must be above 0 and finite "
-            f"(optimizer.freeze=[{pattern}] keeps values as they are)"
+            Invalid(
+                "learning_rate_scale",
+                f"has {pattern}: {scale:g}; it must be above 0 and finite "
+                f"(optimizer.freeze=[{pattern}] keeps values as they are)",
+            )
             for pattern, scale in self.learning_rate_scale.items()
             if not 0 < scale < math.inf
         ]
         if self.no_decay and self.weight_decay == self.l1 == 0:
-            found.append(
-                f"no_decay is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"
-            )
+            sentence = f"is {list(self.no_decay)} but weight_decay is 0, so nothing is decayed; leave it out"
+            found.append(Invalid("no_decay", sentence))
         return found
 
 
@@ -68,7 +70,7 @@ class AdamWConfig(CommonConfig):
     betas: list[float] = setting([0.9, 0.95], "Decay of the running mean and of the running square, each in [0, 1).")
     epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
@@ -82,7 +84,7 @@ class AdamConfig(CommonConfig):
     betas: list[float] = setting([0.9, 0.999], "Decay of the running mean and of the running square, each in [0, 1).")
     epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
@@ -96,7 +98,7 @@ class SGDConfig(CommonConfig):
     momentum: float = setting(0.9, "Decay of the running gradient; 0: plain SGD, without state.", at_least=0, below=1)
     nesterov: bool = setting(True, "Nesterov's look-ahead; needs momentum.")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + _nesterov_problems(self.nesterov, self.momentum)
 
@@ -119,7 +121,7 @@ class MuonConfig(CommonConfig):
     betas: list[float] = setting([0.9, 0.95], "AdamW's: decay of the running mean and of the running square.")
     epsilon: float = setting(1e-8, "AdamW's: added to the root of the running square.", above=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = super().problems() + _nesterov_problems(self.nesterov, self.momentum)
         return found + _beta_problems(self.betas)
@@ -133,7 +135,7 @@ class LionConfig(CommonConfig):
     weight_decay: float = setting(0.3, "Decoupled decay, times the learning rate, per step.", at_least=0)
     betas: list[float] = setting([0.9, 0.99], "Share of the running mean in the update, and its decay, each in [0, 1).")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
@@ -153,15 +155,15 @@ class AdafactorConfig(CommonConfig):
     )
 
 
-def _beta_problems(betas: Sequence[float]) -> list[str]:
+def _beta_problems(betas: Sequence[float]) -> list[Invalid]:
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        return [f"betas is {list(betas)}; it must be two numbers in [0, 1)"]
+        return [Invalid("betas", f"is {list(betas)}; it must be two numbers in [0, 1)")]
     return []
 
 
-def _nesterov_problems(nesterov: bool, momentum: float) -> list[str]:
+def _nesterov_problems(nesterov: bool, momentum: float) -> list[Invalid]:
     if nesterov and momentum == 0:
-        return ["nesterov is true but momentum is 0; set optimizer.nesterov=false or give a momentum"]
+        return [Invalid("nesterov", "is true but momentum is 0; set optimizer.nesterov=false or give a momentum")]
     return []
 
 

@@ -29,17 +29,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from bigtrain.config.hints import did_you_mean
-from bigtrain.config.hydra_adapter import Override
+from bigtrain.config.hints import did_you_mean, settled
 from bigtrain.config.library import Library, Request, choice_fix
-from bigtrain.config.settings import find_problems, setting
-from bigtrain.config.strict import show
+from bigtrain.config.saved import checked, escaped
+from bigtrain.config.settings import setting
+from bigtrain.config.strict import Origin, StrictTree, show
 from bigtrain.config.words import is_of_pipeline, parse_words
 from bigtrain.errors import ConfigError, Problem, nearest
 
@@ -59,7 +58,7 @@ class Stage:
     init_from: str | None = setting(None, "A stage above, or what init_from= takes: the weights to start from.")
     control: bool = setting(True, "Where it starts from a stage: train it from scratch, too, and say what was gained.")
     evaluate: str | None = setting(None, "The training stage that this one evaluates, instead of training.")
-    split: list[str] = setting(["test"], "Splits that an evaluation is made on.")
+    split: list[str] = setting(["test"], "Splits that an evaluation is made on.", one_or_more=True)
 
 
 @dataclasses.dataclass
@@ -72,13 +71,30 @@ class Until:
 
 @dataclasses.dataclass
 class Iterate:
-    """How often the stages are gone through, and what changes from one round to the next."""
+    """How often the stages are gone through, and what changes from one round to the next.
+
+    `continues` is written `continue`, which no field of Python's can be called.
+    """
 
     until: Until = setting(Until, "What ends the rounds.")
     max_rounds: int = setting(1, "Rounds at most.", at_least=1, at_most=MAX_ROUNDS)
     patience: int | None = setting(None, "End after so many rounds in a row without a better metric.", at_least=1)
-    continues: list[str] = setting([], "Stages that go on from their own weights of the round before.")
+    continues: list[str] = setting(
+        [], "Stages that go on from their own weights of the round before.", one_or_more=True
+    )
     schedule: list[dict[str, list[str]]] = setting([], "Words for round 2, round 3, …, by stage.")
+
+
+@dataclasses.dataclass
+class Definition:
+    """What stands in the YAML of a pipeline."""
+
+    overrides: list[str] = setting([], "Words for every training stage, before its own.")
+    stages: dict[str, Stage] = setting({}, "The steps of a round, in order, by name.")
+    iterate: Iterate = setting(Iterate, "How often, and until when.")
+
+
+_OF_A_STAGE = tuple(field.name for field in dataclasses.fields(Stage) if field.name != "overrides")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +139,11 @@ def read_pipeline(request: Request) -> Pipeline:
         fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each stage its ranks"
         raise ConfigError.of("CONFIG-PIPELINE", message, cause="the environment", fix=fix)
     content, source = _read_file(request, chosen[0])
-    problems: list[Problem] = []
-    stages, iterate, common = _sections(content, source, problems)
-    typed = _apply(ours, stages, iterate, problems)
-    if not problems:
-        problems += find_problems(iterate, f"{GROUP}.iterate")
-        problems += list(_conflicts(stages, iterate, source))
-    if problems:
+    tree = _tree(content, source)
+    typed = _apply(ours, tree)
+    definition: Definition = checked(tree).pipeline
+    stages, iterate = definition.stages, definition.iterate
+    if problems := list(_conflicts(stages, iterate, source)):
         raise ConfigError(*dict.fromkeys(problems))
     own = {key: _last(words, key) for key in ("name", "output_dir")}
     return Pipeline(
@@ -139,7 +153,7 @@ def read_pipeline(request: Request) -> Pipeline:
         source=source,
         stages=stages,
         iterate=iterate,
-        common=tuple(common),
+        common=tuple(definition.overrides),
         words=tuple(word for word in words if word.partition("=")[0] not in own),
         typed=typed,
         request=request,
@@ -162,152 +176,47 @@ def _read_file(request: Request, choice: str) -> tuple[dict[str, Any], str]:
     return content, source
 
 
-def _sections(
-    content: dict[str, Any], source: str, problems: list[Problem]
-) -> tuple[dict[str, Stage], Iterate, list[str]]:
-    """The file's stages, rounds, and the words for all."""
-    _refuse_unknown(content, ("stages", "iterate", "overrides"), "", source, problems)
-    stages = {}
-    listed = content.get("stages")
-    if not isinstance(listed, dict) or not listed:
-        problems.append(Problem("CONFIG-PIPELINE", "a pipeline needs stages", source, "stages: {pretrain: …}"))
-        listed = {}
-    for name, entry in listed.items():
-        if not _NAME.fullmatch(str(name)) or str(name).endswith(CONTROL):
+def _tree(content: dict[str, Any], source: str) -> StrictTree:
+    """The settings of the file. Sections and stages may be empty; references are text, for the settings of a stage."""
+    given = {key: value for key, value in content.items() if value is not None}
+    if isinstance(stages := given.get("stages"), dict):
+        given["stages"] = {name: {} if entry is None else entry for name, entry in stages.items()}
+    if isinstance(rounds := given.get("iterate"), dict):
+        filled = {key: value for key, value in rounds.items() if (key, value) != ("until", None)}
+        given["iterate"] = {"continues" if key == "continue" else key: value for key, value in filled.items()}
+    tree = StrictTree.of(GROUP, Definition, "a pipeline")
+    tree.assign({GROUP: escaped(given)}, Origin(file=source))
+    if not tree.config[GROUP].stages and not tree.problems:
+        tree.problems.append(Problem("CONFIG-PIPELINE", "a pipeline needs stages", source, "stages: {pretrain: …}"))
+    for name in tree.config[GROUP].stages:
+        if not _NAME.fullmatch(name) or name.endswith(CONTROL):
             fix = f"a stage has a name of a-z, 0-9 and _, not ending in {CONTROL}"
-            problems.append(Problem("CONFIG-PIPELINE", f"stages.{name} can't be called so", source, fix))
-        stages[str(name)] = _filled(Stage, entry, f"stages.{name}", source, problems)
-    given = content.get("iterate") or {}
-    until = given.get("until") if isinstance(given, dict) else None
-    plain = {key: value for key, value in given.items() if key != "until"} if isinstance(given, dict) else given
-    iterate = _filled(Iterate, plain, "iterate", source, problems)
-    if until is not None:
-        iterate.until = _filled(Until, until, "iterate.until", source, problems)
-    common = content.get("overrides") or []
-    if not _fits(common, list[str]):
-        problems.append(Problem("CONFIG-PIPELINE", "overrides is no list of words", source, "overrides: [seed=1]"))
-        common = []
-    return stages, iterate, list(common)
+            tree.problems.append(_conflict(f"stages.{name}", "can't be called so", source, fix))
+    return tree
 
 
-def _filled(section: type, entry: Any, path: str, source: str, problems: list[Problem]) -> Any:
-    """A section's dataclass with the values of the file."""
-    filled = section()
-    if entry is None:
-        return filled
-    if not isinstance(entry, dict):
-        problems.append(Problem("CONFIG-PIPELINE", f"{path} is {show(entry)}, not a group of keys", source))
-        return filled
-    fields = {_key(field.name): field for field in dataclasses.fields(section) if field.name != "until"}
-    _refuse_unknown(entry, fields, f"{path}.", source, problems)
-    for key, value in entry.items():
-        if key in fields and (problem := _set(filled, fields[key], value, f"{path}.{key}", source)):
-            problems.append(problem)
-    return filled
-
-
-def _set(section: Any, field: dataclasses.Field, value: Any, path: str, cause: str) -> Problem | None:
-    """Sets one value, if it is of the right type."""
-    if isinstance(value, str) and "list" in str(field.type) and field.name in ("split", "continues"):
-        value = [value]  # one of them
-    if field.type in ("float | None",) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not _fits(value, field.type):
-        words = {"list[str]": "a list of words", "bool": "true or false", "int": "a whole number"}
-        allowed = words.get(str(field.type), field.metadata["help"])
-        return Problem("CONFIG-PIPELINE", f"{path} is {show(value)}", cause, f"it must be {allowed}")
-    setattr(section, field.name, value)
-    return None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a field's type, which is one of a handful."""
-    if hint in (list[str], "list[str]"):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if hint == "list[dict[str, list[str]]]":
-        return isinstance(value, list) and all(
-            isinstance(item, dict) and all(_fits(words, list[str]) for words in item.values()) for item in value
-        )
-    kinds: dict[str, tuple[type, ...]] = {
-        "str | None": (str, type(None)),
-        "float | None": (float, type(None)),
-        "int | None": (int, type(None)),
-        "int": (int,),
-        "bool": (bool,),
-    }
-    return isinstance(value, kinds[hint]) and (bool in kinds[hint]) == isinstance(value, bool)
-
-
-def _apply(
-    words: Sequence[str], stages: dict[str, Stage], iterate: Iterate, problems: list[Problem]
-) -> dict[str, tuple[str, ...]]:
+def _apply(words: Sequence[str], tree: StrictTree) -> dict[str, tuple[str, ...]]:
     """The words `pipeline.…=` of the command line: changes stages and rounds; returns words to add, by stage."""
     added: dict[str, tuple[str, ...]] = {}
+    stages = list(tree.config[GROUP].stages)
     for word in words:
         key, _, value = word.partition("=")
-        cause = f'command line, "{word}"'
-        path = key.split(".")[1:]
-        if not path:
-            continue
-        if path[0] == "stages" and len(path) >= 3:
-            name, rest = path[1], ".".join(path[2:])
-            if name not in stages:
-                near = did_you_mean([f"{GROUP}.stages.{option}.{rest}={value}" for option in nearest(name, stages)])
-                fix = near or f"the stages are {', '.join(stages)}"
-                problems.append(Problem("CONFIG-KEY", f"there is no stage {name}", cause, fix))
-            elif rest in ("init_from", "control", "evaluate", "split"):
-                problems += _typed(stages[name], rest, word, f"{GROUP}.stages.{name}.{rest}", cause)
-            else:
-                added[name] = (*added.get(name, ()), f"{rest}={value}")
-        elif path[0] == "iterate" and len(path) == 2 and path[1] != "until":
-            problems += _typed(iterate, path[1], word, key, cause)
-        elif path[:2] == ["iterate", "until"] and len(path) == 3:
-            problems += _typed(iterate.until, path[2], word, key, cause)
-        else:
-            fix = f"write {GROUP}.stages.STAGE.KEY=VALUE or {GROUP}.iterate.KEY=VALUE"
-            problems.append(Problem("CONFIG-KEY", f"{key} is nothing that a pipeline has", cause, fix))
+        _, section, name, rest = (*key.split(".", 3), "", "", "")[:4]
+        if section == "stages" and rest and name not in stages:
+            near = did_you_mean([f"{GROUP}.stages.{option}.{rest}={value}" for option in nearest(name, stages)])
+            fix = near or f"the stages are {', '.join(stages)}"
+            problem = Problem("CONFIG-KEY", f"there is no stage {name}", f'command line, "{word}"', fix)
+            tree.problems.append(problem)
+        elif section == "stages" and rest and rest not in _OF_A_STAGE:
+            added[name] = (*added.get(name, ()), f"{rest}={value}")
+        elif section:
+            overrides, problems = parse_words("train", [word])
+            tree.problems += [settled(problem, lambda words: False) for problem in problems]
+            if (section, name) == ("iterate", "continue"):
+                key = f"{GROUP}.iterate.continues"
+            for override in overrides:
+                tree.apply(dataclasses.replace(override, key_or_group=key, _value=escaped(override.value())))
     return added
-
-
-def _typed(section: Any, key: str, word: str, path: str, cause: str) -> list[Problem]:
-    """One typed value, put into a section."""
-    fields = {_key(field.name): field for field in dataclasses.fields(section) if field.name != "until"}
-    if key not in fields:
-        near = did_you_mean(nearest(key, fields)) or f"allowed are {', '.join(fields)}"
-        return [Problem("CONFIG-KEY", f"{path} is not a setting", cause, near)]
-    try:
-        overrides, problems = parse_words("train", [f"extra.{key}={word.partition('=')[2]}"])
-        value = _value(overrides[0]) if overrides else None
-    except (OmegaConfBaseException, ValueError) as error:
-        return [Problem("CONFIG-WORD", f"{path}: {error}", cause)]
-    if problems:
-        return [dataclasses.replace(problem, cause=cause) for problem in problems]
-    problem = _set(section, fields[key], value, path, cause)
-    return [problem] if problem else []
-
-
-def _value(override: Override) -> Any:
-    value = override.value()
-    return [str(item) for item in value] if isinstance(value, list) and value and _plain(value) else value
-
-
-def _plain(items: list[Any]) -> bool:
-    return all(isinstance(item, (str, int, float)) for item in items)
-
-
-def _key(name: str) -> str:
-    """The name of a field as it is written: `continue` is a word of Python's."""
-    return "continue" if name == "continues" else name
-
-
-def _refuse_unknown(
-    entry: Mapping[Any, Any], known: Iterable[str], path: str, source: str, problems: list[Problem]
-) -> None:
-    known = list(known)
-    for key in entry:
-        if key not in known:
-            fix = did_you_mean(nearest(str(key), known)) or f"allowed are {', '.join(known)}"
-            problems.append(Problem("CONFIG-KEY", f"{path}{key} is not a setting of a pipeline", source, fix))
 
 
 def _conflicts(stages: dict[str, Stage], iterate: Iterate, source: str) -> Iterable[Problem]:
@@ -315,24 +224,21 @@ def _conflicts(stages: dict[str, Stage], iterate: Iterate, source: str) -> Itera
     before: list[str] = []
     for name, stage in stages.items():
         where = f"stages.{name}"
-        if stage.init_from == "???":
-            fix = f"give it: {GROUP}.stages.{name}.init_from=…"
-            yield Problem("CONFIG-PIPELINE", f"{where}.init_from has no value", source, fix)
         if stage.evaluate is not None:
             if stage.evaluate not in before or stages[stage.evaluate].evaluate is not None:
                 fix = f"name a training stage above it: {', '.join(before) or 'there is none'}"
-                yield Problem("CONFIG-PIPELINE", f"{where}.evaluate is {stage.evaluate}", source, fix)
+                yield _conflict(f"{where}.evaluate", f"is {stage.evaluate}", source, fix)
             if stage.init_from is not None:
-                yield Problem("CONFIG-PIPELINE", f"{where} evaluates; it can't have an init_from", source)
+                yield _conflict(where, "evaluates; it can't have an init_from", source)
             unknown = [split for split in stage.split if split not in SPLITS]
             if unknown or not stage.split:
                 fix = f"allowed are {', '.join(SPLITS)}"
-                yield Problem("CONFIG-PIPELINE", f"{where}.split has {show(unknown)}", source, fix)
+                yield _conflict(f"{where}.split", f"has {show(unknown)}", source, fix)
         elif stage.init_from in stages and (
             stage.init_from not in before or stages[stage.init_from].evaluate is not None
         ):
             fix = f"name a training stage above it: {', '.join(before) or 'there is none'}"
-            yield Problem("CONFIG-PIPELINE", f"{where}.init_from is {stage.init_from}", source, fix)
+            yield _conflict(f"{where}.init_from", f"is {stage.init_from}", source, fix)
         if stage.evaluate is None:
             before.append(name)
     yield from _conflicts_of_rounds(stages, iterate, before, source)
@@ -344,31 +250,35 @@ def _conflicts_of_rounds(
     until = iterate.until
     if (until.metric is None) != (until.target is None) and iterate.patience is None:
         fix = "give both: until: {metric: finetune/val/accuracy, target: 0.9}"
-        yield Problem("CONFIG-PIPELINE", "iterate.until has only one of metric and target", source, fix)
+        yield _conflict("iterate.until", "has only one of metric and target", source, fix)
     if iterate.patience is not None and until.metric is None:
         fix = "until: {metric: finetune/val/accuracy}"
-        yield Problem("CONFIG-PIPELINE", "iterate.patience needs a metric to watch", source, fix)
+        yield _conflict("iterate.patience", "needs a metric to watch", source, fix)
     if until.metric is not None:
         stage, _, rest = until.metric.partition("/")
         split, _, metric = rest.partition("/")
         if stage not in stages or split not in SPLITS or not metric:
             near = did_you_mean([f"{name}/{rest}" for name in nearest(stage, stages)]) if stage not in stages else ""
             fix = near or f"write stage/split/metric, of the stages {', '.join(stages)} and {', '.join(SPLITS)}"
-            yield Problem("CONFIG-PIPELINE", f"iterate.until.metric is {until.metric}", source, fix)
+            yield _conflict("iterate.until.metric", f"is {until.metric}", source, fix)
     for name in iterate.continues:
         if name not in training or stages[name].init_from in stages:
             fix = "name training stages that start from no other stage"
-            yield Problem("CONFIG-PIPELINE", f"iterate.continue has {name}", source, fix)
+            yield _conflict("iterate.continue", f"has {name}", source, fix)
     for number, words in enumerate(iterate.schedule, start=2):
         for name in words:
             if name not in stages:
                 fix = did_you_mean(nearest(name, stages)) or f"the stages are {', '.join(stages)}"
-                yield Problem("CONFIG-PIPELINE", f"iterate.schedule has {name} for round {number}", source, fix)
+                yield _conflict("iterate.schedule", f"has {name} for round {number}", source, fix)
     if iterate.max_rounds > 1 + len(iterate.schedule) and not iterate.continues:
         planned = 1 + len(iterate.schedule)
         fix = "give a schedule for it, or let stages go on: continue: [pretrain]"
-        message = f"iterate.max_rounds is {iterate.max_rounds}, but round {planned + 1} would be as round {planned}"
-        yield Problem("CONFIG-PIPELINE", message, source, fix)
+        sentence = f"is {iterate.max_rounds}, but round {planned + 1} would be as round {planned}"
+        yield _conflict("iterate.max_rounds", sentence, source, fix)
+
+
+def _conflict(key: str, sentence: str, source: str, fix: str = "") -> Problem:
+    return Problem("CONFIG-PIPELINE", f"{key} {sentence}", source, fix, key=f"{GROUP}.{key}")
 
 
 def _last(words: Iterable[str], key: str) -> str | None:

@@ -11,14 +11,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from bigtrain.config.hints import did_you_mean
 from bigtrain.config.hydra_adapter import Override, submitit_settings
-from bigtrain.config.schema import describe_type, field_types
-from bigtrain.config.settings import find_problems, setting
-from bigtrain.config.strict import show
+from bigtrain.config.saved import checked
+from bigtrain.config.settings import setting
+from bigtrain.config.strict import StrictTree, show
 from bigtrain.errors import ConfigError, Problem, nearest
 
 SUBMITIT = {"submitit_local": "LocalQueueConf", "submitit_slurm": "SlurmQueueConf"}
@@ -56,17 +53,20 @@ def read_launcher(overrides: Iterable[Override]) -> Launcher:
             name = _checked_name(override)
         else:
             given.append(override)
-    config_class = Processes if name == "processes" else _submitit_class(name)
-    settings = OmegaConf.structured(config_class)
-    problems = [problem for override in given if (problem := _set(settings, config_class, name, override))]
-    if name == "processes" and not problems:
-        found = find_problems(OmegaConf.to_object(settings), "hydra.launcher")
-        problems += [dataclasses.replace(problem, cause="command line") for problem in found]
-    if problems:
-        raise ConfigError(*problems)
-    raw: dict[str, Any] = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
+    others = f" (others come with hydra/launcher={' or '.join(SUBMITIT)})" if name == "processes" else ""
+    tree = StrictTree.of(
+        "hydra.launcher", Processes if name == "processes" else _submitit_class(name), "the launcher" + others
+    )
+    for override in given:
+        if problem := _refusal(override):
+            tree.problems.append(problem)
+        else:
+            tree.apply(override)
+    if name == "processes" or tree.problems:
+        checked(tree)
     # A default that refers to Hydra's own node (the folder, the name of the job) is for the launcher to fill in.
-    plain = {key: value for key, value in raw.items() if not (isinstance(value, str) and "${" in value)}
+    settings = tree.raw()["hydra"]["launcher"].items()
+    plain = {key: value for key, value in settings if not (isinstance(value, str) and "${" in value)}
     return Launcher(name, {key: value for key, value in plain.items() if key != "_target_"})
 
 
@@ -91,35 +91,16 @@ def _submitit_class(name: str) -> type:
     return found
 
 
-def _set(settings: Any, config_class: type, name: str, override: Override) -> Problem | None:
-    cause = f'command line, "{override.input_line}"'
-    key, value = override.key_or_group.removeprefix("hydra.launcher."), override.value()
-    types = {field: hint for field, hint in field_types(config_class).items() if field != "_target_"}
-    full = f"hydra.launcher.{key}"
-    if key not in types or override.is_delete():
-        near = did_you_mean([f"hydra.launcher.{option}={value}" for option in nearest(key, types)])
-        listed = f"the settings there are {', '.join(types)}"
-        if name == "processes" and not near:
-            listed += f"; more come with hydra/launcher={' or '.join(SUBMITIT)}"
-        return Problem("CONFIG-LAUNCHER", f"{full} is not a setting of the launcher", cause, near or listed)
-    only, why = _ONLY.get(key, (value, ""))
+def _refusal(override: Override) -> Problem | None:
+    """What no launcher's setting may be, whatever its type allows."""
+    key, value, cause = override.key_or_group, override.value(), f'command line, "{override.input_line}"'
+    only, why = _ONLY.get(key.removeprefix("hydra.launcher."), (value, ""))
     if value != only:
-        return Problem("CONFIG-LAUNCHER", f"{full} can only be {show(only)}", cause, why)
+        return Problem("CONFIG-LAUNCHER", f"{key} can only be {show(only)}", cause, why, key=key)
     if _has_control_characters(value):  # a line of its own in a batch script would be run
-        return Problem("CONFIG-LAUNCHER", f"{full} holds a control character or a reference", cause, "write plain text")
-    try:
-        settings[key] = value
-    except OmegaConfBaseException:
-        allowed = "a group of values" if isinstance(settings[key], dict) else _allowed(types[key])
-        return Problem("CONFIG-LAUNCHER", f"{full} is {show(value)}", cause, f"it must be {allowed}")
+        message = f"{key} holds a control character or a reference"
+        return Problem("CONFIG-LAUNCHER", message, cause, "write plain text", key=key)
     return None
-
-
-def _allowed(hint: Any) -> str:
-    try:
-        return describe_type(hint)
-    except KeyError:  # a type that no setting of ours has
-        return "of another type"
 
 
 def _has_control_characters(value: Any) -> bool:

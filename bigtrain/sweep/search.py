@@ -17,19 +17,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from bigtrain.config.hints import did_you_mean
 from bigtrain.config.hydra_adapter import IntervalSweep, Override
 from bigtrain.config.library import Library, Request
 from bigtrain.config.redact import redact_words
-from bigtrain.config.schema import describe_type, field_types
-from bigtrain.config.settings import find_problems, setting
-from bigtrain.config.strict import show
+from bigtrain.config.saved import checked
+from bigtrain.config.settings import setting
+from bigtrain.config.strict import StrictTree
 from bigtrain.config.words import fields_named, is_hydra, is_search
 from bigtrain.config.yaml_files import MAX_DOCUMENT_BYTES, read_text
-from bigtrain.errors import ConfigError, Problem, nearest
+from bigtrain.errors import ConfigError, Problem
 from bigtrain.sweep.axes import picked, values_of
 
 FILE = "sweep.json"
@@ -235,41 +231,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_settings(overrides: Iterable[Override]) -> tuple[OptunaSettings, list[Problem]]:
-    settings = OmegaConf.structured(OptunaSettings)
-    problems: list[Problem] = []
+    tree = StrictTree.of("sweep", OptunaSettings, "a search")
     chosen = False
     for override in overrides:
-        cause = f'command line, "{override.input_line}"'
-        key, value = override.key_or_group.removeprefix("sweep."), override.value()
+        key, cause = override.key_or_group, f'command line, "{override.input_line}"'
         if override.is_sweep_override() or override.is_delete():
-            problems.append(Problem("CONFIG-SWEEP", f"{override.key_or_group} takes one value", cause))
-        elif override.key_or_group == "sweep":
-            chosen = value == "optuna"
-            if not chosen:
-                fix = "choices: optuna; without sweep= every combination is a run"
-                problems.append(Problem("CONFIG-SWEEP", f"sweep={value} is not a choice", cause, fix))
-        elif problem := _set(settings, key, value, cause):
-            problems.append(problem)
-    if not chosen and not problems:
-        problems.append(Problem("CONFIG-SWEEP", "sweep.* goes with sweep=optuna", fix="add sweep=optuna"))
-    typed: OptunaSettings = OmegaConf.to_object(settings)  # type: ignore[assignment]
-    found = find_problems(typed, "sweep") if not problems else []
-    return typed, problems + [dataclasses.replace(problem, cause="command line") for problem in found]
-
-
-def _set(settings: Any, key: str, value: Any, cause: str) -> Problem | None:
-    types = field_types(OptunaSettings)
-    if key not in types:
-        near = did_you_mean([f"sweep.{option}={value}" for option in nearest(key, types)])
-        return Problem("CONFIG-SWEEP", f"sweep.{key} is not a setting", cause, near or f"they are {', '.join(types)}")
+            tree.problems.append(Problem("CONFIG-SWEEP", f"{key} takes one value", cause, key=key))
+        elif key != "sweep":
+            tree.apply(override)
+        elif not (chosen := override.value() == "optuna"):
+            fix = "choices: optuna; without sweep= every combination is a run"
+            tree.problems.append(Problem("CONFIG-SWEEP", f"sweep={override.value()} is not a choice", cause, fix))
+    if not chosen and not tree.problems:
+        tree.problems.append(Problem("CONFIG-SWEEP", "sweep.* goes with sweep=optuna", fix="add sweep=optuna"))
     try:
-        if isinstance(value, str) and "${" in value:
-            raise ValueError("a reference")
-        settings[key] = value
-    except (OmegaConfBaseException, ValueError):
-        fix = f"it must be {describe_type(types[key])}"
-        return Problem("CONFIG-SWEEP", f"sweep.{key} is {show(value)}", cause, fix)
-    return None
+        return checked(tree).sweep, []
+    except ConfigError as error:
+        return OptunaSettings(), list(error.problems)
 
 
 def _dimension(verb: str, override: Override) -> Choices | Interval:

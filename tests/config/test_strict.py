@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigtrain.config.saved import checked
+from bigtrain.config.settings import setting
+from bigtrain.config.strict import Origin, StrictTree
+from bigtrain.config.words import parse_words
 from bigtrain.errors import BigtrainError
 from tests.config.composing import composed, refusal, write
 
@@ -342,3 +347,51 @@ def test_advice_leaves_nothing_of_what_it_is_for():
 
 def test_words_without_a_key_may_be_a_prompt():
     assert "did you mean prompt='Once upon' ?" in refusal("Once upon", verb="generate")
+
+
+@dataclass
+class Part:
+    size: int = setting(1, "Size.", at_least=1)
+    names: list[str] = setting([], "Names.", one_or_more=True)
+    _target_: str = "os.system"
+
+
+@dataclass
+class Alone:
+    part: Part = setting(Part, "A group.")
+    parts: dict[str, Part] = setting({}, "Groups by name.")
+
+
+def tree_of(*words: str) -> StrictTree:
+    tree = StrictTree.of("some.where", Alone, "a toy")
+    tree.assign({"some": {"where": {"parts": {"one": {}, "two": {"size": 3}}}}}, Origin(file="toy.yaml"))
+    for override in parse_words("train", [f"some.where.{word}" for word in words])[0]:
+        tree.apply(override)
+    return tree
+
+
+def test_the_settings_of_any_dataclass_are_taken_as_strictly():
+    settings = checked(tree_of("part.size=2", "parts.one.names=a")).some.where
+    assert settings == Alone(Part(2), {"one": Part(names=["a"]), "two": Part(3)})
+
+
+@pytest.mark.parametrize(
+    ("word", "message", "fix"),
+    [
+        ("part.sise=2", "some.where.part.sise is not a setting of a toy", "did you mean some.where.part.size=2 ?"),
+        ("part.sise=x", "some.where.part.sise is not a setting", "the settings there are some.where.part.size, "),
+        ("parts.one.sise=2", "some.where.parts.one.sise is not", "did you mean some.where.parts.one.size=2 ?"),
+        ("parts.three.size=2", "some.where.parts.three.size is not", "some.where.parts.two.size=2"),
+        ("part.size=4.0", "some.where.part.size is 4.0", "a whole number; did you mean some.where.part.size=4 ?"),
+        ("part.size=0", "some.where.part.size is 0; it must be at least 1", "Size."),
+        ("part.size={a: 1}", "some.where.part.size is one setting, not a group", "a whole number"),
+        ("parts=3", "some.where.parts is 3", "a group of settings"),
+        ("part._target_=x", "some.where.part._target_ is not a setting of a toy", "the settings there are"),
+        ("part.names=${oc.decode:1}", "uses the resolver ${oc.decode:…}", "allowed"),
+    ],
+)
+def test_what_a_tree_that_stands_alone_refuses(word, message, fix):
+    with pytest.raises(BigtrainError) as error:
+        checked(tree_of(word))
+    (problem,) = error.value.problems
+    assert message in problem.message and fix in problem.fix and problem.cause == f'command line, "some.where.{word}"'

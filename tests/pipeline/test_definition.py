@@ -6,7 +6,7 @@ import pytest
 
 from bigtrain.config.library import Library, Request
 from bigtrain.errors import BigtrainError
-from bigtrain.pipeline.definition import Pipeline, read_pipeline
+from bigtrain.pipeline.definition import Pipeline, Stage, read_pipeline
 from bigtrain.pipeline.plan import Plan, make_plan
 from tests.pipeline.small import SMALL, write_pipeline
 
@@ -41,6 +41,13 @@ def test_words_of_the_command_line_are_the_strongest_and_those_of_a_stage_strong
     assert steps[0].composed.choices["optimizer"] == "adamw" and steps[1].composed.choices["optimizer"] == "sgd"
 
 
+def test_a_section_may_be_empty_one_word_stands_for_a_list_and_references_are_left_to_the_stage(tmp_path):
+    text = SMALL.replace("  - seed=1", "  - name=${hydra:runtime.choices.model}") + "  more:\niterate:\n  until:\n"
+    made = read(tmp_path, text, "pipeline.iterate.continue=pretrain", "pipeline.stages.measure.split=[val,test]")
+    assert made.stages["more"] == Stage() and made.common[-1] == "name=${hydra:runtime.choices.model}"
+    assert made.iterate.continues == ["pretrain"] and made.stages["measure"].split == ["val", "test"]
+
+
 def test_a_control_can_be_left_out(tmp_path):
     steps = plan(tmp_path, SMALL, "pipeline.stages.finetune.control=false").rounds[0]
     assert "finetune_control" not in [step.stage for step in steps]
@@ -72,7 +79,7 @@ def test_what_the_schedule_changed_stays_changed(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("init_from: pretrain", "init_form: pretrain", "did you mean init_from"),
+        ("init_from: pretrain", "init_form: pretrain", "did you mean pipeline.stages.finetune.init_from ?"),
         ("init_from: pretrain", "init_from: [pretrain]", "stages.finetune.init_from is"),
         ("evaluate: finetune", "evaluate: finetun", "stages.measure.evaluate is finetun"),
         ("evaluate: finetune", "evaluate: measure", "stages.measure.evaluate is measure"),
@@ -81,8 +88,10 @@ def test_what_the_schedule_changed_stays_changed(tmp_path):
         ("optimizer.learning_rate=1e-2", "optimizer.learning_rate=-1", "stage finetune"),
         ("optimizer.learning_rate=1e-2", "'model.widths=[9,9]'", "it starts from pretrain, whose model is another"),
         ("optimizer.learning_rate=1e-2", "init_from=somewhere", "init_from= is no word for a stage"),
-        ("stages:", "stagse:", "did you mean stages"),
+        ("stages:", "stagse:", "did you mean pipeline.stages ?"),
         ("  measure:", "  finetune_control:", "can't be called so"),
+        ("split: test", "split: test\n    control: maybe", "line 22"),
+        ("stages:", "name: x\nstages:", "pipeline.name is not a setting of a pipeline"),
     ],
 )
 def test_mistakes_in_the_file(tmp_path, old, new, said):
@@ -94,7 +103,7 @@ def test_mistakes_in_the_file(tmp_path, old, new, said):
     ("rounds", "said"),
     [
         ("{max_rounds: 2}", "round 2 would be as round 1"),
-        ("{max_round: 2}", "did you mean max_rounds"),
+        ("{max_round: 2}", "did you mean pipeline.iterate.max_rounds ?"),
         ("{max_rounds: 0}", "at least 1"),
         ("{patience: 2}", "patience needs a metric"),
         ("{until: {metric: finetune/val/accuracy}}", "only one of metric and target"),
@@ -115,9 +124,12 @@ def test_mistakes_about_rounds(tmp_path, rounds, said):
     [
         (["pipeline.stages.finetun.seed=1"], "did you mean pipeline.stages.finetune.seed=1"),
         (["pipeline.stages.finetune.optimizer.lr=1"], "did you mean optimizer.learning_rate"),
-        (["pipeline.iterate.max_round=2"], "did you mean max_rounds"),
-        (["pipeline.iterate.until.metrik=2"], "did you mean metric"),
-        (["pipeline.rounds=2"], "nothing that a pipeline has"),
+        (["pipeline.iterate.max_round=2"], "did you mean pipeline.iterate.max_rounds=2 ?"),
+        (["pipeline.iterate.max_rounds=two"], "it must be a whole number"),
+        (["pipeline.stages.measure.split=val,test"], "a list is pipeline.stages.measure.split=[val,test]"),
+        (["pipeline.stages.finetun={control: false}"], "the settings there are pipeline.stages.pretrain"),
+        (["pipeline.iterate.until.metrik=2"], "did you mean pipeline.iterate.until.metric=2 ?"),
+        (["pipeline.rounds=2"], "pipeline.rounds is not a setting of a pipeline"),
         (["model.hiden_size=2"], "stage pretrain"),
         (["resume=latest"], "goes on with one run"),
         (["pipeline=other"], "given 2 times"),

@@ -192,6 +192,12 @@ def test_the_launchers_settings_are_those_of_the_plug_in():
     assert "_target_" not in launcher.settings
 
 
+def test_parameters_that_submitit_passes_on_are_added_one_by_one():
+    words = [f"hydra.launcher.additional_parameters.{word}" for word in ("a=b", "c=2")]
+    launcher = plan("hydra/launcher=submitit_slurm", *words, "seed=1,2").launcher
+    assert launcher.settings["additional_parameters"] == {"a": "b", "c": 2}
+
+
 def test_without_the_plug_in_the_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "hydra_plugins.hydra_submitit_launcher", None)
     assert "pip install 'bigtrain[slurm]'" in refusal("hydra/launcher=submitit_local", "seed=1,2")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bigtrain.config.kinds import DataConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.registry import DATA
 
 
@@ -39,10 +39,10 @@ class ImageAugmentConfig:
         at_least=0,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.mixup and self.cutmix:
-            return [f"mixup is {self.mixup} and cutmix is {self.cutmix}; only one of them can be on"]
+            return [Invalid("mixup", f"is {self.mixup} and cutmix is {self.cutmix}; only one of them can be on")]
         return []
 
 
@@ -139,9 +139,9 @@ class ImageFolderConfig(HoldOutConfig):
     )
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        return [] if self.channels in (1, 3) else [f"channels is {self.channels}; it must be 1 or 3"]
+        return [] if self.channels in (1, 3) else [Invalid("channels", f"is {self.channels}; it must be 1 or 3")]
 
 
 DATA.register("idx", IDXConfig, factory="bigtrain.data.images.idx:IDXImages")

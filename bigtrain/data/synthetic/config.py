@@ -7,7 +7,7 @@ from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import DataConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.registry import DATA
 
 MORE_SAMPLES = {"train": "raise data.train_samples", **dict.fromkeys(("val", "test"), "raise data.eval_samples")}
@@ -34,18 +34,22 @@ class MarkovConfig(DataConfig):
         0, "Seed of the chain and of its streams (the run's seed leaves the data alone).", at_least=0
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.vocab_size ** (self.order + 1) > 1 << 24:
             found.append(
-                f"order is {self.order}: vocab_size ** (order + 1) = {self.vocab_size ** (self.order + 1):,} "
-                f"probabilities; at most {1 << 24:,} fit"
+                Invalid(
+                    "order",
+                    f"is {self.order}: vocab_size ** (order + 1) = {self.vocab_size ** (self.order + 1):,} "
+                    f"probabilities; at most {1 << 24:,} fit",
+                )
             )
         if self.sequence_length < self.order:
-            found.append(f"sequence_length is {self.sequence_length}; it must be at least order={self.order}")
+            sentence = f"is {self.sequence_length}; it must be at least order={self.order}"
+            found.append(Invalid("sequence_length", sentence))
         if min(self.train_tokens, self.eval_tokens) <= self.sequence_length:
-            found.append("train_tokens and eval_tokens must be longer than sequence_length")
+            found.append(Invalid("train_tokens", "and eval_tokens must be longer than sequence_length"))
         return found
 
 
@@ -71,10 +75,11 @@ class CopyConfig(DataConfig):
     eval_samples: int = setting(10_000, "Windows for validation, and as many to test on.", at_least=1)
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.sequence_length % 2:
-            return [f"sequence_length is {self.sequence_length}; string and copy are equally long, so it must be even"]
+            sentence = f"is {self.sequence_length}; string and copy are equally long, so it must be even"
+            return [Invalid("sequence_length", sentence)]
         return []
 
 
@@ -97,13 +102,16 @@ class GaussianMixtureConfig(DataConfig):
     eval_samples: int = setting(10_000, "Vectors for validation, and as many to test on.", at_least=1)
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if self.classes * self.features**2 > 1 << 18:
             found.append(
-                f"features is {self.features}: classes * features ** 2 = {self.classes * self.features**2:,} "
-                f"covariances; at most {1 << 18:,} are sampled in seconds"
+                Invalid(
+                    "features",
+                    f"is {self.features}: classes * features ** 2 = {self.classes * self.features**2:,} "
+                    f"covariances; at most {1 << 18:,} are sampled in seconds",
+                )
             )
         return found
 
@@ -180,12 +188,13 @@ class StringPairsConfig(DataConfig):
     eval_samples: int = setting(2_000, "Pairs for validation, and as many to test on.", at_least=1)
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         strings = 100 ** (self.longest // 2 + 1) if self.function is StringFunction.addition else 0
         strings = strings or self.letters ** (self.longest // 2 + 1)
         if strings < 20 * self.eval_samples:
-            return [f"eval_samples is {self.eval_samples}: strings of longest={self.longest} are too few for so many"]
+            sentence = f"is {self.eval_samples}: strings of longest={self.longest} are too few for so many"
+            return [Invalid("eval_samples", sentence)]
         return []
 
 

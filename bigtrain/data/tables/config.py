@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from bigtrain.config.kinds import DataConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 
 
 @dataclass
@@ -22,11 +22,12 @@ class EncodedConfig(DataConfig):
         before=None,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = super().problems()
         if self.encoding is not None and not is_encoding(self.encoding):
-            found.append(f"encoding is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16")
+            sentence = f"is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16"
+            found.append(Invalid("encoding", sentence))
         return found
 
 
@@ -65,7 +66,7 @@ class TableConfig(EncodedConfig):
         before=None,
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = super().problems()
         if self.separator is not None and self.separator not in SEPARATORS:
@@ -75,9 +76,9 @@ class TableConfig(EncodedConfig):
                 if self.separator in (sign, sign.encode("unicode_escape").decode())
             ]
             meant = f"; {self.separator!r} is {names[0]}" if names else ""
-            found.append(f"separator is {self.separator!r}; allowed: {', '.join(SEPARATORS)}{meant}")
+            found.append(Invalid("separator", f"is {self.separator!r}; allowed: {', '.join(SEPARATORS)}{meant}"))
         if self.separator == "space" and self.quotes is Quotes.double:
-            found.append("quotes is double, but with separator=space nothing is quoted; leave it out")
+            found.append(Invalid("quotes", "is double, but with separator=space nothing is quoted; leave it out"))
         return found
 
     def as_test_split(self, path: str) -> Self | None:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, ClassVar, Self
 
 from bigtrain.config.kinds import DataConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.data.tables.config import EncodedConfig, TableConfig
 from bigtrain.registry import DATA
 
@@ -74,22 +74,32 @@ class TokenizedConfig(DataConfig):
     )
     cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.", path=True)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = super().problems()
         if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
-                f"vocab_size is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
-                "leave it out, or set tokenizer=bpe, wordpiece or word"
+                Invalid(
+                    "vocab_size",
+                    f"is {self.vocab_size}, but tokenizer={self.tokenizer.value} has no use for it; "
+                    "leave it out, or set tokenizer=bpe, wordpiece or word",
+                )
             )
         elif self.vocab_size is not None and self.vocab_size <= 256 and self.tokenizer is not Tokenizer.word:
-            found.append(f"vocab_size is {self.vocab_size}; tokenizer={self.tokenizer.value} needs at least 257")
+            found.append(
+                Invalid("vocab_size", f"is {self.vocab_size}; tokenizer={self.tokenizer.value} needs at least 257")
+            )
         if self.tokenizer is Tokenizer.file and not self.tokenizer_path:
-            found.append("tokenizer_path is missing; with tokenizer=file, give the path of a tokenizer.json")
+            found.append(
+                Invalid("tokenizer_path", "is missing; with tokenizer=file, give the path of a tokenizer.json")
+            )
         if self.tokenizer_path is not None and self.tokenizer is not Tokenizer.file:
             found.append(
-                f"tokenizer_path is {self.tokenizer_path!r}, but tokenizer={self.tokenizer.value} reads no file; "
-                "leave it out, or set tokenizer=file"
+                Invalid(
+                    "tokenizer_path",
+                    f"is {self.tokenizer_path!r}, but tokenizer={self.tokenizer.value} reads no file; "
+                    "leave it out, or set tokenizer=file",
+                )
             )
         return found
 
@@ -111,17 +121,17 @@ class TextConfig(TokenizedConfig):
         "or nanogpt: the last 10 % of the stream is validation, and there is no test split.",
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + self._split_problems()
 
-    def _split_problems(self) -> list[str]:
+    def _split_problems(self) -> list[Invalid]:
         if self.split == "nanogpt":
             return []
-        return [f"{problem}; or nanogpt" for problem in fraction_problems(self.split)]
+        return [Invalid(field, f"{sentence}; or nanogpt") for field, sentence in fraction_problems(self.split)]
 
 
-def fraction_problems(split: str) -> list[str]:
+def fraction_problems(split: str) -> list[Invalid]:
     """What is wrong with the fractions of a `split`."""
     try:
         fractions = [float(part) for part in split.split(",")]
@@ -130,17 +140,30 @@ def fraction_problems(split: str) -> list[str]:
     train_and_val = len(fractions) == 3 and all(part > 0 for part in fractions[:2])
     if not train_and_val or not fractions[2] >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
         return [
-            f"split is {split!r}; allowed: three fractions train,val,test that add up to 1, train "
-            "and val above 0, for instance 0.9,0.05,0.05"
+            Invalid(
+                "split",
+                f"is {split!r}; allowed: three fractions train,val,test that add up to 1, train "
+                "and val above 0, for instance 0.9,0.05,0.05",
+            )
         ]
     return []
 
 
-def _one_path(path: str | None) -> str:
+def _one_path(path: str | None) -> Invalid:
     """What is wrong where path and train_path are both given, or neither of them."""
     if path:
-        return "path and train_path are both given; give path, which is split, or train_path and val_path"
-    return "path is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…"
+        return Invalid("path", "and train_path are both given; give path, which is split, or train_path and val_path")
+    return Invalid("path", "is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…")
+
+
+def _path_problems(config: TextClassificationConfig | SentencePairsConfig, path_holds: str) -> list[Invalid]:
+    found = [_one_path(config.path)] if bool(config.path) == bool(config.train_path) else []
+    if config.val_path and config.val_fraction is not None:
+        sentence = f"is {config.val_fraction}, but nothing is held out where val_path is given"
+        found.append(Invalid("val_fraction", sentence))
+    if config.path and (config.val_path or config.test_path):
+        found.append(Invalid("path", f"{path_holds}; give train_path instead to use val_path or test_path"))
+    return found
 
 
 @dataclass
@@ -170,18 +193,21 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(_one_path(self.path))
         if self.val_fraction is not None and (self.path or self.val_path):
             found.append(
-                f"val_fraction is {self.val_fraction}, but only train_path without val_path has use for it; "
-                "path is divided by data.split, such as data.split=0.8,0.1,0.1"
+                Invalid(
+                    "val_fraction",
+                    f"is {self.val_fraction}, but only train_path without val_path has use for it; "
+                    "path is divided by data.split, such as data.split=0.8,0.1,0.1",
+                )
             )
         if self.path and (self.val_path or self.test_path):
-            found.append("path is split by itself; give train_path instead to use val_path or test_path")
+            found.append(Invalid("path", "is split by itself; give train_path instead to use val_path or test_path"))
         return found
 
 
@@ -217,7 +243,7 @@ class SentencesConfig(TokenizedConfig):
     )
     augment: TextAugmentConfig = setting(TextAugmentConfig, "Changes to training texts.")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         return super().problems() + fraction_problems(self.split)
 
@@ -255,32 +281,26 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
         if isinstance(self.text_column, str):
             self.text_column = [self.text_column]
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems()
-        if bool(self.path) == bool(self.train_path):
-            found.append(_one_path(self.path))
-        if self.val_path and self.val_fraction is not None:
-            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
-        if self.path and (self.val_path or self.test_path):
-            found.append("path has all splits; give train_path instead to use val_path or test_path")
+        found = super().problems() + _path_problems(self, "has all splits")
         found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
-            found.append(f"labels is {list(self.labels)}; give two different names at least")
+            found.append(Invalid("labels", f"is {list(self.labels)}; give two different names at least"))
         return found
 
     def with_labels(self, labels: Sequence[str]) -> Self:
         """The classes need not be those of its own training file."""
         return replace(self, labels=list(labels))
 
-    def _column_problems(self) -> list[str]:
+    def _column_problems(self) -> list[Invalid]:
         columns = list(self.text_column)
         if not columns:
-            return ["text_column is []; give one column at least"]
+            return [Invalid("text_column", "is []; give one column at least")]
         if len(set(columns)) < len(columns):
-            return [f"text_column is {columns}; give each column once"]
+            return [Invalid("text_column", f"is {columns}; give each column once")]
         if self.label_column in columns:
-            return [f"text_column and label_column are both {self.label_column!r}; they are two columns"]
+            return [Invalid("text_column", f"and label_column are both {self.label_column!r}; they are two columns")]
         return []
 
 
@@ -332,17 +352,11 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
         LongPair.truncate, "Pairs over that are cut, left out (drop; in every split), or an error (refuse)."
     )
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems()
-        if bool(self.path) == bool(self.train_path):
-            found.append(_one_path(self.path))
-        if self.val_path and self.val_fraction is not None:
-            found.append(f"val_fraction is {self.val_fraction}, but nothing is held out where val_path is given")
-        if self.path and (self.val_path or self.test_path):
-            found.append("path holds every split; give train_path instead to use val_path or test_path")
+        found = super().problems() + _path_problems(self, "holds every split")
         if self.source_language == self.target_language:
-            found.append(f"source_language and target_language are both {self.source_language!r}")
+            found.append(Invalid("source_language", f"and target_language are both {self.source_language!r}"))
         return found
 
 

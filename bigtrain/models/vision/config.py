@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bigtrain.config.kinds import ModelConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 from bigtrain.registry import MODELS
 
 IMAGENET_DEPTHS = (18, 34, 50)  # 50 is 6n + 2 too, but there is no such CIFAR form in the paper
@@ -29,13 +29,13 @@ class CNNConfig(ModelConfig):
     )
     dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         found = []
         if not self.widths or min(self.widths) < 1:
-            found.append(f"widths is {list(self.widths)}; it needs at least one width, each at least 1")
+            found.append(Invalid("widths", f"is {list(self.widths)}; it needs at least one width, each at least 1"))
         if self.kernel_size % 2 == 0:
-            found.append(f"kernel_size is {self.kernel_size}; it must be odd")
+            found.append(Invalid("kernel_size", f"is {self.kernel_size}; it must be odd"))
         return found
 
 
@@ -75,10 +75,10 @@ class ResNetConfig(ModelConfig):
     )
     dropout: float = setting(0.0, "Probability of dropping a pooled feature.", at_least=0, below=1)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.depth not in IMAGENET_DEPTHS and self.depth % 6 != 2:
-            return [f"depth is {self.depth}; it must be 18, 34 or 50, or 6n + 2: 20, 32, 44, 56, …"]
+            return [Invalid("depth", f"is {self.depth}; it must be 18, 34 or 50, or 6n + 2: 20, 32, 44, 56, …")]
         return []
 
 
@@ -98,10 +98,10 @@ class VGGConfig(ModelConfig):
     )
     dropout: float = setting(0.5, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Invalid]:
         """Rules across fields."""
         if self.depth not in VGG_CONVOLUTIONS:
-            return [f"depth is {self.depth}; it must be {', '.join(map(str, VGG_CONVOLUTIONS))}"]
+            return [Invalid("depth", f"is {self.depth}; it must be {', '.join(map(str, VGG_CONVOLUTIONS))}")]
         return []
 
 
