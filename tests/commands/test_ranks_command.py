@@ -4,13 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import COMMAND, GLYPHS, TINY, Shell
+from .conftest import GLYPHS, TINY, Shell
 from .test_resume_command import final_bytes, kill_after_rows
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -55,7 +54,8 @@ def test_two_ranks_give_the_losses_of_one_process_in_one_directory(shell):
         "data.eval_tokens=2100",
     ]
     shell.run(*words, "name=one")
-    done = shell.run(*words, "name=two", "trainer.processes=2")
+    installed = Shell(shell.folder, shell.environment, installed=True)  # launcher and ranks from their start
+    done = installed.run(*words, "name=two", "trainer.processes=2")
     one, two = (shell.rows(run_named(shell, name)) for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for a, b in zip(one, two, strict=True):
@@ -121,20 +121,17 @@ def test_running_statistics_are_those_of_the_checkpoint(shell):
 
 def test_a_signal_saves_and_exits_75_and_one_process_goes_on(shell):
     process = shell.start(*RANKS, *LONG, "name=killed", "trainer.save_every=null")
+    wait_for_rows(shell, process, "killed", 1)
+    ranks = ranks_of(process.pid)
     assert kill_after_rows(shell, process, 4, signal.SIGUSR1) == 75
     run = run_named(shell, "killed")
     assert shell.status(run)["state"] == "preempted"
-    assert ranks_left(run) == []
+    assert len(ranks) == 2 and not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     refused = shell.run(f"resume={run}", "trainer.batch_size=9", code=2)
     assert "trainer.batch_size" in refused.stderr
     shell.run(f"resume={run}", "trainer.processes=1")
     assert shell.status(run)["state"] == "finished"
     assert [row["step"] for row in shell.rows(run) if "train/loss" in row] == list(range(10, 250, 10))
-
-
-def ranks_left(run):
-    found = subprocess.run(["pgrep", "-f", f"name={run.parent.name}"], capture_output=True, text=True).stdout.split()
-    return [pid for pid in found if str(run.parents[2]) == str(Path(f"/proc/{pid}/cwd").readlink())]
 
 
 def test_a_stopped_rank_is_an_error_within_its_timeout(shell):
@@ -179,13 +176,8 @@ def join(shell, environments, *words, last=()):
     `last`: more words for the last rank.
     """
     processes = [
-        subprocess.Popen(
-            [str(COMMAND), *words, *(last if environment is environments[-1] else ())],
-            cwd=shell.folder,
-            env={**shell.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        Shell(shell.folder, {**shell.environment, **environment}).start(
+            *words, *(last if environment is environments[-1] else ())
         )
         for environment in environments
     ]
