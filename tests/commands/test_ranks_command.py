@@ -138,11 +138,15 @@ def test_a_stopped_rank_is_an_error_within_its_timeout(shell):
     process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=stopped", "trainer.rank_timeout=2s")
     wait_for_rows(shell, process, "stopped", 3)
     os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=25)  # the agent alone would wait 30 s for the stopped one
+    _, errors = process.communicate(timeout=120)
+    ended = time.time()
     assert process.returncode == 5
     assert "error[RANK-LOST]" in errors
     assert "Traceback" not in errors
-    assert shell.status(run_named(shell, "stopped"))["state"] == "failed"
+    status = run_named(shell, "stopped") / "status.json"
+    assert json.loads(status.read_text())["state"] == "failed"
+    # From when the other rank had given up, whatever else the machine does: the agent alone would wait 30 s.
+    assert ended - status.stat().st_mtime < 25
 
 
 def test_ranks_stop_and_save_when_their_launcher_is_killed(shell):
@@ -151,7 +155,7 @@ def test_ranks_stop_and_save_when_their_launcher_is_killed(shell):
     process.kill()
     process.communicate(timeout=60)
     run = run_named(shell, "orphans")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while shell.status(run)["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert shell.status(run)["state"] == "preempted"

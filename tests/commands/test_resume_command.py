@@ -68,7 +68,7 @@ def test_killed_inside_an_evaluation(shell):
     """A long evaluation, and a kill while it runs."""
     words = [
         *TINY,
-        "data.eval_tokens=400000",
+        "data.eval_tokens=120000",
         "trainer.max_duration=12step",
         "trainer.eval_every=6step",
         "trainer.save_every=3step",
