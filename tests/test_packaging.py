@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from setuptools import build_meta
 
+pytestmark = pytest.mark.xdist_group("packaging")  # one worker makes what its tests share
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("bigtrain", "configs")
 

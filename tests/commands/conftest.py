@@ -40,7 +40,7 @@ GLYPHS = [
 
 
 class Shell:
-    """Runs `bigtrain` as a person would, in one folder: forked with its imports done, or `installed`, from its start."""
+    """Runs `bigtrain` as a person would, in one folder: with its imports done, or `installed`: from its start."""
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None, installed: bool = False):
         self.folder = folder

@@ -210,7 +210,7 @@ def _forking(execute):
 
 
 def _become_child(words, asked, mask):
-    """As a program that Popen was `asked` for: with its streams and nothing else of what the parent has open or does."""
+    """As a program that Popen was `asked` for: with its streams and nothing else that the parent has open."""
     gc.freeze()  # what belongs to the parent is never taken apart
     atexit._clear()
     for number in signal.valid_signals():
