@@ -5,6 +5,8 @@ The real installation takes most of a minute; whoever runs this file has just ha
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import shutil
 import signal
@@ -14,6 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.commands import warm_command
+from tests.commands.conftest import Shell
 
 ROOT = Path(__file__).parents[1]
 INGREDIENTS = ("pyproject.toml", "setup.py", "constraints.txt")
@@ -278,15 +283,24 @@ def test_a_newer_python_is_found_behind_an_old_one(machine: Machine) -> None:
 def test_test_runs_every_stage_and_names_those_that_failed(machine: Machine) -> None:
     good = machine.run("test")
     assert good.returncode == 0
-    lines = good.stdout.splitlines()
-    assert lines[:3] == ["ruff check", "ruff format --check", "mypy"]
-    assert lines[-1] == "3 passed in 0.1s"
+    assert good.stdout.splitlines() == [
+        *["ruff check", "ruff format --check"],
+        *["pytest -m pytest -n auto --maxprocesses 4 --dist loadgroup", "3 passed in 0.1s", "mypy"],
+    ]
     assert "all passed" in good.stderr
+    for stage in ("lint", "format", "tests", "types"):
+        assert f"bigtrain: {stage} took " in good.stderr
 
     bad = machine.run("test", FAKE_FAILS="check")
     assert bad.returncode == 1
-    assert bad.stdout.splitlines()[-1] == "3 passed in 0.1s"
+    assert bad.stdout.splitlines()[-2:] == ["3 passed in 0.1s", "mypy"]
     assert bad.stderr.splitlines()[-1] == "bigtrain: failed: lint"
+
+    for program, stage in (("mypy", "types"), ("ruff", "lint, format")):
+        (machine.clone / ".venv/bin" / program).write_text("#!/usr/bin/env bash\necho a sentence; exit 2\n")
+        bad = machine.run("test")
+        assert bad.returncode == 1 and "a sentence" in bad.stdout
+        assert bad.stderr.splitlines()[-1].startswith("bigtrain: failed: " + stage)
 
 
 def test_test_with_words_runs_pytest_alone(machine: Machine) -> None:
@@ -295,13 +309,50 @@ def test_test_with_words_runs_pytest_alone(machine: Machine) -> None:
     assert "ruff" not in result.stdout
 
 
-def test_check_gpu_walks_on_a_cpu_and_says_when_there_is_no_gpu():
-    """The walk itself; on a GPU it is run by hand."""
-    script = [sys.executable, str(ROOT / "scripts/check_gpu")]
+def test_test_all_leaves_nothing_out(machine: Machine) -> None:
+    everything = "pytest -m pytest -m slow or not slow --hypothesis-profile=full"
+    assert machine.run("test", "--all", "tests").stdout.splitlines()[0] == f"{everything} tests"
+    result = machine.run("test", "--all").stdout.splitlines()
+    assert result[0] == "ruff check"
+    assert f"{everything} -n auto --maxprocesses 4 --dist loadgroup" in result
+
+
+def test_check_gpu_says_when_there_is_no_gpu() -> None:
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    assert subprocess.run(script, env=hidden, capture_output=True, text=True).returncode == 5
-    done = subprocess.run([*script, "--cpu"], capture_output=True, text=True, timeout=220)
+    done = subprocess.run([sys.executable, ROOT / "scripts/check_gpu"], env=hidden, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "no GPU is visible" in done.stderr
+
+
+def test_check_gpu_walks_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The walk, its commands with their imports done; on a GPU it is run by hand."""
+    path = str(ROOT / "scripts/check_gpu")
+    loader = importlib.machinery.SourceFileLoader("check_gpu", path)
+    check_gpu = importlib.util.module_from_spec(importlib.util.spec_from_loader("check_gpu", loader))
+    loader.exec_module(check_gpu)
+
+    class WarmWalk(check_gpu.Walk):
+        def run(self, *words: str) -> str:
+            return Shell(self.folder).run(*words).stdout
+
+        def start(self, *words: str) -> warm_command.Process:
+            return Shell(self.folder).start(*words)
+
+    monkeypatch.setattr(check_gpu, "Walk", WarmWalk)
+    monkeypatch.setattr(sys, "argv", [path, "--cpu"])
+    assert check_gpu.main() == 0
+    require_nine_lines(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_check_gpu_walks_from_its_start() -> None:
+    script = [sys.executable, ROOT / "scripts/check_gpu", "--cpu"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith("| ") and "| ok |" in line]
-    assert len(table) == 9
-    assert "the same bytes" in done.stdout
+    require_nine_lines(done.stdout)
+
+
+def require_nine_lines(printed: str) -> None:
+    table = [line for line in printed.splitlines() if line.startswith("| ") and "| ok |" in line]
+    assert len(table) == 9, printed
+    assert "the same bytes" in printed

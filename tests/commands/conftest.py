@@ -40,38 +40,30 @@ GLYPHS = [
 
 
 class Shell:
-    """Runs `bigtrain` as a person would, in one folder."""
+    """Runs `bigtrain` as a person would, in one folder: with its imports done, or `installed`: from its start."""
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None):
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None, installed: bool = False):
         self.folder = folder
         self.environment = environment  # None: that of the tests
+        self.installed = installed
 
-    def start(self, *words, **options):
-        return subprocess.Popen(
-            [str(COMMAND), *words],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **{"env": self.environment, **options},
-        )
+    def start(self, *words, stdin="", **options):
+        if not self.installed:
+            return warm_command.start(words, self.folder, stdin, self.environment, **options)
+        pipe = subprocess.PIPE
+        streams = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe, "text": True}
+        return subprocess.Popen([COMMAND, *words], cwd=self.folder, env=self.environment, **streams, **options)
 
     def run(self, *words, code=0, stdin=""):
-        done = self._run_installed(words, stdin) if self.environment else warm_command.run(words, self.folder, stdin)
-        assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
-        assert "Traceback" not in done.stderr
-        return done
-
-    def _run_installed(self, words, stdin):
-        return subprocess.run(
-            [str(COMMAND), *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            input=stdin,
-            timeout=200,
-            env=self.environment,
-        )
+        process = self.start(*words, stdin=stdin)
+        try:
+            output, errors = process.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode == code, output[-2000:] + errors[-2000:]
+        assert "Traceback" not in errors
+        return subprocess.CompletedProcess(words, code, output, errors)
 
     def runs(self):
         return sorted(path.parent for path in self.folder.glob("outputs/*/*/config.yaml"))

@@ -27,10 +27,10 @@ TINY = [
 NAMED = "plugins=[bag_of_context]"
 
 
-def shell_with(folder: Path, packages: Path) -> Shell:
+def shell_with(folder: Path, packages: Path, installed: bool = False) -> Shell:
     """A shell whose PYTHONPATH holds a folder of packages."""
-    inherited = os.environ.get("PYTHONPATH", "")
-    return Shell(folder, os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{inherited}".rstrip(os.pathsep)})
+    path = f"{packages}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    return Shell(folder, os.environ | {"PYTHONPATH": path}, installed)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def package(folder: Path, code: str, entry_point: str = "") -> Path:
 def test_its_model_trains_is_killed_and_goes_on_to_the_same_bytes_and_writes(tmp_path, installed):
     """By plugins= and by its entry point: a run of the one goes on, and is used, with the other."""
     by_name, by_entry_point = shell_with(tmp_path, SOURCE), shell_with(tmp_path, installed)
-    by_entry_point.run(*TINY, "name=whole")
+    shell_with(tmp_path, installed, installed=True).run(*TINY, "name=whole")
     process = by_name.start(NAMED, *TINY, "name=killed")
     assert kill_after_rows(by_name, process, 4, signal.SIGKILL) == -signal.SIGKILL
     runs = {run.parent.name: run for run in by_name.runs()}

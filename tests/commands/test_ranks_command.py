@@ -4,13 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import COMMAND, GLYPHS, TINY, Shell
+from .conftest import GLYPHS, TINY, Shell
 from .test_resume_command import final_bytes, kill_after_rows
 
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the ranks in /proc")
@@ -56,7 +55,8 @@ def test_two_ranks_give_the_losses_of_one_process_in_one_directory(shell):
         "data.eval_tokens=2100",
     ]
     shell.run(*words, "name=one")
-    done = shell.run(*words, "name=two", "trainer.processes=2")
+    installed = Shell(shell.folder, shell.environment, installed=True)  # launcher and ranks from their start
+    done = installed.run(*words, "name=two", "trainer.processes=2")
     one, two = (shell.rows(run_named(shell, name)) for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for a, b in zip(one, two, strict=True):
@@ -122,10 +122,12 @@ def test_running_statistics_are_those_of_the_checkpoint(shell):
 
 def test_a_signal_saves_and_exits_75_and_one_process_goes_on(shell):
     process = shell.start(*RANKS, *LONG, "name=killed", "trainer.save_every=null")
+    wait_for_rows(shell, process, "killed", 1)
+    ranks = ranks_of(process.pid)
     assert kill_after_rows(shell, process, 4, signal.SIGUSR1) == 75
     run = run_named(shell, "killed")
     assert shell.status(run)["state"] == "preempted"
-    assert ranks_left(run) == []
+    assert len(ranks) == 2 and not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     refused = shell.run(f"resume={run}", "trainer.batch_size=9", code=2)
     assert "trainer.batch_size" in refused.stderr
     shell.run(f"resume={run}", "trainer.processes=1")
@@ -133,20 +135,19 @@ def test_a_signal_saves_and_exits_75_and_one_process_goes_on(shell):
     assert [row["step"] for row in shell.rows(run) if "train/loss" in row] == list(range(10, 250, 10))
 
 
-def ranks_left(run):
-    found = subprocess.run(["pgrep", "-f", f"name={run.parent.name}"], capture_output=True, text=True).stdout.split()
-    return [pid for pid in found if str(run.parents[2]) == str(Path(f"/proc/{pid}/cwd").readlink())]
-
-
 def test_a_stopped_rank_is_an_error_within_its_timeout(shell):
     process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=stopped", "trainer.rank_timeout=2s")
     wait_for_rows(shell, process, "stopped", 3)
     os.kill(ranks_of(process.pid)[1], signal.SIGSTOP)
-    _, errors = process.communicate(timeout=25)  # the agent alone would wait 30 s for the stopped one
+    _, errors = process.communicate(timeout=120)
+    ended = time.time()
     assert process.returncode == 5
     assert "error[RANK-LOST]" in errors
     assert "Traceback" not in errors
-    assert shell.status(run_named(shell, "stopped"))["state"] == "failed"
+    status = run_named(shell, "stopped") / "status.json"
+    assert json.loads(status.read_text())["state"] == "failed"
+    # From when the other rank had given up, whatever else the machine does: the agent alone would wait 30 s.
+    assert ended - status.stat().st_mtime < 25
 
 
 def test_ranks_stop_and_save_when_their_launcher_is_killed(shell):
@@ -155,7 +156,7 @@ def test_ranks_stop_and_save_when_their_launcher_is_killed(shell):
     process.kill()
     process.communicate(timeout=60)
     run = run_named(shell, "orphans")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while shell.status(run)["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert shell.status(run)["state"] == "preempted"
@@ -180,13 +181,8 @@ def join(shell, environments, *words, last=()):
     `last`: more words for the last rank.
     """
     processes = [
-        subprocess.Popen(
-            [str(COMMAND), *words, *(last if environment is environments[-1] else ())],
-            cwd=shell.folder,
-            env={**shell.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        Shell(shell.folder, {**shell.environment, **environment}).start(
+            *words, *(last if environment is environments[-1] else ())
         )
         for environment in environments
     ]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from .conftest import GLYPHS, TINY
+from .conftest import GLYPHS, TINY, Shell
 
 LONG = [
     "trainer.max_duration=120step",
@@ -36,10 +36,14 @@ def kill_after_rows(shell, process, count, number):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [[*TINY, *LONG], [*GLYPHS, "trainer.gpus=0", "trainer.batch_size=20", *LONG, "model.batch_norm=true"]],
+    ("words", "installed"),
+    [
+        ([*TINY, *LONG], True),
+        ([*GLYPHS, "trainer.gpus=0", "trainer.batch_size=20", *LONG, "model.batch_norm=true"], False),
+    ],
 )
-def test_killed_and_terminated_the_bytes_are_the_same(shell, words):
+def test_killed_and_terminated_the_bytes_are_the_same(tmp_path, words, installed):
+    shell = Shell(tmp_path, installed=installed)
     shell.run(*words, "name=whole")
     whole = shell.runs()[0]
     draw = random.Random(str(words))
@@ -64,7 +68,7 @@ def test_killed_inside_an_evaluation(shell):
     """A long evaluation, and a kill while it runs."""
     words = [
         *TINY,
-        "data.eval_tokens=400000",
+        "data.eval_tokens=120000",
         "trainer.max_duration=12step",
         "trainer.eval_every=6step",
         "trainer.save_every=3step",

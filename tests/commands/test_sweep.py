@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from .conftest import TINY
+from .conftest import TINY, Shell
 
 ENDLESS = [*TINY, "trainer.max_duration=100000step", "trainer.eval_every=null", "trainer.save_every=null"]
 
@@ -38,7 +38,8 @@ def stop_when_it_trains(shell, process, *signals):
     return process.returncode, output
 
 
-def test_a_failure_is_shown_and_the_others_go_on(shell):
+def test_a_failure_is_shown_and_the_others_go_on(tmp_path):
+    shell = Shell(tmp_path, installed=True)
     words = ["optimizer.learning_rate=1e30,1e-3", "trainer.clip_norm=null", "model.qk_norm=false"]
     done = shell.run("-m", "hydra.launcher.n_jobs=2", *TINY, *words, code=6)
     rows = leaderboard(shell)

@@ -12,6 +12,8 @@ from bigtrain.errors import ConfigError
 
 from .conftest import MODEL, Shell
 
+pytestmark = pytest.mark.xdist_group("translate")  # one worker makes what its tests share
+
 REVERSE = [
     "model=seq2seq",
     *MODEL,

@@ -34,7 +34,7 @@ def words_of(draw) -> list[str]:
     return [f"{group}={draw(choice)}" for group, choice in CHOICES.items()]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 12)
 @given(st.data())
 def test_a_config_survives_json_and_yaml(tmp_path_factory, data):
     words = words_of(data.draw)
@@ -58,7 +58,7 @@ def test_every_registered_part_survives(kind, name):
     assert getattr(config_from_document(json.loads(json.dumps(document))), kind) == part
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 5)  # each composes a whole config
 @given(st.dictionaries(st.sampled_from(["note", "other", "third"]), PLAIN, max_size=3))
 def test_extra_and_text_survive_whatever_they_hold(extra):
     document = composed().document

@@ -88,7 +88,7 @@ def test_processes_that_build_at_once_all_succeed(tmp_path):
     code = (
         "import sys, pathlib, warnings, numpy as np; warnings.simplefilter('error');"
         "from bigtrain.data.cache import *;"
-        "build = lambda: Prepared({}, {'tokens': np.arange(10**6)});"
+        "build = lambda: Prepared({}, {'tokens': np.arange(10**5)});"
         "root = pathlib.Path(sys.argv[1]);"
         "[load_or_build(root, 'text', str(key), build).arrays['tokens'][-1] for key in range(20)]"
     )

@@ -120,7 +120,7 @@ def test_rounds_end_at_the_target_or_when_patience_runs_out(here, capsys):
 def test_killed_at_random_places_it_ends_with_the_same_bytes(tmp_path, kills):
     write_pipeline(tmp_path / "conf", "small", SMALL)
     shell = Shell(tmp_path)
-    words = ("-cd", "conf", "pipeline=small", "trainer.max_duration=200step", "trainer.log_every=1")
+    words = ("-cd", "conf", "pipeline=small", "trainer.max_duration=80step", "trainer.log_every=1")
     started = time.monotonic()
     shell.run(*words, "name=whole")
     seconds = time.monotonic() - started

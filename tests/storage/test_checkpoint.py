@@ -5,7 +5,7 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtrain.errors import CheckpointError, MachineError
@@ -172,7 +172,6 @@ def test_links_planted_in_the_way_are_refused(store, tmp_path):
 
 
 @given(junk=st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
 def test_any_manifest_is_a_sentence(junk, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz")
     (path / "manifest.json").write_bytes(junk)
@@ -186,7 +185,6 @@ def test_any_manifest_is_a_sentence(junk, tmp_path_factory):
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-@settings(max_examples=200, deadline=None)
 def test_any_json_manifest_is_a_sentence(document, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz")
     manifest = {"format_version": checkpoint.FORMAT_VERSION, "step": 1, "files": document}
