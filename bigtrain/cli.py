@@ -1,4 +1,4 @@
-"""The command `bigtrain`: words in, exit code out. No torch until a command starts.
+"""The command `bigtrain`: arguments in, exit code out. No torch until a command starts.
 
 Takes the verb and the flags, has the settings composed and checked (config/), then calls
 `commands/<verb>.py`. Here errors become text on stderr and exit codes; what a command does is not here.
@@ -91,7 +91,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
 
 
 def _take_verb(words: list[str]) -> str:
-    """Removes the verb from the words, because Hydra would take it for an override."""
+    """Removes the verb from the arguments, because Hydra would take it for an override."""
     if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
         return DEFAULT
     first = words[0]
@@ -147,8 +147,8 @@ def _without_ambiguity(words: list[str]) -> list[str]:
 def _compose_and_run(verb: str, flags: argparse.Namespace, debug: bool) -> int:
     from bigtrain.config.compose import Request, compose, validate
     from bigtrain.config.hydra_adapter import forget_facts
+    from bigtrain.config.overrides import is_of_pipeline, take_paths
     from bigtrain.config.plugins import load_plugins, take_plugins
-    from bigtrain.config.words import is_of_pipeline, take_paths
 
     gc.disable()  # a composition frees almost nothing, and collecting meanwhile takes a tenth of a --help
     try:

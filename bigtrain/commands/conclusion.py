@@ -63,7 +63,7 @@ def conclude(
         share_of_peak=speed * throughput.flops_per_sample / throughput.peak_flops if throughput.peak_flops else None,
         sample=example.text,
         warning=_warning(composed, run_dir),
-        commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_words)),
+        commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_overrides)),
     )
     watched = trainer.selection
     best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
+from bigtrain.config.overrides import escape
 from bigtrain.config.run import RunConfig
-from bigtrain.config.words import escape
 from bigtrain.data.tokenizers.subword_definition import is_extension
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json

@@ -19,8 +19,8 @@ from bigtrain.commands import train
 from bigtrain.commands.init_from import brought_tokenizer, settled
 from bigtrain.config.compose import Composed, compose, validate
 from bigtrain.config.kinds import Audit
-from bigtrain.config.redact import redact_words
-from bigtrain.config.words import escape
+from bigtrain.config.overrides import escape
+from bigtrain.config.redact import redact_overrides
 from bigtrain.data.audit.seen import seen_before
 from bigtrain.data.base import DataModule
 from bigtrain.errors import DataError, ExitCode, printable
@@ -81,7 +81,7 @@ def run(plan: Plan, dry_run: bool = False) -> int:
         raise
     if code:
         status.update(state="preempted" if code == ExitCode.PREEMPTED else "failed", exit_code=int(code))
-        again = " ".join([*plan.pipeline.request.flags, *redact_words(plan.pipeline.request.words)])
+        again = " ".join([*plan.pipeline.request.flags, *redact_overrides(plan.pipeline.request.overrides)])
         print(f"the pipeline is not finished; the same command goes on with it: bigtrain {again}")
         return code
     verdict = sentences(plan.pipeline, rounds, plan.notes)
@@ -152,7 +152,7 @@ class _Runner:
     def _train(self, step: Step, place: Path) -> ExitCode:
         if state_of(place, trains=True) == "begun":
             words = (word("resume", str(place)),)
-            request = request_of(self.pipeline, "train", (*self.pipeline.request.plugin_words, *words))
+            request = request_of(self.pipeline, "train", (*self.pipeline.request.plugin_overrides, *words))
             composed = validate(compose(dataclasses.replace(request, config_name=None), require_run_directory))
         else:
             composed = self._composed(step)
@@ -181,7 +181,7 @@ class _Runner:
 
     def _evaluate(self, step: Step, place: Path) -> ExitCode:
         assert step.parent is not None
-        words = (*step.words, word("checkpoint", str(self.place(step.parent))))
+        words = (*step.overrides, word("checkpoint", str(self.place(step.parent))))
         composed = validate(compose(request_of(self.pipeline, "eval", words)))
         report = evaluation.evaluate(composed.config)
         evaluation.show(report)
@@ -197,11 +197,11 @@ class _Runner:
     def _composed(self, step: Step) -> Composed:
         """The settings of a training, `init_from` and tokenizer of earlier steps included."""
         start = step.start or (str(self.place(step.parent)) if step.parent is not None else None)
-        words = (*step.words, f"name={step.stage}", word("output_dir", self.pipeline.output_dir))
+        words = (*step.overrides, f"name={step.stage}", word("output_dir", self.pipeline.output_dir))
         request = request_of(self.pipeline, "train", words)
         if start is None:
             return validate(compose(request))
-        begun = dataclasses.replace(request, words=(*words, word("init_from", start)))
+        begun = dataclasses.replace(request, overrides=(*words, word("init_from", start)))
         composed = validate(compose(begun))
         if step.control_of is None:
             return composed
@@ -211,7 +211,7 @@ class _Runner:
         if path is not None and path != composed.config.data.tokenizer_path:
             words += ("data.tokenizer=file", word("data.tokenizer_path", path))
             words += ("data.vocab_size=null",) if hasattr(data, "vocab_size") else ()
-        return validate(compose(dataclasses.replace(request, words=words)))
+        return validate(compose(dataclasses.replace(request, overrides=words)))
 
     def _fingerprint(self, composed: Composed) -> str:
         config = settled(composed).config
@@ -241,6 +241,6 @@ def _run_directory(place: Path) -> Iterator[None]:
 
 
 def _write_request(record: Path, plan: Plan) -> None:
-    words = redact_words([*plan.pipeline.request.plugin_words, *plan.pipeline.request.words])
+    words = redact_overrides([*plan.pipeline.request.plugin_overrides, *plan.pipeline.request.overrides])
     with durable.disk_errors(record):
         durable.replace(record / "overrides.txt", "\n".join(words) + "\n")

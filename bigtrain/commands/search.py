@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from bigtrain.config.redact import redact_words
+from bigtrain.config.redact import redact_overrides
 from bigtrain.errors import ExitCode
 from bigtrain.storage import durable
 from bigtrain.storage.run_directory import create_run_directory
@@ -36,7 +36,7 @@ def run(sweep: Sweep, search: Search, debug: bool = False) -> int:
     import_optuna()
     sweep_dir = search.resumed or create_run_directory(Path(sweep.output_dir) / sweep.name, "sweeps")
     with durable.disk_errors(sweep_dir):
-        words = redact_words(["-m", *sweep.request.plugin_words, *sweep.request.words])
+        words = redact_overrides(["-m", *sweep.request.plugin_overrides, *sweep.request.overrides])
         durable.replace(sweep_dir / "overrides.txt", "\n".join(words) + "\n")
         durable.replace_json(sweep_dir / WORDS, document_of(sweep.request, search))
     source = SearchedTrials(sweep, search, sweep_dir)
@@ -74,7 +74,7 @@ def _conclude(sweep: Sweep, source: SearchedTrials, sweep_dir: Path, table: Tabl
     path, request = short_path(sweep_dir), sweep.request
     lines = [f"leaderboard: {path}/{FILE}", f"study: {path}/{JOURNAL}", *_importance(source, sweep_dir)]
     if (sweep_dir / "experiment" / f"{BEST}.yaml").is_file():
-        words = ["bigtrain", *request.plugin_words, "-cd", path]
+        words = ["bigtrain", *request.plugin_overrides, "-cd", path]
         words += ["-cn", request.config_name] if request.config_name else []
         words += [f"hydra.searchpath=[{request.config_dir}]"] if request.config_dir else []
         lines += ["", "# a run with the best settings", shlex.join([*words, f"experiment={BEST}"])]
@@ -82,7 +82,7 @@ def _conclude(sweep: Sweep, source: SearchedTrials, sweep_dir: Path, table: Tabl
     if elsewhere := sum(trial.state == "running" for trial in source.all()):
         lines += ["", f"# another process looks after {elsewhere} of the trials"]
     elif source.left():
-        words = ["bigtrain", "-m", f"resume={path}", *request.plugin_words]
+        words = ["bigtrain", "-m", f"resume={path}", *request.plugin_overrides]
         lines += ["", "# go on", shlex.join(words)]
     console = SteadyConsole()
     console.print()

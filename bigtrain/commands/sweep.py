@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 
 from bigtrain.commands import search
-from bigtrain.config.redact import redact_words
+from bigtrain.config.redact import redact_overrides
 from bigtrain.errors import MachineError
 from bigtrain.storage import durable
 from bigtrain.storage.run_directory import create_run_directory, is_run_directory
@@ -35,7 +35,7 @@ def run(sweep: Sweep, debug: bool = False) -> int:
     launcher = _launcher(sweep, sweep_dir, debug)
     trials = trials_of(sweep, sweep_dir)
     with durable.disk_errors(sweep_dir):
-        words = redact_words(["-m", *sweep.request.plugin_words, *sweep.request.words])
+        words = redact_overrides(["-m", *sweep.request.plugin_overrides, *sweep.request.overrides])
         durable.replace(sweep_dir / "overrides.txt", "\n".join(words) + "\n")
     write_leaderboard(sweep_dir, trials)
     count = f"{len(trials)} job{'s' if len(trials) > 1 else ''}"
@@ -97,7 +97,7 @@ def _conclude(sweep: Sweep, sweep_dir: Path, trials: list[Trial], title: str) ->
     cut_short = [trial for trial in stopped if is_run_directory(trial.run_dir)]
     if cut_short:
         lines += ["", "# go on with a job that was stopped"]
-        words = [[f"resume={short_path(trial.run_dir)}", *sweep.request.plugin_words] for trial in cut_short]
+        words = [[f"resume={short_path(trial.run_dir)}", *sweep.request.plugin_overrides] for trial in cut_short]
         lines += [shlex.join(["bigtrain", *row]) for row in words]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -75,7 +75,7 @@ def run(composed: Composed) -> int:
 def _launch(composed: Composed, ranks: int) -> int:
     """Starts the ranks, with overrides whose paths are absolute: "latest" may mean another run later."""
     config, request = composed.config, composed.request
-    words = [word for word in request.words if not word.startswith(("resume=", "init_from="))]
+    words = [word for word in request.overrides if not word.startswith(("resume=", "init_from="))]
     if composed.resumed is not None:
         run_dir = composed.resumed.run_dir.absolute()
         words.append(f"resume={run_dir}")
@@ -85,7 +85,7 @@ def _launch(composed: Composed, ranks: int) -> int:
 
     def words_to_go_on() -> list[str]:
         if composed.resumed is None and is_run_directory(run_dir):  # its own config has the rest
-            return [*request.plugin_words, f"resume={run_dir}"]
+            return [*request.plugin_overrides, f"resume={run_dir}"]
         return [*request.flags, *words]
 
     return launch(
@@ -333,6 +333,6 @@ def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sin
 
 def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str) -> dict[str, Any]:
     step = trainer.state.step
-    again = " ".join([*composed.request.plugin_words, override("resume", str(run_dir))])
+    again = " ".join([*composed.request.plugin_overrides, override("resume", str(run_dir))])
     trainer.tracker.note(f"stopped by {reason} after step {step}; state saved. Go on with: bigtrain {again}")
     return {"state": "preempted", "reason": reason, "step": step}

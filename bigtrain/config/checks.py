@@ -59,7 +59,7 @@ def _kinds(config: RunConfig, parts: Parts) -> Iterator[Problem]:
         }
     fixes = [f"{_ADVICE[kind]}: {', '.join(names)}" for kind, names in advice.items() if names]
     fix = start + "; ".join(fixes)
-    # Most models bring a task of their own, so that one word may mend both: where it does, it comes first.
+    # Most models bring a task of their own, so that one override may mend both: where it does, it comes first.
     models = [
         (name,) for name in every["model"] if any(_fit(config.data, every["model"][name], task) for task in tasks)
     ]

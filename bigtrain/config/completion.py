@@ -1,4 +1,4 @@
-"""Tab completion: the words that could stand where the cursor is. The shell scripts that ask are Hydra's.
+"""Tab completion: the overrides that could stand where the cursor is. The shell scripts that ask are Hydra's.
 
 Hydra's own completion crashes on a verb, offers schemas as choices, and does not know the values of a setting.
 """
@@ -39,7 +39,7 @@ def complete(line: str) -> list[str]:
 
 
 def _compose(verb: str, words: list[str]) -> Composition | None:
-    """The composition of the words typed so far; without any where they do not compose yet."""
+    """The composition of the overrides typed so far; without any where they do not compose yet."""
     for attempt in ([word for word in words if "=" in word and not word.startswith("-")], []):
         try:
             plugins, rest = take_plugins(attempt)

@@ -1,7 +1,7 @@
-"""Words → a typed tree of settings → the validated config of a command. No torch; nothing is written.
+"""Overrides → a typed tree of settings → the validated config of a command. No torch; nothing is written.
 
-Hydra parses the words and computes the order of the files (hydra_adapter.py). Their values are merged here, strictly
-(strict.py), because Hydra's merge accepts misspelt keys.
+Hydra parses the overrides and computes the order of the files (hydra_adapter.py). Their values are merged here,
+strictly (strict.py), because Hydra's merge accepts misspelt keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from bigtrain.config.contradictions import find_contradictions, in_its_unit, ref
 from bigtrain.config.hints import Guess, Words, field_of, rounds_for_value, settled
 from bigtrain.config.hydra_adapter import Entry, HydraException, Override, offer_facts
 from bigtrain.config.library import Library, Request, choice_fix, choice_problem
-from bigtrain.config.redact import redact_words
+from bigtrain.config.overrides import is_hydra, parse_overrides
+from bigtrain.config.redact import redact_overrides
 from bigtrain.config.resume import ResumeInfo, extension_without_run, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
@@ -30,7 +31,6 @@ from bigtrain.config.schema import node_type
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree
 from bigtrain.config.verbs import VERBS
-from bigtrain.config.words import is_hydra, parse_words
 from bigtrain.errors import BigtrainError, ConfigError, Problem
 from bigtrain.registry import WEIGHT_FORMATS
 
@@ -41,7 +41,7 @@ FindRun = Callable[[str, Path], Path]
 class Composed:
     """What a command gets: its settings as dataclasses, and the same as a JSON document to be kept.
 
-    `typed` are the keys that stand among the words; `asked` those of them that a person typed, no pipeline's file.
+    `typed` are the keys that stand among the overrides; `asked` those of them that a person typed, no pipeline's file.
     """
 
     verb: str
@@ -71,7 +71,7 @@ class Composition:
 
     @property
     def offered(self) -> list[str]:
-        """The groups that a word may choose from: those of the settings, and whole pipelines of trainings."""
+        """The groups that an override may choose from: those of the settings, and whole pipelines of trainings."""
         return [*self.groups, *(["pipeline"] if self.request.verb == "train" and self.groups else [])]
 
 
@@ -87,15 +87,15 @@ def compose(request: Request, find_run: FindRun | None = None) -> Composition:
 
 
 def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | None = None) -> list[Problem]:
-    """The problems of a request, advising only words that would be accepted instead of those that were not."""
+    """The problems of a request, advising only overrides that would be accepted instead of those that were not."""
     wrong = {problem.word for problem in problems}
-    right = dataclasses.replace(request, words=tuple(word for word in request.words if word not in wrong))
+    right = dataclasses.replace(request, overrides=tuple(word for word in request.overrides if word not in wrong))
 
     @functools.cache
     def wrong_with(words: Words) -> frozenset[str]:
         try:
             validate_with_guesses(
-                compose_with_guesses(dataclasses.replace(right, words=(*right.words, *words)), find_run)
+                compose_with_guesses(dataclasses.replace(right, overrides=(*right.overrides, *words)), find_run)
             )
         except BigtrainError as error:
             return frozenset(problem.message for problem in error.problems)
@@ -110,7 +110,7 @@ def settle(problems: Sequence[Problem], request: Request, find_run: FindRun | No
 
 def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> Composition:
     """`compose`, but problems keep all their guesses (hints.Guess): `settle` keeps those that compose."""
-    overrides, problems = parse_words(request.verb, request.words)
+    overrides, problems = parse_overrides(request.verb, request.overrides)
     typed = {override.key_or_group: override.value() for override in overrides}
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
         if problems:
@@ -182,7 +182,7 @@ def validate_with_guesses(composition: Composition) -> Composed:
         choices=composition.choices,
         typed=tree.typed,
         asked=asked,
-        overrides=(*composition.request.plugin_words, *redact_words(composition.request.words)),
+        overrides=(*composition.request.plugin_overrides, *redact_overrides(composition.request.overrides)),
         resumed=composition.resumed,
         request=composition.request,
     )

@@ -14,9 +14,9 @@ from bigtrain.config.compose import Composition
 from bigtrain.config.help import render_help
 from bigtrain.config.hydra_adapter import hydra_display, offer_facts
 from bigtrain.config.library import folders_of
+from bigtrain.config.overrides import for_hydra
 from bigtrain.config.saved import to_config
 from bigtrain.config.schema import settings_classes
-from bigtrain.config.words import for_hydra
 from bigtrain.errors import ConfigError, nearest
 
 

@@ -1,6 +1,6 @@
-"""Did you mean …: which right keys, choices and words are near to a wrong one.
+"""Did you mean …: which right keys, choices and overrides are near to a wrong one.
 
-A `Guess` holds the words that may have been meant; `settled` shows those of them that would be accepted. The names
+A `Guess` holds the overrides that may have been meant; `settled` shows those of them that would be accepted. The names
 that other projects use are in habits.py, well-known data in known_data.py.
 """
 
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bigtrain.config.durations import with_unit
 from bigtrain.config.habits import CHOICES, NAMES, UNITS, plain
 from bigtrain.config.known_data import FILE_KINDS, PARTNERS, PARTNERS_OF_FILES
-from bigtrain.config.redact import redact_words
+from bigtrain.config.redact import redact_overrides
 from bigtrain.config.schema import field_types, is_group, leaves, named_group, node_type, without_none
 from bigtrain.config.verbs import VERBS
 from bigtrain.errors import Problem, nearest
@@ -35,8 +35,8 @@ _NAMES_OF_PARTS = ("name", "type", "kind", "class", "cls")
 
 @dataclasses.dataclass(frozen=True)
 class Guess(Problem):
-    """A problem with a word, and what may have been meant: rounds of guesses, the most probable round first; a guess
-    is one word or several. The fix holds `before` and `after` in any case, `otherwise` where no guess composes.
+    """A problem with an override, and what may have been meant: rounds of guesses, the most probable first; a guess is
+    one override or several. The fix holds `before` and `after` in any case, `otherwise` where no guess composes.
     """
 
     rounds: tuple[tuple[Words, ...], ...] = ()
@@ -46,7 +46,7 @@ class Guess(Problem):
 
 
 def settled(problem: Problem, composes: Callable[[Words], bool]) -> Problem:
-    """The problem with a fix made of what was guessed: of the first round in which any words are accepted."""
+    """The problem with a fix made of what was guessed: of the first round in which any overrides are accepted."""
     if not isinstance(problem, Guess):
         return problem
     fitting = (filter(lambda words: _fits(words, composes), each) for each in problem.rounds)
@@ -58,11 +58,11 @@ def settled(problem: Problem, composes: Callable[[Words], bool]) -> Problem:
 
 
 def _without_secret(word: str) -> str:
-    return word if redact_words([word]) == (word,) else word.partition("=")[0]
+    return word if redact_overrides([word]) == (word,) else word.partition("=")[0]
 
 
 def _fits(words: Words, composes: Callable[[Words], bool]) -> bool:
-    """Whether the words are accepted; keys without a value (of a file, or after ~) can't be tried and count as such."""
+    """Whether the overrides are accepted; keys without a value (of a file, or after ~) can't be tried and count."""
     return not any("=" in word for word in words) or composes(words)
 
 

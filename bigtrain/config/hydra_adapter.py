@@ -1,4 +1,4 @@
-"""The only module that knows Hydra: its grammar of words, the order of its defaults lists, its flags and displays.
+"""The only module that knows Hydra: its grammar of overrides, the order of its defaults lists, its flags and displays.
 
 Of Hydra we use what it documents: the parser of overrides; a `ConfigSource`, through which it asks us for each config,
 and a `SearchPathPlugin`, both registered with `Plugins`; the config loader of `GlobalHydra`, which computes the order
@@ -196,7 +196,7 @@ def submitit_settings() -> Any:
 
 
 def flags_parser() -> argparse.ArgumentParser:
-    """The parser of Hydra's flags and, as positional arguments, of the words."""
+    """The parser of Hydra's flags and, as positional arguments, of the overrides."""
     return get_args_parser()
 
 

@@ -1,4 +1,4 @@
-"""Well-known data sets and kinds of files → the words that train on them. Tables only."""
+"""Well-known data sets and kinds of files → the overrides that train on them. Tables only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_FILES = {
     "wmt wmt14 wmt16 iwslt iwslt14 iwslt2017 opus opus100 europarl tatoeba cnndailymail": _PAIRS,
 }
 OWN_FILES = {name: words for names, words in _OWN_FILES.items() for name in names.split()}
-"""Well-known data that does not come with bigtrain → the words for files of one's own."""
+"""Well-known data that does not come with bigtrain → the overrides for files of one's own."""
 
 ANY_FILES = "files of your own: data=text_corpus, text_classification, sentence_pairs or image_folder with data.path=…"
 FILE_KINDS = {
@@ -37,4 +37,4 @@ PARTNERS = {
     "sentences": "task=classification",
     "text": "model=transformer",
 }
-"""What data provides → a word that makes a training of it, where what was chosen does not go with it."""
+"""What data provides → an override that makes a training of it, where what was chosen does not go with it."""

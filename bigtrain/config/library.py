@@ -30,27 +30,27 @@ OPTIONAL_GROUPS = ("experiment", "local", "debug")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One command line: the verb, the words after it, and where to look for YAML."""
+    """One command line: the verb, the overrides after it, and where to look for YAML."""
 
     verb: str
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     config_name: str | None = None
     config_dir: str | None = None
     plugins: tuple[str, ...] = ()  # the names that plugins= gave; they are loaded already
-    paths: tuple[str, ...] = ()  # the words that are paths, of a verb that takes paths
-    from_file: frozenset[str] = frozenset()  # the words that stand in a pipeline's file, not on the command line
+    paths: tuple[str, ...] = ()  # the overrides that are paths, of a verb that takes paths
+    from_file: frozenset[str] = frozenset()  # the overrides that stand in a pipeline's file, not on the command line
 
     @property
-    def plugin_words(self) -> tuple[str, ...]:
+    def plugin_overrides(self) -> tuple[str, ...]:
         """The word that names the plug-ins, where there is one."""
         return (f"plugins=[{','.join(self.plugins)}]",) if self.plugins else ()
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The arguments before the words with which another process finds the same configs: folders and plug-ins."""
+        """Flags with which another process finds the same configs: folders and plug-ins."""
         given = {"-cn": self.config_name, "-cd": self.config_dir}
         flags = (part for flag, value in given.items() if value is not None for part in (flag, value))
-        return (*flags, *self.plugin_words)
+        return (*flags, *self.plugin_overrides)
 
     @property
     def root(self) -> str:
@@ -112,7 +112,7 @@ class Library:
             raise ConfigError(file_problem(str(error), self)) from error
 
     def _as_word(self, override: Override) -> str:
-        """A word that chooses from a group, as Hydra takes it: a name in quotes, so that nan and 3 are names too."""
+        """An override that chooses from a group, for Hydra: a name in quotes, so that nan and 3 are names too."""
         group, value, typed = override.key_or_group, override.value(), str(override.input_line)
         if override.is_delete() or override.is_force_add():
             return typed
@@ -170,7 +170,7 @@ def folders_of(request: Request, overrides: Iterable[Override] = ()) -> list[Fol
 
 
 def choice_problem(override: Override, library: Library, verb: str) -> Problem | None:
-    """What is wrong with a word that chooses from a group, if anything is."""
+    """What is wrong with an override that chooses from a group, if anything is."""
     group, value, word = override.key_or_group, override.value(), str(override.input_line)
     cause = f'command line, "{word}"'
     if group not in library.groups and not override.is_add():
@@ -221,7 +221,7 @@ def _choice_rounds(group: str, choice: str, library: Library) -> tuple[tuple[Wor
 
 
 def _with_partners(each: list[Words], library: Library) -> list[Words]:
-    """Choices of data, each with a word that chooses a model or task which can read it."""
+    """Choices of data, each with an override that chooses a model or task which can read it."""
     parts = library.parts("data") if each else {}
     found = []
     for words in each:

@@ -43,7 +43,7 @@ def loaded_plugins() -> tuple[Plugin, ...]:
 
 
 def take_plugins(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Words → the packages that `plugins=` names, and the other words.
+    """Overrides → the packages that `plugins=` names, and the other overrides.
 
     Raises ConfigError where a name is not one of a Python package.
     """

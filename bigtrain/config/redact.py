@@ -40,7 +40,7 @@ def redact(value: Any, key: str = "") -> Any:
     return redact_text(value) if isinstance(value, str) else value
 
 
-def redact_words(words: Iterable[str]) -> tuple[str, ...]:
+def redact_overrides(words: Iterable[str]) -> tuple[str, ...]:
     """What was typed, `key=value` by `key=value`, without secrets."""
     redacted = []
     for word in words:

@@ -22,13 +22,13 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from bigtrain.config.overrides import escape
 from bigtrain.config.plugins import loaded_plugins
 from bigtrain.config.redact import redact
 from bigtrain.config.run import RunConfig
 from bigtrain.config.schema import field_types, is_group, node_type, register_parts
 from bigtrain.config.settings import find_problems
 from bigtrain.config.strict import Origin, SettingsTree, StrictTree
-from bigtrain.config.words import escape
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import ConfigError, PluginMissing, Problem, nearest
 from bigtrain.registry import REGISTRIES

@@ -1,6 +1,6 @@
 """Putting values into a typed tree, one at a time, refusing everything that is not a setting.
 
-Hydra and OmegaConf accept a misspelt key after `+`, and refuse other things in words that recommend just
+Hydra and OmegaConf accept a misspelt key after `+`, and refuse other things in overrides that recommend just
 that. So every value reaches a tree through `StrictTree.assign`: those of the command line, of every YAML file and of a
 saved config, and the settings of a launcher, a search and a pipeline, which declare nothing but a dataclass. Whatever
 is wrong is collected, with where it came from, and shown together.
@@ -31,7 +31,7 @@ from bigtrain.config.hints import (
     settled,
 )
 from bigtrain.config.hydra_adapter import Override
-from bigtrain.config.redact import redact_words
+from bigtrain.config.redact import redact_overrides
 from bigtrain.config.schema import describe_type, field_types, is_group, named_group, node_type, without_none
 from bigtrain.config.yaml_files import foreign_resolver, line_of
 from bigtrain.errors import Problem
@@ -44,7 +44,7 @@ MAX_PROBLEMS = 30  # shown together
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a value came from: a word of the command line, or a file."""
+    """Where a value came from: an override of the command line, or a file."""
 
     word: str = ""
     file: str = ""
@@ -52,7 +52,7 @@ class Origin:
     def describe(self, keys: Keys) -> str:
         """For the `cause:` line of a problem."""
         if self.word:
-            return f'command line, "{redact_words([self.word])[0]}"'
+            return f'command line, "{redact_overrides([self.word])[0]}"'
         path = Path(self.file)
         line = line_of(path, keys) if path.suffix == ".yaml" and path.is_file() else None
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -62,8 +62,8 @@ class Origin:
 class StrictTree:
     """A typed OmegaConf tree that takes values strictly, and remembers where each came from.
 
-    `whose`: "the launcher", for "hydra.launcher.x is not a setting of the launcher". `besides`: words that a wrong key
-    may have meant, beside the settings.
+    `whose`: "the launcher", for "hydra.launcher.x is not a setting of the launcher". `besides`: overrides that a wrong
+    key may have meant, beside the settings.
     """
 
     def __init__(self, whose: str, besides: Iterable[str] = ()):
@@ -157,7 +157,7 @@ class StrictTree:
             self._assign(node[keys[-1]], keys, value, origin)
 
     def _assign_named(self, node: DictConfig, above: Keys, group: type, value: Any, origin: Origin) -> None:
-        """Groups by name: a file says which there are, a word only changes them."""
+        """Groups by name: a file says which there are, an override only changes them."""
         if not isinstance(value, Mapping):
             self._wrong_type(above, value, dict, origin)
             return
@@ -264,7 +264,7 @@ class StrictTree:
             cause = origin.describe(keys)
             key = ".".join(keys)
             guess = Guess(code, message, cause, word=origin.word, key=key, rounds=rounds, before=before, otherwise=fix)
-            # What stands in a file can't be tried in another word's place: names are alike enough to be shown untried.
+            # What stands in a file can't be tried as an override: names are alike enough to be shown untried.
             self.problems.append(
                 self._settled(guess) if origin.word else settled(guess, lambda words: "=" not in words[0])
             )
@@ -275,7 +275,7 @@ class StrictTree:
         return settled(guess, self._takes)
 
     def _takes(self, words: Words) -> bool:
-        """Whether the tree would take these words; those with a list are not tried."""
+        """Whether the tree would take these overrides; those with a list are not tried."""
         config = copy.deepcopy(self.config)
         try:
             for word in words:
@@ -287,8 +287,8 @@ class StrictTree:
 
 
 class SettingsTree(StrictTree):
-    """The settings of a verb, composed of words and files. It knows what a wrong key means in other choices, for other
-    verbs and in other projects; its guesses are settled when all words are read (`compose.settle`).
+    """The settings of a verb, composed of overrides and files. It knows what a wrong key means in other choices, for
+    other verbs and in other projects; its guesses are settled when all overrides are read (`compose.settle`).
     """
 
     def __init__(self, verb: str, choices: Callable[[str], Mapping[str, str]], groups: Iterable[str] = ()):

@@ -35,7 +35,7 @@ class Verb:
 
     @property
     def describes_training(self) -> bool:
-        """Whether its words are those of a training: it trains, or looks at what would be trained."""
+        """Whether its overrides are those of a training: it trains, or looks at what would be trained."""
         return self.settings is RunConfig
 
     @property

@@ -1,6 +1,6 @@
-"""`pipeline=NAME`: the YAML of a pipeline and the words that change it → stages and rounds, read strictly. No torch.
+"""`pipeline=NAME`: a pipeline's YAML and the overrides that change it → stages and rounds, read strictly. No torch.
 
-    overrides: [seed=1]                          # words for every training stage, before its own
+    overrides: [seed=1]                          # overrides for every training stage, before its own
     stages:
       pretrain:
         overrides: [model=bert, trainer.max_duration=500step]
@@ -16,12 +16,12 @@
       max_rounds: 3
       patience: 1
       continue: [pretrain]                       # each round goes on from the weights of the round before
-      schedule:                                  # words for round 2, round 3, …, by stage
+      schedule:                                  # overrides for round 2, round 3, …, by stage
         - {pretrain: [trainer.max_duration=1000step]}
 
-A stage is what one would type: its words are composed and checked like those of a command line. On the command line
-`pipeline.stages.STAGE.KEY=VALUE` adds a word to one stage, `pipeline.iterate.KEY=VALUE` changes the rounds, and every
-other word goes to all training stages.
+A stage is what one would type: its overrides are composed and checked like those of a command line. On the command line
+`pipeline.stages.STAGE.KEY=VALUE` adds an override to one stage, `pipeline.iterate.KEY=VALUE` changes the rounds, and
+every other override goes to all training stages.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from omegaconf import OmegaConf
 
 from bigtrain.config.hints import did_you_mean, settled
 from bigtrain.config.library import Library, Request, choice_fix
+from bigtrain.config.overrides import is_of_pipeline, parse_overrides
 from bigtrain.config.saved import checked, escaped
 from bigtrain.config.settings import setting
 from bigtrain.config.strict import Origin, StrictTree, show
-from bigtrain.config.words import is_of_pipeline, parse_words
 from bigtrain.errors import ConfigError, Problem, nearest
 
 GROUP = "pipeline"
@@ -52,7 +52,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 @dataclasses.dataclass
 class Stage:
-    """A named step of every round: a training, by its words, or an evaluation of one."""
+    """A named step of every round: a training, by its overrides, or an evaluation of one."""
 
     overrides: list[str] = setting([], "Words of the stage, as one would type them.")
     init_from: str | None = setting(None, "A stage above, or what init_from= takes: the weights to start from.")
@@ -99,7 +99,9 @@ _OF_A_STAGE = tuple(field.name for field in dataclasses.fields(Stage) if field.n
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """All that was asked for. Every training stage has the words `common` before its own, and `words` after them."""
+    """All that was asked for. Every training stage has the overrides `common` before its own, and `overrides` after
+    them.
+    """
 
     choice: str
     name: str
@@ -108,8 +110,8 @@ class Pipeline:
     stages: dict[str, Stage]
     iterate: Iterate
     common: tuple[str, ...]
-    words: tuple[str, ...]
-    typed: dict[str, tuple[str, ...]]  # stage → the words that the command line adds to it, last
+    overrides: tuple[str, ...]
+    typed: dict[str, tuple[str, ...]]  # stage → the overrides that the command line adds to it, last
     request: Request
 
     @property
@@ -124,9 +126,9 @@ class Pipeline:
 
 
 def read_pipeline(request: Request) -> Pipeline:
-    """The pipeline that a request's words ask for. Raises ConfigError with everything that is wrong with it."""
-    ours = [word.lstrip("+") for word in request.words if is_of_pipeline(word)]
-    words = [word for word in request.words if not is_of_pipeline(word)]
+    """The pipeline that a request's overrides ask for. Raises ConfigError with everything that is wrong with it."""
+    ours = [word.lstrip("+") for word in request.overrides if is_of_pipeline(word)]
+    words = [word for word in request.overrides if not is_of_pipeline(word)]
     chosen = [word.partition("=")[2] for word in ours if word.startswith(f"{GROUP}=")]
     if len(chosen) != 1:
         message = f"{GROUP}= is given {len(chosen)} times" if chosen else f"{ours[0]} changes no pipeline"
@@ -154,7 +156,7 @@ def read_pipeline(request: Request) -> Pipeline:
         stages=stages,
         iterate=iterate,
         common=tuple(definition.overrides),
-        words=tuple(word for word in words if word.partition("=")[0] not in own),
+        overrides=tuple(word for word in words if word.partition("=")[0] not in own),
         typed=typed,
         request=request,
     )
@@ -196,7 +198,7 @@ def _tree(content: dict[str, Any], source: str) -> StrictTree:
 
 
 def _apply(words: Sequence[str], tree: StrictTree) -> dict[str, tuple[str, ...]]:
-    """The words `pipeline.…=` of the command line: changes stages and rounds; returns words to add, by stage."""
+    """Changes stages and rounds by `pipeline.…=` of the command line; returns overrides to add, by stage."""
     added: dict[str, tuple[str, ...]] = {}
     stages = list(tree.config[GROUP].stages)
     for word in words:
@@ -210,7 +212,7 @@ def _apply(words: Sequence[str], tree: StrictTree) -> dict[str, tuple[str, ...]]
         elif section == "stages" and rest and rest not in _OF_A_STAGE:
             added[name] = (*added.get(name, ()), f"{rest}={value}")
         elif section:
-            overrides, problems = parse_words("train", [word])
+            overrides, problems = parse_overrides("train", [word])
             tree.problems += [settled(problem, lambda words: False) for problem in problems]
             if (section, name) == ("iterate", "continue"):
                 key = f"{GROUP}.iterate.continues"

@@ -26,7 +26,7 @@ class Step:
 
     round: int
     stage: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     composed: Composed
     parent: Step | None = None
     start: str | None = None
@@ -54,7 +54,7 @@ class Plan:
     _known: dict[Request, Composed] = field(default_factory=dict)
 
     def composed(self, verb: str, words: Sequence[str]) -> Composed:
-        """The validated settings of a step; of the same words, those that are known. Raises ConfigError."""
+        """The validated settings of a step; of the same overrides, those that are known. Raises ConfigError."""
         request = request_of(self.pipeline, verb, words)
         if request not in self._known:
             self._known[request] = validate(compose(request))
@@ -101,7 +101,7 @@ def _words_of(pipeline: Pipeline, number: int, name: str) -> tuple[str, ...]:
     return (
         *pipeline.common,
         *pipeline.stages[name].overrides,
-        *pipeline.words,
+        *pipeline.overrides,
         *scheduled,
         *pipeline.typed.get(name, ()),
     )
@@ -142,7 +142,7 @@ def _control(plan: Plan, step: Step) -> Step | None:
     begins = step.start is not None or plan.pipeline.parent(step.stage) is not None
     if not stage.control or not begins:
         return None
-    words = step.words
+    words = step.overrides
     if step.start is not None:  # a folder may bring the sizes of the model, which the control is to have, too
         sizes = flatten(step.composed.document["model"])
         words += tuple(f"model.{key}={_word_value(value)}" for key, value in sizes.items())
@@ -165,7 +165,7 @@ def request_of(pipeline: Pipeline, verb: str, words: Sequence[str]) -> Request:
         *(own for words in rounds for own in words.values()),
     ]
     from_file = frozenset(word for words in lists for word in words)
-    return dataclasses.replace(pipeline.request, verb=verb, words=tuple(words), from_file=from_file)
+    return dataclasses.replace(pipeline.request, verb=verb, overrides=tuple(words), from_file=from_file)
 
 
 def _word_value(value: Any) -> str:

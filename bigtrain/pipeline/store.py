@@ -103,7 +103,7 @@ def read_outcome(step: Step, key: str, place: Path, how: str) -> Outcome:
 
 
 def _numbers(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """What are numbers among JSON values; "nan" and "inf" are written as words there."""
+    """What are numbers among JSON values; "nan" and "inf" are written as text there."""
     numbers = {}
     for name, value in values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) or isinstance(value, str):

@@ -20,7 +20,7 @@ _STATES = {"finished": "done", "begun": "goes on", "new": "to run", "": "to run"
 
 
 class Planned(NamedTuple):
-    """A line of the plan, in words."""
+    """A line of the plan, as text."""
 
     stage: str
     start: str

@@ -1,4 +1,4 @@
-"""A word of `-m` that names several values → those values, as words."""
+"""An override of `-m` that names several values → those values, as typed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 from bigtrain.config.hydra_adapter import Glob, HydraException, Override, quote, swept_texts
 from bigtrain.config.library import Library
-from bigtrain.config.words import fields_named
+from bigtrain.config.overrides import fields_named
 from bigtrain.errors import ConfigError
 
 MAX_JOBS = 1000
 
-_READ_OTHERWISE = re.compile(r"^['\"]|^null$|\$\{|^(choice|glob)\(")  # as a path in a word
+_READ_OTHERWISE = re.compile(r"^['\"]|^null$|\$\{|^(choice|glob)\(")  # as a path in an override
 _PLAIN_LIST = re.compile(r"(?:choice\()?([^\[\]{}()'\"\\]*)\)?")
 
 
@@ -32,7 +32,7 @@ def picked(override: Override, library: Library) -> list[str]:
 
 
 def values_of(override: Override) -> list[str]:
-    """The values as words: as typed (1e-3, not 0.001) where commas alone part them, else as Hydra writes them."""
+    """The values: as typed (1e-3, not 0.001) where commas alone part them, else as Hydra writes them."""
     cause = f'command line, "{override.input_line}"'
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))
@@ -52,7 +52,7 @@ def values_of(override: Override) -> list[str]:
 
 
 def _as_they_stand(override: Override) -> list[str]:
-    """The values of a text that a word takes as it stands, without the quotes that parted them; [] for other settings.
+    """The values of a text that is taken as it stands, without the quotes that parted them; [] for other settings.
 
     A path that would be read in another way keeps its quotes.
     """

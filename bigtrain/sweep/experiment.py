@@ -1,4 +1,4 @@
-"""Words → an experiment: a YAML that `experiment=NAME` chooses, with the same settings."""
+"""Overrides → an experiment: a YAML that `experiment=NAME` chooses, with the same settings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bigtrain.registry import REGISTRIES
 
 
 def experiment_text(request: Request, heading: str) -> str:
-    """The parts that these words choose, and every setting that is not what comes with the parts.
+    """The parts that these overrides choose, and every setting that is not what comes with the parts.
 
-    `heading`: a comment, one line. Raises ConfigError where the words can't be composed.
+    `heading`: a comment, one line. Raises ConfigError where the overrides can't be composed.
     """
     composition = compose(request)
     parts = {kind: composition.choices[kind] for kind in REGISTRIES if kind in composition.choices}
-    bare = compose(dataclasses.replace(request, words=tuple(f"{kind}={choice}" for kind, choice in parts.items())))
+    bare = compose(dataclasses.replace(request, overrides=tuple(f"{kind}={choice}" for kind, choice in parts.items())))
     settings = composition.tree.raw()
     content = {"defaults": [{f"override /{kind}": choice} for kind, choice in parts.items()]}
     content |= {"name": settings["name"]} | _difference(bare.tree.raw(), settings)

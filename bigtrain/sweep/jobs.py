@@ -1,7 +1,7 @@
-"""`-m`: the words of a sweep → one list of words per job, all of them composed and validated.
+"""`-m`: the overrides of a sweep → one list of overrides per job, all of them composed and validated.
 
 Hydra's syntax: `a,b`, `choice(a,b)`, `range(1,4)`, `glob(*)` for groups; a list `[1,2]` is one value. The jobs are
-the Cartesian product, in the order of the words, the last one turning fastest. With `sweep=optuna` (search.py) they
+the Cartesian product, in the order of the overrides, the last one turning fastest. With `sweep=optuna` (search.py) they
 are chosen one after the other instead. Nothing is started from here.
 """
 
@@ -18,9 +18,9 @@ from bigtrain.config.compose import compose_with_guesses, settle, validate_with_
 from bigtrain.config.files import found
 from bigtrain.config.hydra_adapter import Glob, Override, names_override
 from bigtrain.config.library import Library, Request
-from bigtrain.config.redact import redact_words
+from bigtrain.config.overrides import is_hydra, is_launcher, is_search, parse_overrides
+from bigtrain.config.redact import redact_overrides
 from bigtrain.config.watched import watched_metric
-from bigtrain.config.words import is_hydra, is_launcher, is_search, parse_words
 from bigtrain.errors import ConfigError, Problem
 from bigtrain.sweep.axes import MAX_JOBS, picked, values_of
 from bigtrain.sweep.launcher import Launcher, read_launcher
@@ -32,21 +32,21 @@ _MOST_TRIED = 8  # combinations, before a value is refused
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run of a sweep: its number, from 1, the swept values, as words (secrets in them too), and all its words."""
+    """One run of a sweep: its number, from 1, the swept values, as typed (with secrets), and all its overrides."""
 
     number: int
     swept: dict[str, str]
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
 
     def __str__(self) -> str:
         """The swept values for people, secrets hidden."""
-        return " ".join(redact_words(f"{key}={value}" for key, value in self.swept.items()))
+        return " ".join(redact_overrides(f"{key}={value}" for key, value in self.swept.items()))
 
     def shown(self) -> dict[str, str]:
         """`swept` for tables and file names: secrets hidden, of each key its last part, unless two end alike."""
         ends = [key.rpartition(".")[2] for key in self.swept]
         keys = ends if len(set(ends)) == len(ends) else list(self.swept)
-        words = redact_words(f"{key}={value}" for key, value in self.swept.items())
+        words = redact_overrides(f"{key}={value}" for key, value in self.swept.items())
         return {key: word.partition("=")[2] for key, word in zip(keys, words, strict=True)}
 
 
@@ -77,11 +77,11 @@ class Sweep:
 
     def request_of(self, job: Job) -> Request:
         """What to compose for one job."""
-        return dataclasses.replace(self.request, words=job.words)
+        return dataclasses.replace(self.request, overrides=job.overrides)
 
 
 def expand(request: Request) -> Sweep:
-    """The jobs that the words of a request ask for. Raises ConfigError for words that no sweep can use."""
+    """The jobs that the overrides of a request ask for. Raises ConfigError for overrides that no sweep can use."""
     if request.verb != "train":
         fix = f"call bigtrain {request.verb} once for each"
         raise ConfigError.of("CONFIG-FLAG", f"-m starts trainings, not bigtrain {request.verb}", fix=fix)
@@ -89,7 +89,7 @@ def expand(request: Request) -> Sweep:
         message = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but a sweep is one process that starts others"
         fix = "start it without the launcher; trainer.gpus=N and trainer.processes=N give each job its ranks"
         raise ConfigError.of("CONFIG-SWEEP", message, cause="the environment, set by torchrun or its kin", fix=fix)
-    overrides, problems = parse_words(request.verb, request.words, multirun=True)
+    overrides, problems = parse_overrides(request.verb, request.overrides, multirun=True)
     if problems:
         raise ConfigError(*problems)
     ours = [override for override in overrides if not is_launcher(override)]
@@ -104,7 +104,7 @@ def expand(request: Request) -> Sweep:
     if searching:
         return _expand_search(request, overrides)
     library: Library | None = None
-    axes: list[tuple[str, list[str]]] = []  # key as typed → its values, as words
+    axes: list[tuple[str, list[str]]] = []  # key as typed → its values, as overrides
     for override in ours:
         if not override.is_sweep_override():
             continue
@@ -261,5 +261,5 @@ def _notes(overrides: Iterable[Override]) -> Iterable[str]:
     for override in overrides:
         key, value = override.key_or_group, str(override.input_line).partition("=")[2]
         if isinstance(override.value(), str) and "," in value and value[0] not in "'\"" and not found(value):
-            (shown,) = redact_words([f"{key}={value}"])
+            (shown,) = redact_overrides([f"{key}={value}"])
             yield f"{shown} is one text; to try several: {key}=choice({shown.partition('=')[2]})"

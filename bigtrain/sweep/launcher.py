@@ -46,7 +46,7 @@ class Launcher:
 
 
 def read_launcher(overrides: Iterable[Override]) -> Launcher:
-    """The launcher that these words choose. Raises ConfigError with everything that is wrong with them."""
+    """The launcher that these overrides choose. Raises ConfigError with everything that is wrong with them."""
     name, given = "processes", []
     for override in overrides:
         if override.key_or_group == "hydra/launcher":

@@ -50,9 +50,9 @@ def command_of(request: Request, trial: Trial, debug: bool = False) -> list[str]
     # `python -m` puts the current folder in front of all packages, which the installed command does not.
     safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]
     flags = ["--debug"] if debug else []
-    words = [*request.flags, *trial.job.words]
+    words = [*request.flags, *trial.job.overrides]
     if is_run_directory(trial.run_dir):
-        words = [*request.plugin_words, f"resume={trial.run_dir}"]
+        words = [*request.plugin_overrides, f"resume={trial.run_dir}"]
     return [sys.executable, *safe_path, "-m", "bigtrain", "train", *flags, *words]
 
 

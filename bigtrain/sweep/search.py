@@ -1,4 +1,4 @@
-"""`-m sweep=optuna`: what is searched and how, read strictly off the words. Nothing is started from here; no optuna.
+"""`-m sweep=optuna`: what is searched and how, read strictly off the overrides. Nothing is started here; no optuna.
 
     optimizer.learning_rate=interval(1e-4,1e-2)   a number between the two, both included
     model.num_layers=range(1,5)                   1, 2, 3 or 4, whose order means something
@@ -19,17 +19,17 @@ from typing import Any
 
 from bigtrain.config.hydra_adapter import IntervalSweep, Override
 from bigtrain.config.library import Library, Request
-from bigtrain.config.redact import redact_words
+from bigtrain.config.overrides import fields_named, is_hydra, is_search
+from bigtrain.config.redact import redact_overrides
 from bigtrain.config.saved import checked
 from bigtrain.config.settings import setting
 from bigtrain.config.strict import StrictTree
-from bigtrain.config.words import fields_named, is_hydra, is_search
 from bigtrain.config.yaml_files import MAX_DOCUMENT_BYTES, read_text
 from bigtrain.errors import ConfigError, Problem
 from bigtrain.sweep.axes import picked, values_of
 
 FILE = "sweep.json"
-"""In a sweep's directory: the words it was started with."""
+"""In a sweep's directory: the overrides it was started with."""
 
 _LOG_FROM = 10.0  # ends of an interval this factor apart are searched by their logarithm
 _VERSION = 1
@@ -60,7 +60,7 @@ class OptunaSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """A few values, as words. `numbers`: the same as numbers, ascending, where their order means something."""
+    """A few values, as overrides. `numbers`: the same as numbers, ascending, where their order means something."""
 
     key: str
     values: tuple[str, ...]
@@ -77,7 +77,7 @@ class Choices:
         return min(zip(self.numbers, self.values, strict=True), key=lambda pair: abs(pair[0] - float(value)))[1]
 
     def __str__(self) -> str:
-        shown = [word.partition("=")[2] for word in redact_words(f"{self.key}={value}" for value in self.values)]
+        shown = [word.partition("=")[2] for word in redact_overrides(f"{self.key}={value}" for value in self.values)]
         return f"{self.key.lstrip('+')}: {', '.join(shown)}"
 
 
@@ -116,19 +116,19 @@ class Search:
 
     settings: OptunaSettings
     space: tuple[Choices | Interval, ...]
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     fixed: tuple[str, ...]
     resumed: Path | None = None
     metric: str = ""  # "val/loss"
     higher_is_better: bool = False
 
     def swept(self, drawn: dict[str, Any]) -> dict[str, str]:
-        """Values that were drawn, by key → words, by key as typed."""
+        """Values that were drawn, by key → overrides, by key as typed."""
         return {part.key: part.word(drawn[part.key.lstrip("+")]) for part in self.space}
 
 
 def read_search(request: Request, overrides: list[Override]) -> Search:
-    """The search that the words of a sweep ask for. Raises ConfigError with everything that is wrong with them."""
+    """The search that the overrides of a sweep ask for. Raises ConfigError with everything that is wrong with them."""
     settings, problems = _read_settings([override for override in overrides if is_search(override)])
     ours = [override for override in overrides if not is_search(override)]
     library: Library | None = None
@@ -155,8 +155,8 @@ def read_search(request: Request, overrides: list[Override]) -> Search:
             message = "sweep.metric and trainer.early_stopping.metric are both given"
             problems.append(Problem("CONFIG-COMBINATION", message, fix=fix))
         fixed.append(f"trainer.early_stopping.metric={name}")
-    words = tuple(request.words)
-    hidden = [word for word, shown in zip(words, redact_words(words), strict=True) if word != shown]
+    words = tuple(request.overrides)
+    hidden = [word for word, shown in zip(words, redact_overrides(words), strict=True) if word != shown]
     if hidden:
         message = f"{hidden[0].partition('=')[0]} holds a secret, and a search keeps its words to go on later"
         problems.append(Problem("CONFIG-SWEEP", message, fix="let it come from the environment: '${oc.env:NAME}'"))
@@ -170,7 +170,7 @@ def document_of(request: Request, search: Search) -> dict[str, Any]:
     folder = None if request.config_dir is None else str(Path(request.config_dir).absolute())
     return {
         "version": _VERSION,
-        "words": list(search.words),
+        "words": list(search.overrides),
         "config_name": request.config_name,
         "config_dir": folder,
         "plugins": list(request.plugins),
@@ -180,7 +180,7 @@ def document_of(request: Request, search: Search) -> dict[str, Any]:
 def saved_request(request: Request, overrides: list[Override]) -> tuple[Request, Path]:
     """`-m resume=<sweep directory>`: what that sweep was asked for, with what may change, and its directory.
 
-    Raises ConfigError where there is no such sweep, or the words ask for another one.
+    Raises ConfigError where there is no such sweep, or the overrides ask for another one.
     """
     typed = {override.key_or_group: override for override in overrides}
     where = str(typed.pop("resume").value())
@@ -199,7 +199,7 @@ def saved_request(request: Request, overrides: list[Override]) -> tuple[Request,
     words = [word for word in saved["words"] if word.partition("=")[0] not in typed]
     words += [str(override.input_line) for override in typed.values()]
     folder, name = saved["config_dir"], saved["config_name"]
-    return dataclasses.replace(request, words=tuple(words), config_dir=folder, config_name=name), sweep_dir
+    return dataclasses.replace(request, overrides=tuple(words), config_dir=folder, config_name=name), sweep_dir
 
 
 def _find_sweep(where: str, output_dir: Path) -> Path:

@@ -88,7 +88,7 @@ class Study:
         return found
 
     def values(self, trial: Any) -> dict[str, str] | None:
-        """The values that were drawn for it, as words by key as typed; None where some are not drawn yet."""
+        """The values that were drawn for it, as overrides by key as typed; None where some are not drawn yet."""
         return self.search.swept(trial.params) if set(trial.params) == set(self._space) else None
 
     def falls_behind(self, trial: Any, evaluations: list[float]) -> bool:

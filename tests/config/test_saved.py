@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.config.redact import HIDDEN, is_secret_key, redact, redact_text, redact_words
+from bigtrain.config.redact import HIDDEN, is_secret_key, redact, redact_overrides, redact_text
 from bigtrain.config.saved import VERSION, config_from_document, document_text, load_config, with_later_settings
 from bigtrain.config.schema import field_types, without_none
 from bigtrain.errors import ConfigError
@@ -133,7 +133,7 @@ def test_secrets_are_nowhere(monkeypatch):
 )
 def test_secret_keys(key):
     assert is_secret_key(key)
-    assert redact_words([f"+extra.{key}=x", f"+extra.y={{{key}:x}}"]) == (
+    assert redact_overrides([f"+extra.{key}=x", f"+extra.y={{{key}:x}}"]) == (
         f"+extra.{key}={HIDDEN}",
         f"+extra.y={HIDDEN}",
     )

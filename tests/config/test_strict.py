@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigtrain.config.overrides import parse_overrides
 from bigtrain.config.saved import checked
 from bigtrain.config.settings import setting
 from bigtrain.config.strict import Origin, StrictTree
-from bigtrain.config.words import parse_words
 from bigtrain.errors import BigtrainError
 from tests.config.composing import composed, refusal, write
 
@@ -365,7 +365,7 @@ class Alone:
 def tree_of(*words: str) -> StrictTree:
     tree = StrictTree.of("some.where", Alone, "a toy")
     tree.assign({"some": {"where": {"parts": {"one": {}, "two": {"size": 3}}}}}, Origin(file="toy.yaml"))
-    for override in parse_words("train", [f"some.where.{word}" for word in words])[0]:
+    for override in parse_overrides("train", [f"some.where.{word}" for word in words])[0]:
         tree.apply(override)
     return tree
 

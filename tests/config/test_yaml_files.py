@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtrain.config.words import escape
+from bigtrain.config.overrides import escape
 from bigtrain.config.yaml_files import foreign_resolver, line_of, parse_checked, read_document
 from bigtrain.errors import ConfigError
 from tests.config.composing import refusal, write

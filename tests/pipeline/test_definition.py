@@ -31,7 +31,7 @@ def test_the_steps_of_a_round_with_the_control(tmp_path):
     (steps,) = plan(tmp_path).rounds
     assert [step.label for step in steps] == ["pretrain", "finetune", "finetune_control", "measure on test"]
     assert [step.parent.stage if step.parent else None for step in steps] == [None, "pretrain", "pretrain", "finetune"]
-    assert steps[2].words == steps[1].words
+    assert steps[2].overrides == steps[1].overrides
 
 
 def test_words_of_the_command_line_are_the_strongest_and_those_of_a_stage_stronger_still(tmp_path):

@@ -77,7 +77,7 @@ def test_a_comma_in_free_text_stays_text_and_is_said():
     assert sweep.notes == (
         "tracking.sample_prompt=Well, then is one text; to try several: tracking.sample_prompt=choice(Well, then)",
     )
-    assert all("tracking.sample_prompt=Well, then" in job.words for job in sweep.jobs)
+    assert all("tracking.sample_prompt=Well, then" in job.overrides for job in sweep.jobs)
 
 
 FILES = ("a.txt", "b.txt", "c d,e.txt", "f (1).txt")
@@ -210,4 +210,4 @@ def test_only_trainings_are_swept():
 def test_secrets_are_hidden_where_jobs_are_shown():
     job = expand(Request("train", ("+extra.hf_token=abc,def",))).jobs[0]
     assert "abc" not in str(job) and "abc" not in str(job.shown())
-    assert "+extra.hf_token=abc" in job.words
+    assert "+extra.hf_token=abc" in job.overrides

@@ -1,4 +1,4 @@
-"""The words of the command line → Hydra overrides, or problems.
+"""The arguments of the command line → Hydra overrides, or problems.
 
 Hydra's grammar decides how a value is read (`key=[1,2]`, `key=null`, `'key="a, b"'`), with two exceptions for
 text: a setting declared `verbatim` (a prompt) takes everything after `=` as it stands, a `path` likewise
@@ -40,11 +40,13 @@ _CHOICE = re.compile(r"[^=]+=choice\(.*\)", re.DOTALL)
 _UNESCAPED = re.compile(r"(\\*)\$\{")
 
 
-def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tuple[list[Override], list[Problem]]:
-    """Reads every word, and collects what can't be read. Several values in one word need `multirun`."""
+def parse_overrides(
+    verb: str, arguments: Iterable[str], multirun: bool = False
+) -> tuple[list[Override], list[Problem]]:
+    """Reads every argument, and collects what can't be read. Several values in one need `multirun`."""
     register_parts()
     overrides, problems = [], []
-    for word in words:
+    for word in arguments:
         override = None if multirun and _CHOICE.fullmatch(word) else _verbatim(verb, word, multirun)
         if isinstance(override, Problem):
             problems.append(override)
@@ -67,11 +69,11 @@ def parse_words(verb: str, words: Iterable[str], multirun: bool = False) -> tupl
     return overrides, problems
 
 
-def take_paths(verb: str, words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(paths, other words). An assignment begins with a dotted key and =; a path may hold a = further on: a/lr=0.1."""
-    words = tuple(words)
-    paths = tuple(word for word in words if VERBS[verb].takes_paths and not _ASSIGNMENT.match(word))
-    return paths, tuple(word for word in words if word not in paths)
+def take_paths(verb: str, arguments: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(paths, overrides). An override begins with a dotted key and =; a path may hold a = further on: a/lr=0.1."""
+    arguments = tuple(arguments)
+    paths = tuple(word for word in arguments if VERBS[verb].takes_paths and not _ASSIGNMENT.match(word))
+    return paths, tuple(word for word in arguments if word not in paths)
 
 
 def _depth(word: str) -> int:
@@ -91,7 +93,7 @@ def escape(text: str) -> str:
 
 
 def for_hydra(overrides: Iterable[Override], groups: Iterable[str]) -> list[str]:
-    """The same overrides as words that Hydra's own composition accepts, for its displays."""
+    """The overrides as text that Hydra's own composition accepts, for its displays."""
     words = []
     for override in overrides:
         line = override.input_line or ""
@@ -110,7 +112,7 @@ def is_hydra(override: Override) -> bool:
 
 
 def is_of_pipeline(word: str) -> bool:
-    """Whether a word chooses a pipeline, or changes one (pipeline/definition.py)."""
+    """Whether an override chooses a pipeline, or changes one (pipeline/definition.py)."""
     return word.lstrip("+").startswith(("pipeline=", "pipeline."))
 
 
@@ -190,7 +192,7 @@ def _unreadable(verb: str, word: str, reason: str) -> Problem:
 
 
 def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
-    """The problem of a word that can be parsed but asks for something that bigtrain does not do."""
+    """The problem of an override that can be parsed but asks for something that bigtrain does not do."""
     key, cause = override.key_or_group, f'command line, "{word}"'
     if not all(key.split(".")):
         return Problem("CONFIG-WORD", f"{word!r} names no setting", cause, "settings are given as key=value")
