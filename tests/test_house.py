@@ -49,8 +49,8 @@ TORCH_FREE = {
     "bigtrain.storage",
 }
 
-LONGEST_FILE = 400
-LONGEST_FUNCTION = 80
+LONGEST_FILE = 350
+LONGEST_FUNCTION = 50
 
 
 def module_name(path: Path) -> str:

@@ -46,7 +46,6 @@ class LimitedData(DataModule):
         self.augment = data.augment
 
     def dataset(self, split: str) -> Dataset:
-        """See `data/base.py`."""
         if split not in self.spec.sizes:
             raise DataError.of("DATA-SPLIT", f"there is no {split} split", cause="trainer.overfit=true")
         return _Chosen(self._source(split), self._ids[split])
@@ -68,7 +67,6 @@ class _Chosen(Dataset):
         return len(self._ids)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         return self._dataset.gather(self._ids[ids])
 
 

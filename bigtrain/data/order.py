@@ -135,12 +135,10 @@ class BucketedOrder:
         return min(map(len, self._batches))
 
     def ids(self, step: int) -> np.ndarray:
-        """See `Order`."""
         epoch, position = divmod(step, len(self._batches))
         return self._batches[self._epoch(epoch)[position]]
 
     def epochs(self, step: int) -> np.ndarray:
-        """See `Order`."""
         return np.full(len(self.ids(step)), step // len(self._batches))
 
     def _order_of_epoch(self, epoch: int) -> np.ndarray:
@@ -164,22 +162,18 @@ class ContiguousOrder:
 
     @property
     def samples_per_step(self) -> float:
-        """See `Order`."""
         return self.batch_size
 
     @property
     def smallest_batch(self) -> int:
-        """See `Order`."""
         return self.batch_size
 
     def ids(self, step: int) -> np.ndarray:
-        """See `Order`."""
         epoch, position = divmod(step, self.steps_per_epoch)
         first = mix(self.seed, SeedDomain.STREAM_OFFSET, epoch) % self.size
         return (first + np.arange(self.batch_size) * self.steps_per_epoch + position) % self.size
 
     def epochs(self, step: int) -> np.ndarray:
-        """See `Order`."""
         return np.full(self.batch_size, step // self.steps_per_epoch)
 
     def begins(self, step: int) -> np.ndarray:

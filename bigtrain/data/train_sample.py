@@ -36,7 +36,6 @@ class TrainSample(Dataset):
         return len(self._ids)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         return self._dataset.gather(self._ids[ids])
 
 

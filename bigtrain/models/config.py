@@ -235,7 +235,6 @@ class BertConfig(ModelConfig):
     num_embeddings: int | None = _embedding_rows()
 
     def gives(self) -> tuple[str, ...]:
-        """See `ModelConfig`."""
         return ("bidirectional", "pooled")
 
     def problems(self) -> list[Invalid]:
@@ -271,7 +270,6 @@ class Seq2SeqConfig(ModelConfig):
     dropout: float = setting(0.1, "Probability of dropping an activation, or an attention weight.", at_least=0, below=1)
 
     def gives(self) -> tuple[str, ...]:
-        """See `ModelConfig`."""
         return ("decoder",)
 
     def problems(self) -> list[Invalid]:
@@ -305,7 +303,6 @@ class NgramConfig(ModelConfig):
     )
 
     def gives(self) -> tuple[str, ...]:
-        """See `ModelConfig`."""
         return ("causal",)
 
 
@@ -334,11 +331,8 @@ def _uneven_heads(num_heads: int, hidden_size: int) -> Invalid:
     below = hidden_size - hidden_size % (2 * num_heads)
     widths = [str(width) for width in (below, below + 2 * num_heads) if width]
     heads = _divisors_near(num_heads, hidden_size // 2 if hidden_size % 2 == 0 else hidden_size)
-    return Invalid(
-        "num_heads",
-        f"is {num_heads}, which does not divide hidden_size={hidden_size}; "
-        f"use num_heads={heads}, or hidden_size={' or '.join(widths)}",
-    )
+    fix = f"use num_heads={heads}, or hidden_size={' or '.join(widths)}"
+    return Invalid("num_heads", f"is {num_heads}, which does not divide hidden_size={hidden_size}; {fix}")
 
 
 def _divisors_near(number: int, whole: int) -> str:

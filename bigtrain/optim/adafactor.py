@@ -45,7 +45,6 @@ class AdafactorRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        """See `UpdateRule`."""
         torch._foreach_div_(gradients, grad_scale)
         torch._foreach_add_([state["step"] for state in states], [1 - found_inf] * len(states))
         # What is new in the running square weighs t^exponent: 1 at the first step. (A skipped first step has t = 0.)

@@ -40,7 +40,6 @@ class AdamRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        """See `UpdateRule`."""
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, [1 - found_inf] * len(steps))
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
@@ -85,7 +84,6 @@ class SGDRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        """See `UpdateRule`."""
         fused_sgd(
             parameters,
             gradients,

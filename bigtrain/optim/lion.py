@@ -31,7 +31,6 @@ class LionRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        """See `UpdateRule`."""
         means = [state["exp_avg"] for state in states]
         torch._foreach_div_(gradients, grad_scale)
         directions = torch._foreach_lerp(means, gradients, 1 - self.betas[0])

@@ -47,7 +47,6 @@ class MuonRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        """See `UpdateRule`."""
         directions = self._directions(gradients, states, found_inf, grad_scale)
         by_shape = defaultdict(list)
         for parameter, direction in zip(parameters, directions, strict=True):

@@ -48,7 +48,6 @@ class Glyphs(DataModule):
         self.augment = augmentation_for(config.augment, self.spec)
 
     def dataset(self, split: str) -> ImageSamples:
-        """See `data/base.py`."""
         return split_of(self._samples, split)
 
 

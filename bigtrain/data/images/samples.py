@@ -31,7 +31,6 @@ class ImageSamples(Dataset):
         return len(self.chosen)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         images = np.take(self.images, self.chosen[ids], axis=0)
         return {"images": torch.from_numpy(images), "labels": torch.from_numpy(self.labels[ids])}
 

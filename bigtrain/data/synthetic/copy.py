@@ -54,7 +54,6 @@ class NoisyCopy(DataModule):
         )
 
     def dataset(self, split: str) -> CopyWindows:
-        """See `data/base.py`."""
         return self._windows[split]
 
 
@@ -69,7 +68,6 @@ class CopyWindows(Dataset):
         return len(self.tokens)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         tokens = torch.from_numpy(self.tokens[ids].astype(np.int64))
         return {"tokens": tokens, "scored": self._scored.expand(len(tokens), -1).clone()}
 

@@ -41,7 +41,6 @@ class Disks(DataModule):
         )
 
     def dataset(self, split: str) -> ValueSamples:
-        """See `data/base.py`."""
         return self._samples[split]
 
 

@@ -66,7 +66,6 @@ class GaussianMixture(DataModule):
         )
 
     def dataset(self, split: str) -> VectorSamples:
-        """See `data/base.py`."""
         return self._samples[split]
 
 
@@ -81,7 +80,6 @@ class VectorSamples(Dataset):
         return len(self.vectors)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         return {"vectors": torch.from_numpy(self.vectors[ids]), "labels": torch.from_numpy(self.labels[ids])}
 
 

@@ -57,5 +57,4 @@ class LinearValues(DataModule):
         )
 
     def dataset(self, split: str) -> ValueSamples:
-        """See `data/base.py`."""
         return self._samples[split]

@@ -68,7 +68,6 @@ class Markov(DataModule):
         )
 
     def dataset(self, split: str) -> MarkovWindows:
-        """See `data/base.py`."""
         return self._windows[split]
 
 
@@ -83,7 +82,6 @@ class MarkovWindows(Dataset):
         return len(self.tokens)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         tokens = torch.from_numpy(self.tokens[ids].astype(np.int64))
         return {"tokens": tokens, "scored": self._scored.expand(len(tokens), -1).clone()}
 

@@ -50,5 +50,4 @@ class RandomLabels(DataModule):
         )
 
     def dataset(self, split: str) -> ImageSamples:
-        """See `data/base.py`."""
         return self._samples[split]

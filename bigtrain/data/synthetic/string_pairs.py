@@ -62,7 +62,6 @@ class StringPairs(DataModule):
         )
 
     def dataset(self, split: str) -> PairDataset:
-        """See `data/base.py`."""
         return self._datasets[split]
 
 

@@ -23,7 +23,6 @@ class ValueSamples(Dataset):
         return len(self.inputs)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         return {self.kind: torch.from_numpy(self.inputs[ids]), "values": torch.from_numpy(self.values[ids])}
 
 

@@ -21,7 +21,6 @@ class TextAugmentation(Augmentation):
         self._config = config
 
     def __call__(self, samples: Samples) -> Samples:
-        """See `data/base.py`."""
         tokens_BT, lengths_B = samples["tokens"].numpy(), samples["lengths"].numpy()
         keys = samples["keys"].numpy().view(np.uint64)
         if self._config.word_swap:

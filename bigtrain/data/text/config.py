@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import Invalid, setting
+from bigtrain.data.config import fraction_problems, one_path, path_problems, val_fraction_setting
 from bigtrain.data.tables.config import EncodedConfig, TableConfig
 from bigtrain.registry import DATA
 
@@ -28,19 +29,6 @@ class Tokenizer(Enum):
 LEARNT = (Tokenizer.bpe, Tokenizer.wordpiece, Tokenizer.word)
 LEARNT_VOCAB_SIZE = 4096  # where vocab_size is not given
 COLUMN_JOINT = " | "  # shows a model, whatever its tokenizer, where one column ends
-VAL_FRACTION = 0.1  # where val_fraction is not given
-
-
-def val_fraction_setting() -> Any:
-    """For data of which train may come without val."""
-    return setting(
-        None,
-        "Part of train held out for validation where val has no file of its own, drawn by a hash of the texts; "
-        f"default: {VAL_FRACTION}.",
-        above=0,
-        below=1,
-        before=None,
-    )
 
 
 class TooLong(Enum):
@@ -131,41 +119,6 @@ class TextConfig(TokenizedConfig):
         return [Invalid(field, f"{sentence}; or nanogpt") for field, sentence in fraction_problems(self.split)]
 
 
-def fraction_problems(split: str) -> list[Invalid]:
-    """What is wrong with the fractions of a `split`."""
-    try:
-        fractions = [float(part) for part in split.split(",")]
-    except ValueError:
-        fractions = []
-    train_and_val = len(fractions) == 3 and all(part > 0 for part in fractions[:2])
-    if not train_and_val or not fractions[2] >= 0 or not abs(sum(fractions) - 1) <= 1e-6:
-        return [
-            Invalid(
-                "split",
-                f"is {split!r}; allowed: three fractions train,val,test that add up to 1, train "
-                "and val above 0, for instance 0.9,0.05,0.05",
-            )
-        ]
-    return []
-
-
-def _one_path(path: str | None) -> Invalid:
-    """What is wrong where path and train_path are both given, or neither of them."""
-    if path:
-        return Invalid("path", "and train_path are both given; give path, which is split, or train_path and val_path")
-    return Invalid("path", "is missing; give data.path=<your file or folder>, or data.train_path=… and data.val_path=…")
-
-
-def _path_problems(config: TextClassificationConfig | SentencePairsConfig, path_holds: str) -> list[Invalid]:
-    found = [_one_path(config.path)] if bool(config.path) == bool(config.train_path) else []
-    if config.val_path and config.val_fraction is not None:
-        sentence = f"is {config.val_fraction}, but nothing is held out where val_path is given"
-        found.append(Invalid("val_fraction", sentence))
-    if config.path and (config.val_path or config.test_path):
-        found.append(Invalid("path", f"{path_holds}; give train_path instead to use val_path or test_path"))
-    return found
-
-
 @dataclass
 class PythonDocsConfig(TextConfig):
     """English from the running Python: `pydoc_data.topics` and the standard library's docstrings."""
@@ -197,7 +150,7 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
-            found.append(_one_path(self.path))
+            found.append(one_path(self.path))
         if self.val_fraction is not None and (self.path or self.val_path):
             found.append(
                 Invalid(
@@ -283,7 +236,7 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
 
     def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems() + _path_problems(self, "has all splits")
+        found = super().problems() + path_problems(self, "has all splits")
         found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             found.append(Invalid("labels", f"is {list(self.labels)}; give two different names at least"))
@@ -354,7 +307,7 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
 
     def problems(self) -> list[Invalid]:
         """Rules across fields."""
-        found = super().problems() + _path_problems(self, "holds every split")
+        found = super().problems() + path_problems(self, "holds every split")
         if self.source_language == self.target_language:
             found.append(Invalid("source_language", f"and target_language are both {self.source_language!r}"))
         return found

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from bigtrain.data.base import SPLITS, Dataset
 from bigtrain.data.cache import Prepared, fingerprint_of
+from bigtrain.data.config import VAL_FRACTION
 from bigtrain.data.originals import Original
 from bigtrain.data.paths import as_path
 from bigtrain.data.tables.delimited import TableFormat
-from bigtrain.data.text.config import VAL_FRACTION, LongPair, SentencePairsConfig
+from bigtrain.data.text.config import LongPair, SentencePairsConfig
 from bigtrain.data.text.division import hashed_order
 from bigtrain.data.text.pair_files import PairFiles, are_there, find_pair_files
 from bigtrain.data.text.ragged import Ragged
@@ -110,7 +111,6 @@ class SentencePairs(TokenizedSplits[_PairSplits, PairDataset]):
         super().__init__(config, source, read, tokenizer)
 
     def keyed_by(self) -> list[Any]:
-        """See `TokenizedSplits`."""
         return [self.config.sequence_length, self.config.too_long.value]
 
     def prepare(self, texts: _PairSplits, tokenizer: Tokenizer | None) -> Prepared:
@@ -140,7 +140,6 @@ class SentencePairs(TokenizedSplits[_PairSplits, PairDataset]):
         return Prepared(meta, arrays)
 
     def datasets(self, prepared: Prepared) -> dict[str, PairDataset]:
-        """See `TokenizedSplits`."""
         arrays = prepared.arrays
         return {
             split: PairDataset(*(Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in names))
@@ -157,7 +156,6 @@ class SentencePairs(TokenizedSplits[_PairSplits, PairDataset]):
         )
 
     def cut(self, prepared: Prepared) -> dict[str, int]:
-        """See `TokenizedSplits`."""
         is_cut = self.config.too_long is LongPair.truncate
         return {split: count for split, (count, *_) in prepared.meta["too_long"].items()} if is_cut else {}
 

@@ -51,7 +51,6 @@ class Sentences(Dataset):
         return len(self._tokens)
 
     def gather(self, ids: np.ndarray) -> dict[str, Tensor]:
-        """See `data/base.py`."""
         tokens_BT, lengths_B = self._tokens.padded(ids)
         return {"tokens": tokens_BT, "lengths": lengths_B, "labels": torch.from_numpy(self._labels[ids])}
 
@@ -74,7 +73,6 @@ class SentenceSplits(TokenizedSplits[LabelledSplits, Sentences]):
         self.augment = augmentation(config.augment)
 
     def keyed_by(self) -> list[Any]:
-        """See `TokenizedSplits`."""
         return [self.config.sequence_length, self.config.too_long.value]
 
     def prepare(self, texts: LabelledSplits, tokenizer: Tokenizer | None) -> Prepared:
@@ -104,7 +102,6 @@ class SentenceSplits(TokenizedSplits[LabelledSplits, Sentences]):
         return Prepared(meta, arrays)
 
     def datasets(self, prepared: Prepared) -> dict[str, Sentences]:
-        """See `TokenizedSplits`."""
         arrays = prepared.arrays
         return {
             split: Sentences(Ragged(arrays[f"{split}_tokens"], arrays[f"{split}_offsets"]), arrays[f"{split}_labels"])
@@ -113,21 +110,17 @@ class SentenceSplits(TokenizedSplits[LabelledSplits, Sentences]):
         }
 
     def facts(self, prepared: Prepared) -> dict[str, Any]:
-        """See `TokenizedSplits`."""
         return {"num_classes": len(prepared.meta["names"]), "labels": tuple(prepared.meta["names"])}
 
     def passes(self, texts: LabelledSplits) -> Callable[[], Iterator[Original]]:
-        """See `TokenizedSplits`."""
         return lambda: (
             Original(split, one.text, one.label, one.place) for split in SPLITS for one in texts.splits.get(split, ())
         )
 
     def cut(self, prepared: Prepared) -> dict[str, int]:
-        """See `TokenizedSplits`."""
         return {split: prepared.meta["cut"].get(split, 0) for split in self._datasets}
 
     def notes(self, prepared: Prepared) -> list[str]:
-        """See `TokenizedSplits`."""
         notes: list[str] = prepared.meta["notes"]
         return notes
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from bigtrain.data.config import VAL_FRACTION
 from bigtrain.data.tables.delimited import ColumnMissing, TableFormat, is_position
 from bigtrain.data.tables.rows import Table, read_rows
 from bigtrain.data.text import labels
 from bigtrain.data.text.class_division import LabelledText, Parts, absent_classes, divide_by_class, fractions_of
-from bigtrain.data.text.config import COLUMN_JOINT, VAL_FRACTION, EmptyText, TextClassificationConfig
+from bigtrain.data.text.config import COLUMN_JOINT, EmptyText, TextClassificationConfig
 from bigtrain.data.text.sentences import LabelledSplits, SentenceSplits
 from bigtrain.data.text.table_files import files_of_splits
 from bigtrain.data.text.text_files import FileState, broken_file, content_hash, require_unchanged

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bigtrain.data.config import VAL_FRACTION
 from bigtrain.data.paths import dangling_link, list_files, require_target, warn_of_repeated
-from bigtrain.data.text.config import VAL_FRACTION, TextCorpusConfig
+from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
 from bigtrain.data.text.text_files import FileState, content_hash, require_unchanged

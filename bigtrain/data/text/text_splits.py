@@ -53,7 +53,6 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
         return prepared
 
     def prepare(self, texts: Divided, tokenizer: Tokenizer | None) -> Prepared:
-        """See `TokenizedSplits`."""
         if tokenizer is None:
             tokenizer = _fit_once(self.config, texts, self._unfinished)
         found = tokenise(texts, tokenizer, self._unfinished)
@@ -65,7 +64,6 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
         return Prepared(meta, {}, found.streams)
 
     def datasets(self, prepared: Prepared) -> dict[str, TokenWindows]:
-        """See `TokenizedSplits`."""
         streams = prepared.arrays.items()
         return {split: TokenWindows(stream, self.config.sequence_length, split) for split, stream in streams}
 
@@ -79,7 +77,6 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
         }
 
     def passes(self, texts: Divided) -> Callable[[], Iterator[Original]]:
-        """See `TokenizedSplits`."""
         return paragraphs(texts)
 
 

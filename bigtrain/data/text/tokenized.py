@@ -78,7 +78,6 @@ class TokenizedSplits(DataModule, Generic[Texts, Samples]):
             warnings.warn(note, stacklevel=2)
 
     def dataset(self, split: str) -> Samples:
-        """See `data/base.py`."""
         if split not in self._datasets:
             raise DataError.of(
                 "DATA-SPLIT",

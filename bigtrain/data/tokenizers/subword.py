@@ -86,7 +86,6 @@ class SubwordTokenizer:
         return next(self._encode_all([text], dtype, lambda characters: None))
 
     def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
-        """See `Tokenizer`."""
         total = max(1, sum(map(len, texts)))
         with status_line("Tokenising") as report:
             yield from self._encode_all(texts, dtype, lambda characters: report(characters / total))
@@ -130,7 +129,6 @@ class SubwordTokenizer:
                 )
 
     def decode(self, ids: np.ndarray) -> str:
-        """See `Tokenizer`."""
         return DOCUMENT_BREAK.join(self._decode(piece) for piece in split_at(np.asarray(ids), self.end_of_text))
 
     def _decode(self, ids: np.ndarray) -> str:

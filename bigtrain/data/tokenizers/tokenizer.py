@@ -73,25 +73,21 @@ class ByteTokenizer:
         return np.frombuffer(encoded(text, "utf-8"), dtype=np.uint8).astype(dtype)
 
     def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
-        """See `Tokenizer`."""
         return (self.encode(text, dtype) for text in texts)
 
     def decode(self, ids: np.ndarray) -> str:
-        """See `Tokenizer`."""
         pieces = split_at(np.asarray(ids), self.end_of_text)
         # 0xFF never occurs in UTF-8, so an id that is no byte decodes to U+FFFD.
         as_bytes = (np.where((piece >= 0) & (piece < 256), piece, 0xFF).astype(np.uint8) for piece in pieces)
         return DOCUMENT_BREAK.join(piece.tobytes().decode("utf-8", errors="replace") for piece in as_bytes)
 
     def first_token_bytes(self, text: str) -> int:
-        """See `Tokenizer`."""
         return 1
 
     def begins_word(self) -> None:
         """See `Tokenizer`."""
 
     def to_json(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
         return {"kind": "byte", "end_of_text": self.end_of_text is not None}
 
 
@@ -131,7 +127,6 @@ class CharTokenizer:
         return result
 
     def encode_all(self, texts: Sequence[str], dtype: Any = np.int64) -> Iterator[np.ndarray]:
-        """See `Tokenizer`."""
         return (self.encode(text, dtype) for text in texts)
 
     def _encode_chunk(self, chunk: str) -> np.ndarray:
@@ -146,21 +141,18 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: np.ndarray) -> str:
-        """See `Tokenizer`."""
         last = len(self._codes) - 1
         pieces = (np.asarray(piece, dtype=np.int64) for piece in split_at(np.asarray(ids), self.end_of_text))
         known = (np.where((piece >= 0) & (piece <= last), piece, last) for piece in pieces)
         return DOCUMENT_BREAK.join(self._codes[piece].tobytes().decode("utf-32-le") for piece in known)
 
     def first_token_bytes(self, text: str) -> int:
-        """See `Tokenizer`."""
         return len(text[0].encode())
 
     def begins_word(self) -> None:
         """See `Tokenizer`."""
 
     def to_json(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
         return {
             "kind": "char",
             "characters": self.characters,
