@@ -21,6 +21,7 @@ from typing import Any
 from bigtrain.errors import BigtrainError, CheckpointError, MachineError
 from bigtrain.storage import durable
 
+_DATE = len("2026-11-28_09-30-00")  # of a run directory's name
 RUN_DIR_VARIABLE = "BIGTRAIN_RUN_DIR"
 """In the environment: the directory that a run is to have. Sweeps name it for their jobs, launchers for their ranks."""
 
@@ -81,7 +82,8 @@ def say_latest(word: str, run: Path, output_dir: Path) -> None:
 
 def _newest_first(output_dir: Path) -> list[Path]:
     runs = [path.parent for path in output_dir.glob("*/*/config.yaml")]
-    return sorted(runs, key=lambda path: path.name, reverse=True)
+    # By the date in the name; of runs that began in the same second, by what was written last.
+    return sorted(runs, key=lambda run: (run.name[:_DATE], (run / "config.yaml").stat().st_mtime_ns), reverse=True)
 
 
 def require_run_directory(where: str, output_dir: Path) -> Path:
