@@ -242,6 +242,7 @@ def test_the_guide_adapts_optimizers_that_train_and_go_on_to_the_same_bytes(tmp_
     reader.read(page("add_an_optimizer"))
 
 
+@pytest.mark.slow  # a minute; by default the same steps are gone through in a package
 def test_the_guide_adds_a_model_to_the_repository_whose_tests_then_test_it(tmp_path: Path) -> None:
     reader = Reader("add_a_model", tmp_path, tmp_path / "work")
     copy_repository(reader.folder)

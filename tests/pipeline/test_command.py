@@ -116,7 +116,7 @@ def test_rounds_end_at_the_target_or_when_patience_runs_out(here, capsys):
     assert ("patience: " in said) != ("the target is not reached" in said)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_random_places_it_ends_with_the_same_bytes(tmp_path, kills):
     write_pipeline(tmp_path / "conf", "small", SMALL)
     shell = Shell(tmp_path)
