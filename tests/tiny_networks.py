@@ -150,7 +150,7 @@ def _draw(spec, count, rng):
     labels = rng.integers(spec.num_classes or 2, size=count)
     if spec.kind == "text":
         tokens = rng.integers(spec.vocab_size, size=(count, spec.sequence_length + 1))
-        tokens[:, 0] = np.arange(count) % spec.vocab_size  # tells samples apart: they can be learnt by heart
+        tokens[:, 0] = np.arange(count) % spec.vocab_size  # tells samples apart: they can be memorised
         return {"tokens": tokens}
     if spec.kind == "sentences":
         tokens, lengths = _texts(spec, count, rng)

@@ -57,7 +57,7 @@ def refuse_unused(config: GenerateConfig, searches: bool) -> None:
         fix = "leave it out, or give num_beams and length_penalty"
     else:
         why = "only a translation is searched for, and this checkpoint does not translate"
-        fix = "leave it out; temperature=0 takes the likeliest token each time"
+        fix = "leave it out; temperature=0 takes the most probable token each time"
     if given:
         raise ConfigError.of("GENERATE-SETTING", f"{given[0]} has no effect: {why}", fix=fix)
 

@@ -262,7 +262,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "temp": Habit(("temperature",)),
     "k": Habit(("top_k",)),
     "p": Habit(("top_p",)),
-    "do_sample greedy": Habit(say="temperature=0 takes the likeliest token each time, more draws one"),
+    "do_sample greedy": Habit(say="temperature=0 takes the most probable token each time, more draws one"),
     "input question start": Habit(("prompt",)),
     "_target_ class_path": Habit(say="parts are chosen by name: model=cnn optimizer=sgd; --help lists them"),
     "local_files_only trust_remote_code use_auth_token push_to_hub": Habit(say="leave it out: nothing is downloaded"),

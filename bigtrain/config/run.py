@@ -45,7 +45,6 @@ class EarlyStoppingConfig:
     min_delta: float = setting(0.0, "What counts as better must be better by more than this.", at_least=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.min_delta and self.patience is None:
             return [Invalid("min_delta", f"is {self.min_delta}, which has no effect without patience")]
         return []
@@ -131,7 +130,6 @@ class TrainerConfig:
     find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.gpus != "auto" and not self.gpus.isdigit():
             found.append(Invalid("gpus", f"is {self.gpus!r}; allowed: auto, 0, or a number of GPUs"))
@@ -208,10 +206,10 @@ class GenerateConfig:
     checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.", path=True)
     prompt: str | None = setting(None, "Text to continue; without it, an interactive prompt.", verbatim=True)
     max_tokens: int = setting(300, "Tokens to generate.", at_least=1)
-    temperature: float = setting(0.8, "Below 1 sharper, above 1 flatter; 0 takes the likeliest token.", at_least=0)
-    top_k: int | None = setting(None, "Sample among the k likeliest tokens.", at_least=1)
+    temperature: float = setting(0.8, "Below 1 sharper, above 1 flatter; 0 takes the most probable token.", at_least=0)
+    top_k: int | None = setting(None, "Sample among the k most probable tokens.", at_least=1)
     top_p: float | None = setting(
-        None, "Sample among the likeliest tokens that hold this probability.", above=0, at_most=1
+        None, "Sample among the most probable tokens that hold this probability.", above=0, at_most=1
     )
     num_samples: int = setting(1, "Continuations of the prompt; of a translation, the best ones found.", at_least=1)
     num_beams: int | None = setting(

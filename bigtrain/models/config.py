@@ -132,7 +132,6 @@ class TransformerConfig(ModelConfig):
     num_embeddings: int | None = _embedding_rows()
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
             found.append(_uneven_heads(self.num_heads, self.hidden_size))
@@ -195,7 +194,6 @@ class LSTMConfig(ModelConfig):
         return ("pooled",) if self.bidirectional else super().gives()
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.bidirectional and self.tie_embeddings:
             sentence = "is true, which has no effect with bidirectional: it generates no text"
@@ -238,7 +236,6 @@ class BertConfig(ModelConfig):
         return ("bidirectional", "pooled")
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.hidden_size % self.num_heads:
             return [_uneven_heads(self.num_heads, self.hidden_size)]
         return []
@@ -273,7 +270,6 @@ class Seq2SeqConfig(ModelConfig):
         return ("decoder",)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.hidden_size % self.num_heads:
             found.append(_uneven_heads(self.num_heads, self.hidden_size))
@@ -320,7 +316,6 @@ class MLPConfig(ModelConfig):
     dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if any(width < 1 for width in self.widths):
             return [Invalid("widths", f"is {list(self.widths)}; each must be at least 1")]
         return []

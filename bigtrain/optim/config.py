@@ -45,7 +45,6 @@ class CommonConfig(OptimizerConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = [
             Invalid(
                 "learning_rate_scale",
@@ -71,7 +70,6 @@ class AdamWConfig(CommonConfig):
     epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
 
@@ -85,7 +83,6 @@ class AdamConfig(CommonConfig):
     epsilon: float = setting(1e-8, "Added to the root of the running square.", above=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
 
@@ -99,7 +96,6 @@ class SGDConfig(CommonConfig):
     nesterov: bool = setting(True, "Nesterov's look-ahead; needs momentum.")
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + _nesterov_problems(self.nesterov, self.momentum)
 
 
@@ -122,7 +118,6 @@ class MuonConfig(CommonConfig):
     epsilon: float = setting(1e-8, "AdamW's: added to the root of the running square.", above=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems() + _nesterov_problems(self.nesterov, self.momentum)
         return found + _beta_problems(self.betas)
 
@@ -136,7 +131,6 @@ class LionConfig(CommonConfig):
     betas: list[float] = setting([0.9, 0.99], "Share of the running mean in the update, and its decay, each in [0, 1).")
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + _beta_problems(self.betas)
 
 

@@ -14,7 +14,7 @@ def test_overfit_learns_eight_samples_by_heart(shell):
     metrics = shell.status(run)["metrics"]
     assert metrics["val/accuracy"] == 1.0
     assert metrics["val/loss"] < 0.1
-    assert not any(tag.startswith("test/") for tag in metrics), "what was learnt by heart has no test split"
+    assert not any(tag.startswith("test/") for tag in metrics), "what was memorised has no test split"
 
 
 def test_limit_walks_through_everything_on_few_samples(shell):

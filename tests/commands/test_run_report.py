@@ -1,4 +1,4 @@
-"""The report that a run leaves: what it says of a run that learns by heart, and that curves and levers are real."""
+"""The report that a run leaves: what it says of a run that memorises, and that curves and levers are real."""
 
 import csv
 import random
@@ -24,7 +24,7 @@ WORDS = [
 
 
 def coins(path, count=120):
-    """Texts whose labels can only be learnt by heart."""
+    """Texts whose labels can only be memorised."""
     draw = random.Random(0)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)

@@ -40,7 +40,6 @@ class ImageAugmentConfig:
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.mixup and self.cutmix:
             return [Invalid("mixup", f"is {self.mixup} and cutmix is {self.cutmix}; only one of them can be on")]
         return []
@@ -140,7 +139,6 @@ class ImageFolderConfig(HoldOutConfig):
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return [] if self.channels in (1, 3) else [Invalid("channels", f"is {self.channels}; it must be 1 or 3")]
 
 

@@ -35,7 +35,6 @@ class MarkovConfig(DataConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.vocab_size ** (self.order + 1) > 1 << 24:
             found.append(
@@ -76,7 +75,6 @@ class CopyConfig(DataConfig):
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.sequence_length % 2:
             sentence = f"is {self.sequence_length}; string and copy are equally long, so it must be even"
             return [Invalid("sequence_length", sentence)]
@@ -103,7 +101,6 @@ class GaussianMixtureConfig(DataConfig):
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if self.classes * self.features**2 > 1 << 18:
             found.append(
@@ -189,7 +186,6 @@ class StringPairsConfig(DataConfig):
     draw_seed: int = setting(0, "Seed of all that is drawn here (the run's seed leaves the data alone).", at_least=0)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         strings = 100 ** (self.longest // 2 + 1) if self.function is StringFunction.addition else 0
         strings = strings or self.letters ** (self.longest // 2 + 1)
         if strings < 20 * self.eval_samples:

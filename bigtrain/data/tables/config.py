@@ -23,7 +23,6 @@ class EncodedConfig(DataConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems()
         if self.encoding is not None and not is_encoding(self.encoding):
             sentence = f"is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16"
@@ -67,7 +66,6 @@ class TableConfig(EncodedConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems()
         if self.separator is not None and self.separator not in SEPARATORS:
             names = [

@@ -63,7 +63,6 @@ class TokenizedConfig(DataConfig):
     cache_dir: str | None = setting(None, "Where prepared data is cached; default: the user's cache folder.", path=True)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems()
         if self.vocab_size is not None and self.tokenizer not in LEARNT:
             found.append(
@@ -110,7 +109,6 @@ class TextConfig(TokenizedConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + self._split_problems()
 
     def _split_problems(self) -> list[Invalid]:
@@ -147,7 +145,6 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems()
         if bool(self.path) == bool(self.train_path):
             found.append(one_path(self.path))
@@ -197,7 +194,6 @@ class SentencesConfig(TokenizedConfig):
     augment: TextAugmentConfig = setting(TextAugmentConfig, "Changes to training texts.")
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         return super().problems() + fraction_problems(self.split)
 
 
@@ -235,7 +231,6 @@ class TextClassificationConfig(TableConfig, SentencesConfig):
             self.text_column = [self.text_column]
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems() + path_problems(self, "has all splits")
         found += self._column_problems()
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
@@ -306,7 +301,6 @@ class SentencePairsConfig(TableConfig, TokenizedConfig):
     )
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = super().problems() + path_problems(self, "holds every split")
         if self.source_language == self.target_language:
             found.append(Invalid("source_language", f"and target_language are both {self.source_language!r}"))

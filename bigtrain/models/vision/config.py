@@ -30,7 +30,6 @@ class CNNConfig(ModelConfig):
     dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         found = []
         if not self.widths or min(self.widths) < 1:
             found.append(Invalid("widths", f"is {list(self.widths)}; it needs at least one width, each at least 1"))
@@ -76,7 +75,6 @@ class ResNetConfig(ModelConfig):
     dropout: float = setting(0.0, "Probability of dropping a pooled feature.", at_least=0, below=1)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.depth not in IMAGENET_DEPTHS and self.depth % 6 != 2:
             return [Invalid("depth", f"is {self.depth}; it must be 18, 34 or 50, or 6n + 2: 20, 32, 44, 56, …")]
         return []
@@ -99,7 +97,6 @@ class VGGConfig(ModelConfig):
     dropout: float = setting(0.5, "Probability of dropping a hidden feature.", at_least=0, below=1)
 
     def problems(self) -> list[Invalid]:
-        """Rules across fields."""
         if self.depth not in VGG_CONVOLUTIONS:
             return [Invalid("depth", f"is {self.depth}; it must be {', '.join(map(str, VGG_CONVOLUTIONS))}")]
         return []

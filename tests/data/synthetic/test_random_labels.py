@@ -1,4 +1,4 @@
-"""Labels that know nothing of their images: what can't be learnt, and what can be learnt by heart."""
+"""Labels that know nothing of their images: what can't be learnt, and what can be memorised."""
 
 import math
 
