@@ -10,9 +10,9 @@ import torch
 from bigtrain.config.schema import register_parts
 from bigtrain.data.base import Dataset, DataSpec
 from bigtrain.data.loader import keyed_samples
-from bigtrain.models.config import BertConfig, LSTMConfig, MLPConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
+from bigtrain.models.config import BertConfig, LSTMConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
-from bigtrain.models.vision.config import CNNConfig, ResNetConfig, VGGConfig
+from bigtrain.models.vision.config import CNNConfig, MLPConfig, ResNetConfig, VGGConfig
 from bigtrain.randomness import sample_keys
 from bigtrain.registry import MODELS, TASKS
 

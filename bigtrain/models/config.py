@@ -1,4 +1,4 @@
-"""Settings of the backbones for sequences, and of the MLP; torch-free."""
+"""Settings of the backbones for sequences; torch-free."""
 
 from __future__ import annotations
 
@@ -57,14 +57,6 @@ class Pooling(Enum):
     last = "last"
     mean = "mean"
     max = "max"
-
-
-class MLPActivation(Enum):
-    """Nonlinearity between the layers of an MLP."""
-
-    relu = "relu"
-    gelu = "gelu"
-    tanh = "tanh"
 
 
 class NormPosition(Enum):
@@ -302,25 +294,6 @@ class NgramConfig(ModelConfig):
         return ("causal",)
 
 
-@dataclass
-class MLPConfig(ModelConfig):
-    """Multilayer perceptron: [linear, norm, activation, dropout] per width, on flattened images or on vectors."""
-
-    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors")
-
-    widths: list[int] = setting([256, 256], "Width of each hidden layer; [] makes a linear model.")
-    activation: MLPActivation = setting(MLPActivation.relu, "Nonlinearity after each hidden layer.")
-    batch_norm: bool = setting(
-        False, "Batch normalisation after each linear layer (statistics per rank and micro-batch)."
-    )
-    dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
-
-    def problems(self) -> list[Invalid]:
-        if any(width < 1 for width in self.widths):
-            return [Invalid("widths", f"is {list(self.widths)}; each must be at least 1")]
-        return []
-
-
 def _uneven_heads(num_heads: int, hidden_size: int) -> Invalid:
     """Says which numbers of heads and which widths would go together, with an even width per head, as rope needs it."""
     below = hidden_size - hidden_size % (2 * num_heads)
@@ -342,4 +315,3 @@ MODELS.register("lstm", LSTMConfig, factory="bigtrain.models.lstm:LSTM")
 MODELS.register("bert", BertConfig, factory="bigtrain.models.bert:Bert")
 MODELS.register("seq2seq", Seq2SeqConfig, factory="bigtrain.models.seq2seq:EncoderDecoder")
 MODELS.register("ngram", NgramConfig, factory="bigtrain.models.ngram:Ngram")
-MODELS.register("mlp", MLPConfig, factory="bigtrain.models.mlp:MLP")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bigtrain.data.base import DataSpec
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import MLPConfig
+from bigtrain.models.vision.config import MLPConfig
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
 

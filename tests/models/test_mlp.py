@@ -11,8 +11,8 @@ from tiny_networks import IMAGES, TEXT, VECTORS
 
 from bigtrain.config.settings import find_problems
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import MLPActivation, MLPConfig
 from bigtrain.models.mlp import MLP
+from bigtrain.models.vision.config import MLPActivation, MLPConfig
 
 
 @pytest.mark.parametrize(("name", "function"), [("relu", F.relu), ("gelu", F.gelu), ("tanh", torch.tanh)])

@@ -6,7 +6,8 @@ from tiny_networks import tiny_config, tiny_network
 
 from bigtrain.config.schema import register_parts
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import MLPConfig, TransformerConfig
+from bigtrain.models.config import TransformerConfig
+from bigtrain.models.vision.config import MLPConfig
 from bigtrain.registry import MODELS, OPTIMIZERS
 from tests.config.composing import composed, refusal, write
 from tests.optim.small_modules import ONE, ZERO, Small, build, everything, run, same_bytes, set_gradients

@@ -8,8 +8,8 @@ import torch
 from tiny_networks import IMAGES, SENTENCES, VALUES, VECTORS, perturb, samples, tiny_config, tiny_network
 
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import MLPConfig, TransformerConfig
-from bigtrain.models.vision.config import CNNConfig
+from bigtrain.models.config import TransformerConfig
+from bigtrain.models.vision.config import CNNConfig, MLPConfig
 from bigtrain.tasks.base import evaluation_totals
 from bigtrain.tasks.config import RegressionConfig
 from bigtrain.tasks.regression import Regression

@@ -13,10 +13,11 @@ from bigtrain.data.synthetic.disks import Disks
 from bigtrain.data.synthetic.gaussian_mixture import GaussianMixture
 from bigtrain.data.synthetic.random_labels import RandomLabels
 from bigtrain.data.synthetic.string_pairs import StringPairs
-from bigtrain.models.config import MLPConfig, Seq2SeqConfig
+from bigtrain.models.config import Seq2SeqConfig
 from bigtrain.models.mlp import MLP
 from bigtrain.models.network import Network
 from bigtrain.models.seq2seq import EncoderDecoder
+from bigtrain.models.vision.config import MLPConfig
 from bigtrain.randomness import mix
 from bigtrain.tasks.classification import Classification
 from bigtrain.tasks.config import ClassificationConfig, RegressionConfig, Seq2SeqTaskConfig

@@ -1,8 +1,9 @@
-"""Settings of the backbones for images; torch-free."""
+"""Settings of the backbones for images, and for vectors; torch-free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from bigtrain.config.kinds import ModelConfig
@@ -12,6 +13,14 @@ from bigtrain.registry import MODELS
 IMAGENET_DEPTHS = (18, 34, 50)  # 50 is 6n + 2 too, but there is no such CIFAR form in the paper
 # Convolutions of each stage, by depth (the paper's configurations A, B, D and E).
 VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class MLPActivation(Enum):
+    """Nonlinearity between the layers of an MLP."""
+
+    relu = "relu"
+    gelu = "gelu"
+    tanh = "tanh"
 
 
 @dataclass
@@ -102,6 +111,26 @@ class VGGConfig(ModelConfig):
         return []
 
 
+@dataclass
+class MLPConfig(ModelConfig):
+    """Multilayer perceptron: [linear, norm, activation, dropout] per width, on flattened images or on vectors."""
+
+    consumes: ClassVar[tuple[str, ...]] = ("images", "vectors")
+
+    widths: list[int] = setting([256, 256], "Width of each hidden layer; [] makes a linear model.")
+    activation: MLPActivation = setting(MLPActivation.relu, "Nonlinearity after each hidden layer.")
+    batch_norm: bool = setting(
+        False, "Batch normalisation after each linear layer (statistics per rank and micro-batch)."
+    )
+    dropout: float = setting(0.0, "Probability of dropping a hidden feature.", at_least=0, below=1)
+
+    def problems(self) -> list[Invalid]:
+        if any(width < 1 for width in self.widths):
+            return [Invalid("widths", f"is {list(self.widths)}; each must be at least 1")]
+        return []
+
+
 MODELS.register("cnn", CNNConfig, factory="bigtrain.models.vision.cnn:CNN")
 MODELS.register("resnet", ResNetConfig, factory="bigtrain.models.vision.resnet:ResNet")
 MODELS.register("vgg", VGGConfig, factory="bigtrain.models.vision.vgg:VGG")
+MODELS.register("mlp", MLPConfig, factory="bigtrain.models.mlp:MLP")

@@ -15,7 +15,7 @@ from bigtrain.data.images.augment import augmentation_for
 from bigtrain.data.images.config import IDXConfig, ImageAugmentConfig
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
-from bigtrain.models.config import MLPConfig
+from bigtrain.models.vision.config import MLPConfig
 from bigtrain.optim.config import ConstantConfig, SGDConfig
 from bigtrain.randomness import sample_keys
 from bigtrain.signals import StopRequest
