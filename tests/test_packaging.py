@@ -20,8 +20,6 @@ from setuptools import build_meta
 import bigtrain
 import bigtrain.configs
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one worker makes what its tests share
-
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("bigtrain", "configs")
 

@@ -285,7 +285,7 @@ def test_test_runs_every_stage_and_names_those_that_failed(machine: Machine) -> 
     assert good.returncode == 0
     assert good.stdout.splitlines() == [
         *["ruff check", "ruff format --check"],
-        *["pytest -m pytest -n auto --maxprocesses 4 --dist loadgroup", "3 passed in 0.1s", "mypy"],
+        *["pytest -m pytest -n auto --maxprocesses 4 --dist loadfile", "3 passed in 0.1s", "mypy"],
     ]
     assert "all passed" in good.stderr
     for stage in ("lint", "format", "tests", "types"):
@@ -314,7 +314,7 @@ def test_test_all_leaves_nothing_out(machine: Machine) -> None:
     assert machine.run("test", "--all", "tests").stdout.splitlines()[0] == f"{everything} tests"
     result = machine.run("test", "--all").stdout.splitlines()
     assert result[0] == "ruff check"
-    assert f"{everything} -n auto --maxprocesses 4 --dist loadgroup" in result
+    assert f"{everything} -n auto --maxprocesses 4 --dist loadfile" in result
 
 
 def test_check_gpu_says_when_there_is_no_gpu() -> None:

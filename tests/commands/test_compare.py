@@ -13,8 +13,6 @@ import pytest
 
 from .conftest import COMMAND, TINY, Shell
 
-pytestmark = pytest.mark.xdist_group("compare")  # one worker makes what its tests share
-
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog, being lazy, lets it pass.\n" * 200
 CORPUS = ["data=text_corpus", "data.path=text.txt", "data.sequence_length=32", "model.hidden_size=16"]
 SHORT = ["trainer.gpus=0", "trainer.batch_size=4", "trainer.max_duration=8step", "trainer.eval_every=2step"]

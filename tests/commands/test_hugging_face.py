@@ -16,8 +16,6 @@ from bigtrain.distributed.world import lone_world
 from .conftest import Shell
 from .test_resume_command import final_bytes, kill_after_rows
 
-pytestmark = pytest.mark.xdist_group("hugging_face")  # one worker makes what its tests share
-
 RUN = [
     "model=llama",
     "data=text_corpus",

@@ -13,7 +13,7 @@ from .conftest import GLYPHS, TINY, Shell
 from .test_resume_command import final_bytes, kill_after_rows
 
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the ranks in /proc")
-pytestmark = [pytest.mark.xdist_group("ranks"), NEEDS_PROC]
+pytestmark = NEEDS_PROC
 
 RANKS = [*TINY, "trainer.processes=2", "tracking.samples=false"]
 LONG = ["trainer.max_duration=240step", "trainer.save_every=20step", "trainer.log_every=10", "model.dropout=0.1"]

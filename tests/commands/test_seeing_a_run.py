@@ -15,8 +15,6 @@ import pytest
 
 from .conftest import COMMAND, GLYPHS, TINY, Shell
 
-pytestmark = pytest.mark.xdist_group("seeing_a_run")  # one worker makes what its tests share
-
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):

@@ -9,8 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from .conftest import MODEL, Shell
 
-pytestmark = pytest.mark.xdist_group("text_classification")  # one worker makes what its tests share
-
 TRAINER = ["trainer.gpus=0", "trainer.max_duration=60step", "trainer.batch_size=8", "optimizer.learning_rate=1e-2"]
 WORDS = ["task=classification", "data=text_classification", "data.cache_dir=cache", "data.sequence_length=32"]
 GOOD, BAD = ("a lovely film", "lovely and moving"), ("a dull film", "dull and slow")

@@ -12,8 +12,6 @@ from bigtrain.errors import ConfigError
 
 from .conftest import MODEL, Shell
 
-pytestmark = pytest.mark.xdist_group("translate")  # one worker makes what its tests share
-
 REVERSE = [
     "model=seq2seq",
     *MODEL,

@@ -17,8 +17,6 @@ from bigtrain.errors import DataError
 from bigtrain.registry import DATA
 from tests.data import small_cifar
 
-pytestmark = pytest.mark.xdist_group("python_docs")  # one worker reads the docstrings of the standard library
-
 register_parts()
 SMALL = {
     "python_docs": {},

@@ -26,7 +26,6 @@ def trained(tmp_path_factory):
     return one, two
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("name", runs())
 def test_two_ranks_end_with_the_weights_and_metrics_of_one(trained, name):
     one, two = (folder / name for folder in trained)

@@ -42,7 +42,6 @@ def sample_ids(folder):
     return [json.loads(line) for line in (folder / "ids.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("model", MODELS)
 def test_one_two_one_ranks_see_the_same_samples_and_end_with_the_same_weights(trained, model):
     whole, changing = (folder / model for folder in trained)

@@ -191,9 +191,9 @@ def test_auto_precision_is_a_rule_of_shapes(make_trainer):
 def test_a_compiler_that_is_missing_is_one_warning(make_trainer, monkeypatch, tmp_path):
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    trainer = make_trainer(tiny_config(trainer={"compile": "true", "max_duration": "4step"}), "compiled")
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        trainer = make_trainer(tiny_config(trainer={"compile": "true", "max_duration": "4step"}), "compiled")
     (note,) = [note for note in trainer.recorder.notes if "compile" in note]
     assert note.startswith("torch.compile failed")
     assert trainer.fit() == ""

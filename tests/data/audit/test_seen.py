@@ -18,8 +18,6 @@ from bigtrain.data.text.text_classification import TextClassification
 from bigtrain.data.text.text_corpus import TextCorpus
 from bigtrain.data.text.topics import PythonDocsTopics
 
-pytestmark = pytest.mark.xdist_group("python_docs")  # one worker reads the docstrings of the standard library
-
 
 @pytest.fixture
 def planted(tmp_path):

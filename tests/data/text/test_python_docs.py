@@ -12,8 +12,6 @@ from bigtrain.data.text.docstrings import clean, python_files
 from bigtrain.data.text.python_docs import PythonDocs, read_documents
 from bigtrain.errors import DataError
 
-pytestmark = pytest.mark.xdist_group("python_docs")  # one worker reads the docstrings of the standard library
-
 
 @pytest.fixture(scope="module")
 def docs(shared_cache):

@@ -6,8 +6,6 @@ import pytest
 from bigtrain.data.text.config import PythonDocsTopicsConfig
 from bigtrain.data.text.topics import PACKAGES, PythonDocsTopics, gist, without_name
 
-pytestmark = pytest.mark.xdist_group("python_docs")  # one worker reads the docstrings of the standard library
-
 
 @pytest.fixture(scope="module")
 def data(shared_cache):
