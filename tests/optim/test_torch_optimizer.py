@@ -91,22 +91,22 @@ def test_restored_by_copying_it_goes_on_to_the_same_bytes(name, steps):
 
 @EVERY
 @pytest.mark.parametrize("bad", [float("nan"), 1.0])
-def test_a_masked_step_changes_nothing(name, bad):
+def test_a_skipped_step_changes_nothing(name, bad):
     module, twin = Small(), Small()
     optimizer, plain = adapted(name, module), adapted(name, twin)
-    for masked_at in (0, 3):
+    for skipped_at in (0, 3):
         before = everything(optimizer, module)
         for parameter in module.parameters():
             parameter.grad = torch.full_like(parameter, bad)
         optimizer.step(ONE, torch.tensor(bad))
         assert same_bytes(before, everything(optimizer, module))
         for either, network in ((optimizer, module), (plain, twin)):
-            run(either, network, range(masked_at, masked_at + 3))
+            run(either, network, range(skipped_at, skipped_at + 3))
     assert same_bytes(everything(optimizer, module), everything(plain, twin))
 
 
 @EVERY
-def test_the_divisor_divides_and_a_parameter_without_gradient_stays(name):
+def test_the_grad_scale_divides_and_a_parameter_without_gradient_stays(name):
     module, other = Small(), Small()
     optimizer, divided = adapted(name, module), adapted(name, other)
     for step in range(3):
