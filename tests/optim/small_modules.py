@@ -74,3 +74,18 @@ def same_bytes(one, other):
     assert one.keys() == other.keys()
     pairs = [(one[key].flatten(), other[key].flatten()) for key in one]
     return all(torch.equal(first.view(torch.uint8), second.view(torch.uint8)) for first, second in pairs)
+
+
+def skipped_steps_change_nothing(make, bad):
+    """A skipped step, whose gradients and grad_scale are `bad`, leaves no trace: neither at once nor in later steps."""
+    module, twin = Small(), Small()
+    optimizer, plain = make(module), make(twin)
+    for skipped_at in (0, 3):
+        before = everything(optimizer, module)
+        for parameter in module.parameters():
+            parameter.grad = torch.full_like(parameter, bad)
+        optimizer.step(ONE, torch.tensor(bad))
+        assert same_bytes(before, everything(optimizer, module))
+        for either, network in ((optimizer, module), (plain, twin)):
+            run(either, network, range(skipped_at, skipped_at + 3))
+    assert same_bytes(everything(optimizer, module), everything(plain, twin))

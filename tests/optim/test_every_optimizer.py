@@ -9,7 +9,17 @@ import torch
 from bigtrain.config.schema import register_parts
 from bigtrain.config.settings import find_problems
 from bigtrain.registry import OPTIMIZERS
-from tests.optim.small_modules import ONE, ZERO, Small, build, everything, run, same_bytes, set_gradients
+from tests.optim.small_modules import (
+    ONE,
+    ZERO,
+    Small,
+    build,
+    everything,
+    run,
+    same_bytes,
+    set_gradients,
+    skipped_steps_change_nothing,
+)
 
 register_parts()
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS.names())
@@ -35,17 +45,7 @@ def test_it_learns_a_small_problem_with_its_default_rate(name):
 @EVERY
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1.0])
 def test_a_skipped_step_changes_nothing_whatever_the_gradients_and_the_grad_scale(name, bad):
-    module, twin = Small(), Small()
-    optimizer, plain = build(name, module), build(name, twin)
-    for skipped_at in (0, 3):
-        before = everything(optimizer, module)
-        for parameter in module.parameters():
-            parameter.grad = torch.full_like(parameter, bad)
-        optimizer.step(ONE, torch.tensor(bad))
-        assert same_bytes(before, everything(optimizer, module))
-        for either, network in ((optimizer, module), (plain, twin)):
-            run(either, network, range(skipped_at, skipped_at + 3))
-    assert same_bytes(everything(optimizer, module), everything(plain, twin))
+    skipped_steps_change_nothing(lambda module: build(name, module), bad)
 
 
 @EVERY

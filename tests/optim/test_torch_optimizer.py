@@ -6,7 +6,16 @@ import torch
 from bigtrain.errors import ConfigError
 from bigtrain.optim.config import CommonConfig
 from bigtrain.optim.torch_optimizer import TorchOptimizer
-from tests.optim.small_modules import ONE, ZERO, Small, everything, run, same_bytes, set_gradients
+from tests.optim.small_modules import (
+    ONE,
+    ZERO,
+    Small,
+    everything,
+    run,
+    same_bytes,
+    set_gradients,
+    skipped_steps_change_nothing,
+)
 
 
 class Counting(torch.optim.Optimizer):
@@ -92,17 +101,7 @@ def test_restored_by_copying_it_goes_on_to_the_same_bytes(name, steps):
 @EVERY
 @pytest.mark.parametrize("bad", [float("nan"), 1.0])
 def test_a_skipped_step_changes_nothing(name, bad):
-    module, twin = Small(), Small()
-    optimizer, plain = adapted(name, module), adapted(name, twin)
-    for skipped_at in (0, 3):
-        before = everything(optimizer, module)
-        for parameter in module.parameters():
-            parameter.grad = torch.full_like(parameter, bad)
-        optimizer.step(ONE, torch.tensor(bad))
-        assert same_bytes(before, everything(optimizer, module))
-        for either, network in ((optimizer, module), (plain, twin)):
-            run(either, network, range(skipped_at, skipped_at + 3))
-    assert same_bytes(everything(optimizer, module), everything(plain, twin))
+    skipped_steps_change_nothing(lambda module: adapted(name, module), bad)
 
 
 @EVERY
