@@ -82,7 +82,7 @@ class Attention(nn.Module):
             # Target positions don't see each other here, so the rows of one source may stand side by side in time.
             queries = queries_NTHK.reshape(keys.shape[0], -1, *queries_NTHK.shape[2:]).transpose(1, 2)
         else:
-            queries, keys, values = self._queries_keys_values(x_NTD, rotation_T21K, is_cached=cache is not None)
+            queries, keys, values = self._queries_keys_values(x_NTD, rotation_T21K)
         if cache is not None:
             keys, values = cache.extend(keys, values)
             if causal and cache.start:
@@ -101,14 +101,10 @@ class Attention(nn.Module):
         key_value = self.key_value(source_BSD).unflatten(-1, (2, self.num_kv_heads, -1))
         return key_value.permute(2, 0, 3, 1, 4)
 
-    def _queries_keys_values(
-        self, x_BTD: Tensor, rotation_T21K: Tensor | None, *, is_cached: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, H, T, K), (B, G, T, K), (B, G, T, K), normalised and rotated; `is_cached`: in the cache's dtype."""
+    def _queries_keys_values(self, x_BTD: Tensor, rotation_T21K: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, T, K), (B, G, T, K), (B, G, T, K), normalised and rotated."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x_BTD).view(*x_BTD.shape[:2], heads + 2 * kv_heads, self.head_size)
-        if not is_cached and cpu.attends_in_fp32(qkv):
-            qkv = qkv.float()
         if self.qk_norm_epsilon is None and rotation_T21K is None:
             return qkv.transpose(1, 2).split((heads, kv_heads, kv_heads), dim=1)
         # Queries and keys are normalised and rotated as one tensor: half the calls.
@@ -135,6 +131,13 @@ def attend(
     `mask` is bool and broadcasts to (B, H, T, S), true where seen; `causal` stands in place of one, where T = S.
     """
     with without_autocast(q_BHTK.device):
+        if cpu.attends_by_products(q_BHTK, k_BGSK):
+            if k_BGSK.shape[1] != q_BHTK.shape[1]:
+                group = q_BHTK.shape[1] // k_BGSK.shape[1]
+                k_BGSK, v_BGSK = (x.repeat_interleave(group, dim=1) for x in (k_BGSK, v_BGSK))
+            bias = cpu.attention_bias(q_BHTK, mask, causal)
+            y_BHTK = cpu.AttentionFunction.apply(q_BHTK, k_BGSK, v_BGSK, bias, dropout)
+            return y_BHTK.transpose(1, 2).flatten(2)
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK,
             k_BGSK,

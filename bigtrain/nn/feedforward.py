@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigtrain.nn import cpu
 from bigtrain.nn.init import normal_linear
 
 
@@ -22,9 +22,14 @@ def swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * value
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU with tanh in place of erf, as GPT-2 has it (arXiv:1606.08415); same shape."""
+    return cpu.GeluTanhFunction.apply(x) if cpu.uses_own_gelu(x) else F.gelu(x, approximate="tanh")
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "relu": F.relu,
     "relu2": relu_squared,
     "swiglu": swiglu,
