@@ -60,7 +60,7 @@ def conclude(
         tokens=None if throughput.tokens_per_step is None else round(state.step * throughput.tokens_per_step),
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=parts.data.spec.optimal_accuracy,
-        share_of_peak=speed * throughput.flops_per_sample / throughput.peak_flops if throughput.peak_flops else None,
+        share_of_peak=throughput.share_of_peak(speed),
         sample=example.text,
         warning=_warning(composed, run_dir),
         commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_overrides)),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+_UNDISTURBED = 0.85  # share of its threads' time that the products get; beside a busy loop on two cores 0.67
 
-def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
+
+class Peak(NamedTuple):
+    """A measured peak, and whether this process had its threads' cores to itself meanwhile (of a GPU always True)."""
+
+    flops: float  # FLOP/s
+    undisturbed: bool
+
+
+def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> Peak:
     """FLOP/s of the best matrix product seen within `seconds`: the ceiling that shares of peak refer to.
 
     Square matrices grow until one product takes a hundredth of the time; then the best of the repetitions
@@ -30,12 +41,15 @@ def measured_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float
 
     size, largest = 256, 2048 if device.type == "cpu" else 16384
     left, right = pair(size)
-    best, deadline = 0.0, time.perf_counter() + seconds
+    best, total, cpu_total, deadline = 0.0, 0.0, 0.0, time.perf_counter() + seconds
     while True:
+        cpu_seconds = time.process_time()
         taken = _timed_product(left, right)
+        cpu_total, total = cpu_total + time.process_time() - cpu_seconds, total + taken
         best = max(best, 2 * size**3 / taken)
         if time.perf_counter() + taken > deadline:
-            return best
+            received = cpu_total / (total * torch.get_num_threads())
+            return Peak(best, device.type != "cpu" or received >= _UNDISTURBED)
         if taken < seconds / 100 and size < largest:
             size *= 2
             left, right = pair(size)
@@ -139,3 +153,14 @@ def memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_total_bytes(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory there is: of the GPU, else of the machine or of the container that this process runs in."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            total = min(total, int((cgroup / name).read_text()))
+    return total

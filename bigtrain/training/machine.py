@@ -12,12 +12,14 @@ from torch import nn
 
 from bigtrain.config.run import TrainerConfig
 from bigtrain.data.loader import TrainLoader, to_device
+from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
 from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.tasks.base import TrainingModule
+from bigtrain.tracking.contention import Contention
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.ceiling import ceiling_flops
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
@@ -173,13 +175,20 @@ def records(state: TrainState) -> bool:
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """FLOP/s that the devices of all ranks reach together in this precision; they measure at the same time."""
+    """FLOP/s that the devices of all ranks reach together in this precision."""
     device = world.device
     peak = ceiling_flops(device, precision.dtype, torch.get_num_threads())
     if device.type == "cuda":  # so that the measurement's matrices don't count as memory of the run
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return float(world.gather([peak]).sum())
+
+
+def contention(world: World) -> Contention:
+    """What tells how much of the cores others use. On a GPU one thread of each rank launches kernels."""
+    environment = rank_environment(os.environ) if world.size > 1 else None
+    threads = torch.get_num_threads() if world.device.type == "cpu" else 1
+    return Contention(threads, 1 if environment is None else environment.local_size)
 
 
 def device_name(device: torch.device) -> str:

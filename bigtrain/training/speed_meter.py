@@ -26,6 +26,12 @@ class Throughput:
         tokens = None if units.sample_tokens is None else units.sample_tokens * units.batch_size
         return cls(units.batch_size, tokens, flops_per_sample, peak_flops)
 
+    def share_of_peak(self, samples_per_second: float) -> float | None:
+        """Share of the peak at this speed, at most 1: a step may be faster than the fastest product measured."""
+        if not self.peak_flops:
+            return None
+        return min(1.0, samples_per_second * self.flops_per_sample / self.peak_flops)
+
     def work(self, steps: int) -> Row:
         """Samples, and tokens where there are any, of this many steps."""
         row: Row = {"samples": round(steps * self.samples_per_step)}
@@ -61,7 +67,7 @@ class SpeedMeter:
         row["perf/data_wait"] = data_seconds / seconds
         if throughput.tokens_per_step is not None:
             row["perf/tokens_per_second"] = steps * throughput.tokens_per_step / seconds
-        if throughput.peak_flops:
-            flops = samples * throughput.flops_per_sample
-            row["perf/share_of_peak"] = flops / max(flops, throughput.peak_flops)  # a step may be faster than measured
+        share = throughput.share_of_peak(samples)
+        if share is not None:
+            row["perf/share_of_peak"] = share
         return row

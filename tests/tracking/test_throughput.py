@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops
+from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops, memory_total_bytes
 
 CPU = torch.device("cpu")
 BATCH, TIME, WIDTH, HEADS, VOCABULARY, LAYERS = 2, 16, 32, 4, 50, 3
@@ -107,7 +107,7 @@ def test_the_peak_is_measured_quickly_and_no_product_beats_it_by_much():
     generator = torch.get_rng_state()
     measured_peak_flops(CPU, torch.float32, seconds=0.02)  # the first use loads libraries
     start = time.perf_counter()
-    peak = measured_peak_flops(CPU, torch.float32)
+    peak, _ = measured_peak_flops(CPU, torch.float32)
     assert time.perf_counter() - start < 1.0  # 0.15 s on an idle machine
     assert torch.equal(torch.get_rng_state(), generator)
     left = torch.randn(256, 256)
@@ -115,6 +115,13 @@ def test_the_peak_is_measured_quickly_and_no_product_beats_it_by_much():
     left @ left
     assert 1e8 < peak < 1e16
     assert 2 * 256**3 / (time.perf_counter() - start) < 3 * peak
+
+
+@pytest.mark.parametrize("received, undisturbed", [(1.0, True), (0.5, False)])
+def test_a_peak_says_whether_the_cores_were_shared(monkeypatch, received, undisturbed):
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "process_time", lambda: clock() * torch.get_num_threads() * received)
+    assert measured_peak_flops(CPU, torch.float32, seconds=0.02).undisturbed is undisturbed
 
 
 def test_memory_is_the_most_used_so_far():
@@ -130,3 +137,16 @@ def test_memory_is_the_most_used_so_far():
     before, after = map(int, answer.stdout.split())
     assert before > 50e6  # Python and torch
     assert 190e6 < after - before < 450e6
+
+
+def test_the_memory_of_a_container_is_what_it_may_use(tmp_path):
+    whole = memory_total_bytes(CPU, tmp_path)
+    assert 2**28 < whole < 2**50
+    for name, limit, total in (
+        ("memory.max", "max\n", whole),
+        ("memory.max", "1048576\n", 2**20),
+        ("memory/memory.limit_in_bytes", "2097152\n", 2**20),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(limit)
+        assert memory_total_bytes(CPU, tmp_path) == total

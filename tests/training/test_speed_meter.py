@@ -20,6 +20,7 @@ def test_a_step_that_is_faster_than_the_measured_peak_is_all_of_it():
     meter = SpeedMeter(Throughput(8, None, flops_per_sample=10.0, peak_flops=400.0), step=2, train_seconds=1.0)
     row = meter.read(12, 2.0)
     assert row["perf/share_of_peak"] == 1.0 and "perf/tokens_per_second" not in row
+    assert [Throughput(8, None, 10.0, peak).share_of_peak(20.0) for peak in (800.0, 100.0, None)] == [0.25, 1.0, None]
 
 
 def test_work_is_counted_in_samples_and_tokens():
