@@ -12,6 +12,7 @@ from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.data.base import DataModule
 from bigtrain.storage.checkpoint import Checkpoint
+from bigtrain.tracking.throughput import memory_total_bytes
 from bigtrain.tracking.tracker import Opening, RunFacts
 from bigtrain.training.extension import rate_ahead
 from bigtrain.training.machine import device_name
@@ -49,6 +50,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
         higher_is_better=trainer.selection.higher_is_better,
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=spec.optimal_accuracy,
+        memory_total_bytes=memory_total_bytes(world.device) if world.device.type == "cuda" or world.size == 1 else None,
         details=_details(parts.data),
     )
 

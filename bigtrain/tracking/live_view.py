@@ -18,10 +18,11 @@ from rich.text import Text
 
 from bigtrain.tracking.curve import bounds, braille_plot, sparkline
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled
-from bigtrain.tracking.progress import Progress
+from bigtrain.tracking.progress import NOTABLE_OTHERS, NOTABLE_WAIT, Progress
 
 _SIDE_BY_SIDE = 66  # columns inside the panel from which the curve fits beside the numbers
 _STACKED_ROWS = 4
+_SHOWN_WAIT = 0.01  # share of the step from which waiting for data has a row
 _MOST_COLUMNS = 110  # a wider panel is harder to read, not easier
 
 
@@ -137,8 +138,13 @@ class LiveView:
                 remark = f"{percent(share)} of peak" if share is not None else ""
                 yield "speed", scaled(latest[tag], unit), remark, ""
                 break
+        if (wait := latest.get("perf/data_wait", 0.0)) > _SHOWN_WAIT:
+            yield "data wait", percent(wait), "of the step", "yellow" if wait > NOTABLE_WAIT else ""
         if "system/memory_bytes" in latest:
-            yield "memory", memory(latest["system/memory_bytes"]), "", ""
+            total = self.progress.facts.memory_total_bytes
+            yield "peak memory", memory(latest["system/memory_bytes"]), f"of {memory(total)}" if total else "", ""
+        if (others := latest.get("system/other_cpu", 0.0)) > NOTABLE_OTHERS:
+            yield "other processes", percent(others), "of the cores", "yellow"
 
     def _curve(self, width: int, height: int) -> RenderableType:
         """The whole run's training loss, its range at the left, and the newest values as bars under it."""

@@ -20,7 +20,8 @@ _ONLY_IN_FILES = (
     "perf/step_seconds",
 )  # a line says them otherwise, or need not
 _RECENT = 48
-_NOTABLE_WAIT = 0.2  # share of the time that is worth a word in a line
+NOTABLE_WAIT = 0.05  # share of the time that is worth a word in a line
+NOTABLE_OTHERS = 0.2  # share of the cores, likewise
 
 
 class History:
@@ -169,7 +170,8 @@ def _word(tag: str, value: float, row: Row) -> str:
         "perf/tokens_per_second": lambda: scaled(value, "tok/s"),
         "perf/samples_per_second": lambda: scaled(value, "samples/s"),
         "perf/share_of_peak": lambda: f"{percent(value)} of peak",
-        "perf/data_wait": lambda: f"{percent(value)} waiting for data" if value > _NOTABLE_WAIT else "",
+        "perf/data_wait": lambda: f"data wait {percent(value)}" if value > NOTABLE_WAIT else "",
         "system/memory_bytes": lambda: memory(value),
+        "system/other_cpu": lambda: f"other processes {percent(value)} of the cores" if value > NOTABLE_OTHERS else "",
     }
     return known[tag]() if tag in known else f"{tag} {number(value)}"

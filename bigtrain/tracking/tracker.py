@@ -35,6 +35,7 @@ class RunFacts:
     higher_is_better: bool
     optimal_loss: float | None = None
     optimal_accuracy: float | None = None
+    memory_total_bytes: int | None = None  # of the device; None where several ranks share it
     details: dict[str, str] = field(default_factory=dict)  # more lines for the start: data sizes, schedule
 
 

@@ -34,6 +34,7 @@ from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import CADENCES, Cadences, Length
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.loss_meter import LossMeter
+from bigtrain.training.machine import contention
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard, nonfinite_error
 from bigtrain.training.plan import StepPlan
@@ -82,6 +83,7 @@ class Trainer:
         self.guard = NonFiniteGuard(self.module, device)
         self.loss_meter = LossMeter(self.state.loss_sums, self.world)
         self.speed_meter = SpeedMeter(self.throughput, self.state.step, self.state.train_seconds)
+        self.contention = contention(self.world)
         self.prefetch = Prefetch(self.loader, device)
         self.recorded: RecordedStep | None = None  # where a step is replayed instead of launched kernel by kernel
         self.updates = torch.full((), self.state.updates, dtype=torch.int64, device=device)
@@ -238,8 +240,17 @@ class Trainer:
             "optim/updates": int(self.updates),
             "system/memory_bytes": int(self.world.gather([memory_bytes(self.world.device)]).max()),
         }
-        self.tracker.scalars(row | self.speed_meter.read(self.state.step, self.state.train_seconds))
+        self.tracker.scalars(row | self.speed_meter.read(self.state.step, self.state.train_seconds) | self.others())
         self.done("log")
+
+    def others(self) -> Row:
+        """The column about other processes, where there is a new value; warns of them once."""
+        share = self.contention.share() if self.world.is_main else None
+        if share is None:
+            return {}
+        if sentence := self.contention.warning(share):
+            self.tracker.note(sentence, True)
+        return {"system/other_cpu": share}
 
     def row(self) -> Row:
         """The columns that every row has."""

@@ -18,7 +18,7 @@ from bigtrain.tracking.console import LiveConsole, PlainConsole, SteadyConsole, 
 from bigtrain.tracking.curve import braille_plot, resample, sparkline
 from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
 from bigtrain.tracking.live_view import LiveView
-from bigtrain.tracking.progress import History, Progress
+from bigtrain.tracking.progress import History, Progress, row_line
 from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.tracker import Opening, Tracker
 
@@ -99,6 +99,33 @@ def test_the_panel_says_everything_and_fits(width, terminal, facts_with_optimum,
     ):
         assert word in text
     assert any(0x2801 <= ord(char) <= 0x28FF for char in text)  # the curve
+
+
+@pytest.mark.parametrize(
+    "row, words, style",
+    [
+        ({"perf/data_wait": 0.12}, "data wait 12% of the step", "\x1b[33m"),
+        ({"perf/data_wait": 0.02}, "data wait 2.0% of the step", ""),
+        ({"perf/data_wait": 0.008}, "", ""),
+        ({"system/other_cpu": 0.5}, "other processes 50% of the cores", "\x1b[33m"),
+        ({"system/other_cpu": 0.15}, "", ""),
+        ({"system/memory_bytes": 42 * 2**30}, "peak memory 42 GiB of 80 GiB", ""),
+    ],
+)
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_holds_a_run_up_has_a_row(width, terminal, facts, train_row, row, words, style):
+    console = terminal(width, color_system="standard")
+    live = LiveConsole(console)
+    live.start(replace(facts, memory_total_bytes=80 * 2**30))
+    live.scalars(train_row(10, **row))
+    live.scalars(train_row(20, **row))
+    live.close()
+    coloured = console.file.getvalue()
+    plain = [Text.from_ansi(line).plain for line in coloured[coloured.rindex("╭") :].split("\n")[:-1]]
+    assert {cell_len(line) for line in plain[1:-1]} == {width}
+    text = "\n".join(" ".join(line.split()) for line in plain)
+    assert words in text and ("of the step" in text or "of the cores" in text) == bool(words and "memory" not in words)
+    assert not style or f"{style}{words.split('%')[0].split()[-1]}%" in coloured
 
 
 def test_what_was_resolved_and_why_stands_above_the_panel(terminal, facts, train_row, val_row):
@@ -239,6 +266,13 @@ def test_plain_lines(facts_with_optimum, train_row, val_row, monkeypatch):
     console.close()
     assert stream.getvalue() == GOLDEN
     assert stream.getvalue().isascii()
+
+
+def test_a_line_says_what_holds_a_run_up(facts, train_row):
+    line = row_line(train_row(10, **{"perf/data_wait": 0.12, "system/other_cpu": 0.5}), facts)
+    assert "data wait 12%  other processes 50% of the cores" in line
+    line = row_line(train_row(10, **{"perf/data_wait": 0.02, "system/other_cpu": 0.1}), facts)
+    assert "wait" not in line and "other" not in line
 
 
 def test_a_stream_that_lacks_a_letter_gets_a_question_mark(facts):

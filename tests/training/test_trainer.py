@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +138,16 @@ def test_rows_carry_what_a_reader_needs(make_trainer):
     assert rows[-1]["samples"] == 24 * 8
     assert all(0 < row["perf/data_wait"] < 1 for row in rows)
     json.dumps(rows)
+
+
+def test_other_processes_are_a_column_and_one_warning(make_trainer):
+    trainer = make_trainer(tiny_config())
+    shares, warnings = iter([None, 0.5, 0.5, None]), iter(["", "the cores are taken"])
+    trainer.contention = SimpleNamespace(share=lambda: next(shares, None), warning=lambda share: next(warnings))
+    trainer.fit()
+    rows = [row for row in trainer.recorder.rows if "train/loss" in row]
+    assert [row.get("system/other_cpu") for row in rows[:4]] == [None, 0.5, 0.5, None]
+    assert trainer.recorder.notes.count("the cores are taken") == 1
 
 
 def test_the_logged_loss_is_the_mean_over_the_interval(make_trainer):
