@@ -89,7 +89,9 @@ class Session:
         self.name, self.row, self.precision = name, row, precision
         self.protocol, self.folder = protocol, folder
         self.sides: dict[str, Side] = {}
-        self.resident: dict[str, int] = {}
+        self.resident: dict[str, int] = {}  # bytes that a side keeps on a GPU
+        self.accounted = allocated(protocol)
+        self.step_seconds: dict[str, float] = {}  # of the last of a side's first steps
         units, unit = row.units
         self.result: dict[str, Any] = {"row": name, "precision": precision, "units": units, "unit": unit, "sides": {}}
 
@@ -157,6 +159,7 @@ class Session:
         except Exception as error:  # of any library
             self.sides.pop(name, None)
             self.result["sides"][name] = {"error": f"{type(error).__name__}: {error}"[:300]}
+        self.accounted = allocated(self.protocol)
         return None
 
     def admit(self, name: str, side: Side, gate: int, reference: dict[str, list[Any]]) -> None:
@@ -164,12 +167,15 @@ class Session:
         say(f"{self.name} {self.precision}: {name}")
         protocol = self.protocol
         self.sides[name] = side
-        before, started = allocated(protocol), time.perf_counter()
-        side.keep = gate
-        side.advance(gate)
+        side.keep, started = gate, time.perf_counter()
+        side.advance(max(1, gate - 1))
         protocol.wait()
+        last = time.perf_counter()
+        side.advance(1)
+        protocol.wait()
+        self.step_seconds[name] = time.perf_counter() - last
         figures: dict[str, Any] = {"first_steps_seconds": time.perf_counter() - started, "gate_steps": gate}
-        self.resident[name] = allocated(protocol) - before
+        self.resident[name], self.accounted = allocated(protocol) - self.accounted, allocated(protocol)
         side.losses = [float(loss) for loss in side.losses]
         if isinstance(side, Bigtrain):
             figures["resolved"] = side.resolved
@@ -198,8 +204,9 @@ class Session:
         if again is not None and "again" not in self.result:
             self.result["again"] = again
             turns[again + AGAIN] = self.sides[again].advance
+            self.step_seconds[again + AGAIN] = self.step_seconds[again]
         say(f"{self.name} {self.precision}: timing {', '.join(turns)}")
-        for name, seconds in interleaved(turns, self.protocol).items():
+        for name, seconds in interleaved(turns, self.step_seconds, self.protocol).items():
             self.result["sides"].setdefault(name, {})["seconds"] = seconds
         if self.protocol.on_gpu:
             for name, side in self.sides.items():
@@ -213,6 +220,7 @@ class Session:
         gc.collect()
         if self.protocol.on_gpu:
             torch.cuda.empty_cache()
+        self.accounted = allocated(self.protocol)
         if "torch._dynamo" in sys.modules:
             torch._dynamo.reset()
 
@@ -225,24 +233,22 @@ def ready_batches(row: Row, ours: Bigtrain, count: int, protocol: Protocol) -> l
     return [{name: value.pin_memory() for name, value in batch.items()} for batch in batches]
 
 
-def interleaved(sides: dict[str, Callable[[int], Any]], protocol: Protocol) -> dict[str, list[float]]:
-    """Seconds a step of each side, block after block in turns. Blocks take about equally long: a fast side does more
-    steps. The first round only finds out how many, and is not counted.
+def interleaved(
+    sides: dict[str, Callable[[int], Any]], expected: dict[str, float], protocol: Protocol
+) -> dict[str, list[float]]:
+    """Seconds a step of each side, block after block in turns. Blocks take about equally long: a side that is expected
+    to be fast does more steps.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
-    steps = dict.fromkeys(sides, 1)
-    block_seconds = protocol.seconds / (protocol.blocks * max(1, len(sides)))
-    for block in range(-1, protocol.blocks):
+    block_seconds = protocol.seconds / (protocol.blocks * len(sides))
+    steps = {name: max(1, min(MOST_STEPS, round(block_seconds / expected[name]))) for name in sides}
+    for _ in range(protocol.blocks):
         for name, advance in sides.items():
             protocol.wait()
             started = time.perf_counter()
             advance(steps[name])
             protocol.wait()
-            step_seconds = (time.perf_counter() - started) / steps[name]
-            if block < 0:
-                steps[name] = max(1, min(MOST_STEPS, round(block_seconds / step_seconds)))
-            else:
-                times[name].append(step_seconds)
+            times[name].append((time.perf_counter() - started) / steps[name])
     return times
 
 
