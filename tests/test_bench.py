@@ -175,6 +175,19 @@ def test_the_two_tables_are_never_mixed_and_noise_is_a_tie() -> None:
     assert tables.failures(part) == ["broken fp32: RuntimeError: out of luck"]
 
 
+def test_a_gpu_has_columns_of_its_own() -> None:
+    result = result_of("small", "bf16", ours=10, bare=20, again=20)
+    result["sides"]["bigtrain"] |= {"kernels": 300, "launches": 4, "peak_bytes": 3 << 30}
+    lines = tables.like_for_like({"rows": [result], "ceiling_flops": {"bf16": 1e12}})
+    assert lines[0].endswith("| kernels | launches | GiB | first steps s |")
+    assert lines[2].endswith("| 300 | 4 | 3.0 | 1.0 |")
+
+
+def test_rows_that_the_time_is_too_short_for_are_left_out(bench: ModuleType) -> None:
+    results = bench.row("gpt", TINY["gpt"], None, SHORT, deadline=0.0)
+    assert [result["error"] for result in results] == ["left out: no time was left"] * 2
+
+
 def test_a_run_writes_its_half_of_the_page(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
