@@ -27,8 +27,8 @@ class NonFiniteGuard:
         persistent = set(module.state_dict())
         self._buffers = [buffer for name, buffer in module.named_buffers() if name in persistent]
         self._kept = [buffer.clone() for buffer in self._buffers]
-        self._pending: Tensor | None = None
         self._copied = torch.cuda.Event() if device.type == "cuda" else None
+        self._on_host = torch.full((), -1, dtype=torch.int64, pin_memory=self._copied is not None)
 
     def before_forward(self) -> None:
         """Keeps the running statistics."""
@@ -67,13 +67,11 @@ class NonFiniteGuard:
         """The number of the first bad step, or None. On a GPU as of the step before the last, unless `wait`."""
         if self._copied is None or wait:
             return _none_if_negative(int(self._first_bad_step))
-        known = None
-        if self._pending is not None:
-            self._copied.synchronize()
-            known = _none_if_negative(int(self._pending))
-        self._pending = self._first_bad_step.to("cpu", non_blocking=True)
+        self._copied.synchronize()  # the copy of a step ago: the device has the next step to work on meanwhile
+        known = int(self._on_host)
+        self._on_host.copy_(self._first_bad_step, non_blocking=True)
         self._copied.record()
-        return known
+        return _none_if_negative(known)
 
 
 def _none_if_negative(value: int) -> int | None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigtrain.training.nonfinite import NonFiniteGuard
 
@@ -38,3 +39,43 @@ def test_a_good_step_keeps_its_running_statistics():
     guard.found_inf(0, ONE, ONE)
     assert torch.equal(module.running_mean, moved)
     assert guard.first_bad_step() is None
+
+
+class Event:
+    """Stands in for a CUDA event: notes the order of the calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def record(self):
+        self.calls.append("record")
+
+    def synchronize(self):
+        self.calls.append("synchronize")
+
+
+class ReadsOf(TorchDispatchMode):
+    """Counts how often the number in `tensor` itself is read."""
+
+    def __init__(self, tensor):
+        super().__init__()
+        self.tensor, self.count = tensor, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.count += args[0].data_ptr() == self.tensor.data_ptr()
+        return function(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_the_flag_is_copied_to_the_host_and_read_a_step_later():
+    guard = NonFiniteGuard(nn.Linear(2, 2), CPU)
+    guard._copied = Event()
+    known = []
+    with ReadsOf(guard._first_bad_step) as reads:
+        for step, loss in enumerate([1.0, float("nan"), 1.0]):
+            guard.found_inf(step, torch.tensor(loss), ONE)
+            known.append(guard.first_bad_step())
+    assert known == [None, None, 1]
+    assert reads.count == 0
+    assert guard._copied.calls == ["synchronize", "record"] * 3
+    assert guard.first_bad_step(wait=True) == 1
