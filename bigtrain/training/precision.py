@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +42,15 @@ class ResolvedPrecision:
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context of a forward pass."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.name != "fp32")
+
+    def one_cast_per_weight(self, device: torch.device, passes: int) -> AbstractContextManager[None]:
+        """Around the passes of a step: within it autocast keeps its low-precision copy of each weight, which else is
+        forgotten after each pass. What runs here and not under `autocast` keeps its dtype.
+
+        Of a single pass the copies go as they are used: kept, they would take memory in its backward pass.
+        """
+        keeps = self.name != "fp32" and passes > 1
+        return torch.autocast(device.type, enabled=False) if keeps else nullcontext()
 
     def scaler(self, device: torch.device) -> GradScaler:
         """Loss scaling, in effect for fp16 only."""

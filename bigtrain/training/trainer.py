@@ -165,16 +165,17 @@ class Trainer:
             group["lr"] = rate
         self.guard.before_forward()
         step_loss = torch.zeros((), device=self.world.device)
-        for index, batch in enumerate(inputs.micro_batches):
-            if not inputs.recorded:
-                seed_generators(self.world.device, self.seed, inputs.step, self.world.rank, index)
-            with no_sync(self.replica, when=index < len(inputs.micro_batches) - 1):
-                with self.precision.autocast(self.world.device):
-                    output = self.replica(to_device(batch, self.world.device))
-                    loss = self.objective(output, inputs.counts)
-                self.scaler.scale(loss).backward()
-            step_loss += loss.detach()
-            self.loss_meter.add(output.terms)
+        with self.precision.one_cast_per_weight(self.world.device, len(inputs.micro_batches)):
+            for index, batch in enumerate(inputs.micro_batches):
+                if not inputs.recorded:
+                    seed_generators(self.world.device, self.seed, inputs.step, self.world.rank, index)
+                with no_sync(self.replica, when=index < len(inputs.micro_batches) - 1):
+                    with self.precision.autocast(self.world.device):
+                        output = self.replica(to_device(batch, self.world.device))
+                        loss = self.objective(output, inputs.counts)
+                    self.scaler.scale(loss).backward()
+                step_loss += loss.detach()
+                self.loss_meter.add(output.terms)
         self.update(inputs.step, self.world.sum(step_loss))
 
     def objective(self, output: LossOutput, counts: dict[str, float] | dict[str, Tensor]) -> Tensor:
