@@ -159,7 +159,16 @@ def _context_limit(network: nn.Module, needed: int, max_length: int | None) -> i
     return min(limit for limit in (needed, wanted, backbone.max_length) if limit is not None)
 
 
-def eagerly(network: nn.Module) -> contextlib.AbstractContextManager:
-    """A context in which compiled blocks run eagerly: each new length would be compiled again."""
+@contextlib.contextmanager
+def eagerly(network: nn.Module) -> Iterator[None]:
+    """A context for shapes that come once. Compiled blocks run eagerly: each new length would be compiled again. cuDNN
+    does not compute attention: it would plan each new length, for some 30 ms.
+    """
     compiled = any(module._compiled_call_impl is not None for module in network.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    uses_cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(uses_cudnn)

@@ -9,6 +9,7 @@ import os
 
 import torch
 from torch import nn
+from torch._C import _SDPBackend as SDPBackend
 
 from bigtrain.config.run import TrainerConfig
 from bigtrain.data.loader import TrainLoader, to_device
@@ -27,6 +28,7 @@ from bigtrain.training.state import TrainState
 
 # With less arithmetic than this, launching kernels takes most of a step: 1e12 FLOP are about 2 ms on an H100.
 RECORDED_STEP_FLOPS = 1e12
+_CUDNN_ATTENTION = ((9, 0), (10, 0))  # capabilities of GPUs on which cuDNN's attention is the fastest
 _RECORDED = "each step is recorded, then replayed"
 
 
@@ -39,14 +41,36 @@ def keep_threads(state: TrainState, tracker: Tracker) -> None:
 
 
 def prepare_device(settings: TrainerConfig, device: torch.device) -> None:
-    """Global switches of torch: TF32, deterministic kernels. Before the first product: cuBLAS reads them once."""
+    """Global switches of torch: TF32, attention kernels, deterministic ones. Before the first product: cuBLAS reads
+    them once.
+    """
     if device.type == "cuda":
         allow_tf32()
+        order_attention_kernels(torch.cuda.get_device_capability(device), settings.deterministic)
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+
+
+def order_attention_kernels(capability: tuple[int, int], deterministic: bool) -> None:
+    """`F.scaled_dot_product_attention` takes the first kernel of this order that can do what it is asked.
+
+    cuDNN's is the fastest on H100 and B200 and not elsewhere (huggingface/transformers#48163), but its backward pass is
+    not deterministic (pytorch#182551). `deterministic` switches it off: torch sets an order of its own, with cuDNN
+    first, at the first attention on such a GPU.
+    """
+    cudnn, flash, efficient, math = (
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    )
+    cudnn_first = capability in _CUDNN_ATTENTION and not deterministic
+    order = [cudnn, flash, efficient, math] if cudnn_first else [flash, efficient, math, cudnn]
+    torch._C._set_sdp_priority_order([kernel.value for kernel in (*order, SDPBackend.OVERRIDEABLE)])
+    torch.backends.cuda.enable_cudnn_sdp(not deterministic)
 
 
 def choose_precision(

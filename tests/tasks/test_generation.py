@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_networks import perturb, tiny_config, tiny_network
+from torch import nn
 
 from bigtrain.models.config import Positional, TransformerConfig
-from bigtrain.tasks.generation import Sampling, choose, generate, stream, top_k_top_p_filtering
+from bigtrain.tasks.generation import Sampling, choose, eagerly, generate, stream, top_k_top_p_filtering
 
 GREEDY = Sampling(temperature=0)
 PROMPT = [[1, 2, 3], [4, 5, 6]]
@@ -107,6 +108,14 @@ def test_stream_gives_tokens_one_by_one_and_restores_the_mode():
     network.eval()
     rest = list(itertools.islice(stream(network, PROMPT, 10, GREEDY), 3))
     assert torch.equal(rest[0], first) and not network.training
+
+
+def test_cudnn_does_not_attend_over_lengths_that_come_once_and_does_again_afterwards():
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(ValueError), eagerly(nn.Linear(1, 1)):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        raise ValueError
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_training_goes_on_after_generation():
