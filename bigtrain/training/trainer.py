@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._C._profiler import _RecordFunctionFast
 from torch.amp import GradScaler
 
 from bigtrain.data.loader import Prefetch, TrainLoader, to_device
@@ -45,7 +46,7 @@ from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.speed_meter import SpeedMeter, Throughput
 from bigtrain.training.state import TrainState
 from bigtrain.training.step import RecordedStep, StepInputs, seed_generators
-from bigtrain.training.watch import Watch
+from bigtrain.training.watch import OPTIMIZER_SPAN, Watch
 
 
 @dataclass
@@ -195,7 +196,8 @@ class Trainer:
         if self.clip_norm is not None:
             grad_scale = torch.clamp((self.grad_norm / self.clip_norm).float(), min=1.0)
         found_inf = self.guard.found_inf(step, step_loss, self.grad_norm, overflow)
-        self.optimizer.step(found_inf, grad_scale)
+        with _RecordFunctionFast(OPTIMIZER_SPAN):  # 0.4 µs where nothing profiles; `record_function` takes 9
+            self.optimizer.step(found_inf, grad_scale)
         self.optimizer.zero_grad()
         self.scaler.update()
         if self.average is not None:

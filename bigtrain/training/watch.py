@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from bigtrain.errors import NumericsError
 from bigtrain.tracking.tracker import Tracker
@@ -18,6 +19,7 @@ from bigtrain.tracking.tracker import Tracker
 WARMUP_STEPS = 5  # kernels are chosen and caches filled: not profiled
 PROFILED_STEPS = 5
 TABLE_ROWS = 25
+OPTIMIZER_SPAN = "optimizer step"  # what the trainer calls the optimizer's part of a step
 
 
 class Watch:
@@ -84,13 +86,31 @@ class Profile:
 
     def _write(self, profiler: Any) -> None:
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=order, row_limit=TABLE_ROWS)
+        averages = profiler.key_averages()
+        table = averages.table(sort_by=order, row_limit=TABLE_ROWS)
         self._folder.mkdir(exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json"))
         (self._folder / "table.txt").write_text(table)
         self._tracker.text("perf/profile", f"```\n{table}\n```", self._last)
         shown = f"{self._steps.start} to {self._last}"
-        self._tracker.note(f"profile of steps {shown}: {self._folder}/table.txt, trace.json (open in ui.perfetto.dev)")
+        share = optimizer_share(averages)
+        cost = "" if share is None else f"; the optimizer takes {share:.1%} of a step"
+        files = f"{self._folder}/table.txt, trace.json (open in ui.perfetto.dev)"
+        self._tracker.note(f"profile of steps {shown}: {files}{cost}")
+
+
+def optimizer_share(averages: Any) -> float | None:
+    """The optimizer's share of the time in profiled operations: of kernels where there are any, else on the CPU. None
+    where the span is missing, as in steps that are replayed.
+    """
+    span = next((one for one in averages if one.key == OPTIMIZER_SPAN and one.device_type == DeviceType.CPU), None)
+    if span is None:
+        return None
+    kernels = sum(one.self_device_time_total for one in averages if one.device_type != DeviceType.CPU)
+    if kernels:
+        annotated = sum(one.self_device_time_total for one in averages if one.is_user_annotation)
+        return float(span.device_time_total / (kernels - annotated))
+    return float(span.cpu_time_total / sum(one.self_cpu_time_total for one in averages))
 
 
 @contextmanager

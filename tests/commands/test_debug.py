@@ -1,6 +1,7 @@
 """debug=overfit | limit | profile | nan, as a person types them."""
 
 import json
+import re
 
 from .conftest import GLYPHS, TINY
 
@@ -30,6 +31,7 @@ def test_profile_leaves_a_table_and_a_trace(shell):
     done = shell.run(*SMALL, "debug=profile")
     (run,) = shell.runs()
     assert "profile of steps 5 to 9" in done.stdout
+    assert re.search(r"the optimizer takes \d+\.\d% of a step", " ".join(done.stdout.split()))
     assert "aten::" in (run / "profile/table.txt").read_text()
     assert json.loads((run / "profile/trace.json").read_text())["traceEvents"]
 
