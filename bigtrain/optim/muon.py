@@ -52,17 +52,18 @@ class MuonRule:
         for parameter, direction in zip(parameters, directions, strict=True):
             by_shape[tuple(direction.flatten(1).shape)].append((parameter, direction))
         for (rows, columns), group in by_shape.items():
+            members, directions = map(list, zip(*group, strict=True))
             matrices = torch.empty(
                 len(group), rows, columns, dtype=orthogonalization_dtype(found_inf.device), device=found_inf.device
             )
-            for matrix, (_, direction) in zip(matrices, group, strict=True):
-                matrix.copy_(direction.flatten(1))
-            for orthogonal, (_, direction) in zip(orthogonalize(matrices), group, strict=True):
-                direction.copy_(orthogonal.view(direction.shape))
+            # One kernel each for all matrices, in and out.
+            torch._foreach_copy_(matrices.unbind(), [direction.flatten(1) for direction in directions])
+            orthogonal = orthogonalize(matrices).unbind()
+            torch._foreach_copy_(directions, [x.view(y.shape) for x, y in zip(orthogonal, directions, strict=True)])
             scale = _RMS_OF_ADAMW * math.sqrt(max(rows, columns))
             fused_sgd(
-                [parameter for parameter, _ in group],
-                [direction for _, direction in group],
+                members,
+                directions,
                 lr=lr * scale,
                 found_inf=found_inf,
                 weight_decay=self.weight_decay / scale,
@@ -76,7 +77,8 @@ class MuonRule:
         That is a step of SGD's fused kernel from zero at rate -1: one pass with scale, momentum and skipping. Jordan
         averages where this sums, which changes the length of a direction and not what it becomes.
         """
-        directions = [torch.zeros_like(gradient) for gradient in gradients]
+        directions = [torch.empty_like(gradient) for gradient in gradients]
+        torch._foreach_zero_(directions)
         fused_sgd(
             directions,
             gradients,
