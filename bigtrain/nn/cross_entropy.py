@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigtrain.nn.autocast import autocast_dtype, without_autocast
+from bigtrain.nn.compiler import prepare_compiler
 
 UNSCORED = -100  # the target of a position that the loss ignores
 
@@ -196,6 +197,7 @@ def _chunk(
 @cache
 def _compiled_chunk() -> Any:
     """`_chunk` by Inductor, for any number of rows: one kernel that reads the products and writes their gradient."""
+    prepare_compiler()
     compiled = torch.compile(_chunk)
 
     def call(product_NP: Tensor, targets_N: Tensor, *settings: Any) -> Tensor:

@@ -15,6 +15,7 @@ from bigtrain.config.run import TrainerConfig
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
+from bigtrain.nn.compiler import prepare_compiler
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
 from bigtrain.nn.ngram import CountsTrainingSplit
@@ -135,9 +136,7 @@ def compile_network(
     state.resolved["compile"] = "the backbone as a whole" if setting == "whole" else f"{len(blocks)} blocks"
     set_chunking(module, world.device, state, compiled=True)
     try:
-        import torch._inductor.config as inductor
-
-        inductor.fallback_random = True  # dropout masks as without the compiler; its own were wrong: pytorch#198333
+        prepare_compiler()
         for region in regions:
             region.compile()
         try_step(module, loader, precision, world)
