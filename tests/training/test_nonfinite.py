@@ -41,6 +41,29 @@ def test_a_good_step_keeps_its_running_statistics():
     assert guard.first_bad_step() is None
 
 
+class Kernels(TorchDispatchMode):
+    """Counts the calls that compute something."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ not in ("view", "_unsafe_view", "reshape", "split_with_sizes")
+        return function(*args, **(kwargs or {}))
+
+
+def test_keeping_statistics_takes_as_many_kernels_for_many_norms_as_for_one():
+    counts = []
+    for norms in (1, 9):
+        guard = NonFiniteGuard(nn.ModuleList(nn.BatchNorm2d(3) for _ in range(norms)), CPU)
+        with Kernels() as kernels:
+            guard.before_forward()
+            guard.found_inf(0, ONE, ONE)
+        counts.append(kernels.count)
+    assert counts[0] == counts[1]
+
+
 class Event:
     """Stands in for a CUDA event: notes the order of the calls."""
 
