@@ -54,6 +54,7 @@ from bigtrain.tracking.results import Results, override, print_results
 from bigtrain.tracking.tensorboard import TensorBoardSink
 from bigtrain.tracking.tracker import Sink, Tracker
 from bigtrain.training.machine import device_name, prepare_device
+from bigtrain.training.precision import require_arithmetic
 from bigtrain.training.snapshot import read_state
 from bigtrain.training.trainer import Trainer
 
@@ -217,6 +218,7 @@ def _build(
     composed: Composed, world: World, tracker: Tracker, run_dir: Path, resumed: Checkpoint | None = None
 ) -> Parts:
     config: RunConfig = composed.config
+    require_arithmetic(config.trainer.precision, world.device)
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
         data = build_data(config, brought_tokenizer(config, resumed))

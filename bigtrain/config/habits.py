@@ -87,6 +87,7 @@ DEVICES = {
 FORMATS = {
     **dict.fromkeys(("16", "half", "float16", "16mixed", "16true", "fp16mixed", "amp", "f16"), "fp16"),
     **dict.fromkeys(("bfloat16", "bf16mixed", "bf16true", "mixedbf16"), "bf16"),
+    **dict.fromkeys(("8", "float8", "fp8mixed", "transformerengine", "e4m3", "f8"), "fp8"),
     **dict.fromkeys(("32", "32true", "float32", "float", "full", "single", "no", "f32", "tf32", "false"), "fp32"),
     **dict.fromkeys(("mixed", "true", "o1", "o2"), "auto"),
 }
@@ -182,6 +183,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "strategy distributed ddp fsdp deepspeed distributed_backend use_ddp data_parallel": Habit(say=_STRATEGY),
     "fp16": Habit(("precision",), _switch("fp16", "fp32")),
     "bf16": Habit(("precision",), _switch("bf16", "fp32")),
+    "fp8 float8 enable_fp8 use_fp8": Habit(("precision",), _switch("fp8", "bf16")),
     "amp use_amp mixed_precision dtype torch_dtype precision autocast": Habit(("precision",), _one_of(FORMATS)),
     "tf32": Habit(say="leave it out: products of fp32 take TF32 where the GPU has it"),
     "torch_compile compile_model": Habit(("compile",)),

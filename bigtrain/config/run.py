@@ -22,6 +22,7 @@ class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    fp8 = "fp8"
     probe = "probe"
 
 
@@ -63,7 +64,7 @@ class TrainerConfig:
     precision: Precision = setting(
         Precision.auto,
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "
-        "probe times the candidates and records the choice.",
+        "probe times the candidates and records the choice; fp8: bf16, with wide linear layers in fp8 (docs/gpu.md).",
     )
     compile: str = setting(
         "auto",

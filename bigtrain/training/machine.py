@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._C import _SDPBackend as SDPBackend
 
-from bigtrain.config.run import TrainerConfig
+from bigtrain.config.run import Precision, TrainerConfig
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
@@ -24,7 +24,7 @@ from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.contention import Contention
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.ceiling import ceiling_flops
-from bigtrain.training.precision import ResolvedPrecision, allow_tf32, resolve_precision
+from bigtrain.training.precision import ResolvedPrecision, allow_tf32, enter_fp8, resolve_precision
 from bigtrain.training.state import TrainState
 
 # With less arithmetic than this, launching kernels takes most of a step: 1e12 FLOP are about 2 ms on an H100.
@@ -77,7 +77,12 @@ def order_attention_kernels(capability: tuple[int, int], deterministic: bool) ->
 def choose_precision(
     module: TrainingModule, settings: TrainerConfig, loader: TrainLoader, flops: float, state: TrainState, world: World
 ) -> ResolvedPrecision:
-    """The number format: what a resumed run has resolved, else as set, by rule, or by probe."""
+    """The number format: what a resumed run has resolved, else as set, by rule, or by probe. Under fp8 the module's
+    wide linear layers now train in it.
+    """
+    if settings.precision is Precision.fp8:  # never chosen by auto or probe
+        state.resolved["precision"] = "fp8"
+        return ResolvedPrecision("fp8", "as set: " + enter_fp8(module.network.backbone))
     if "precision" in state.resolved:
         return ResolvedPrecision(state.resolved["precision"], "as the run began with")
     # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
@@ -198,7 +203,7 @@ def records(state: TrainState) -> bool:
 
 
 def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
-    """FLOP/s that the devices of all ranks reach together in this precision."""
+    """FLOP/s that the devices of all ranks reach together in this precision (fp8: in bf16)."""
     device = world.device
     peak = ceiling_flops(device, precision.dtype, torch.get_num_threads())
     if device.type == "cuda":  # so that the measurement's matrices don't count as memory of the run

@@ -1,7 +1,8 @@
 """Number formats: choosing one, autocast, and loss scaling.
 
 Weights, gradients and optimizer state stay fp32; the forward and backward pass run under autocast. `auto` is a fixed
-rule of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records.
+rule of hardware and shapes, never a timing, so that two fresh runs are the same run; `probe` times and records. fp8 is
+bf16 with wide linear layers in fp8 while they train (`nn/fp8.py`): what is evaluated, generated and exported is bf16.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from bigtrain.config.run import Precision
+from bigtrain.errors import ConfigError
+from bigtrain.nn.backbone import Backbone
+from bigtrain.nn.fp8 import ALIGNMENT, WIDE, linear_layers, train_in_fp8
 
 # Below this much work a forward pass on a CPU is dispatch, not arithmetic, and casting weights costs what bf16 saves.
 # Step time fp32 / bf16 on 2 cores with AMX, 32 x 64 tokens, median of 5 interleaved blocks: width 32, 2 layers
 # (0.14 GFLOP) 0.94; 64, 4 (0.96) 1.13; 128, 2 (1.8) 1.57; 128, 4 (3.5) 1.46.
 CPU_BF16_FORWARD_FLOPS = 1e9
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FP8_CAPABILITY = (8, 9)  # Ada, Hopper, Blackwell
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class ResolvedPrecision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the forward pass."""
+        """Of autocast. That of fp8 is bf16, and so is the ceiling that its steps are measured by, as is usual."""
         return _DTYPES[self.name]
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
@@ -80,6 +86,50 @@ def resolve_precision(
     if forward_flops < CPU_BF16_FORWARD_FLOPS:
         return ResolvedPrecision("fp32", "auto: too little arithmetic per step for bf16 to pay on a CPU")
     return ResolvedPrecision("bf16", "auto: this CPU has bf16 arithmetic")
+
+
+def require_arithmetic(setting: Precision, device: torch.device) -> None:
+    """Raises ConfigError for fp8 on a device without products in fp8."""
+    if setting is not Precision.fp8 or has_fp8(device):
+        return
+    what = "the CPU"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        what = f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+    raise ConfigError.of(
+        "PRECISION-DEVICE",
+        f"trainer.precision is fp8, and {what} has no arithmetic for it",
+        cause="fp8 needs an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper, Blackwell)",
+        fix="trainer.precision=bf16, or auto; a run that began in fp8 goes on on such a GPU only",
+    )
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device multiplies matrices in fp8 faster than in bf16."""
+    is_nvidia = device.type == "cuda" and torch.version.cuda is not None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
+
+
+def enter_fp8(backbone: Backbone) -> str:
+    """Makes the wide linear layers of the backbone's blocks train in fp8; returns which, as a reason.
+
+    Raises ConfigError where there is none.
+    """
+    blocks = backbone.ordered_blocks()
+    layers = [layer for block in blocks for layer in linear_layers(block)]
+    if wide := train_in_fp8(blocks):
+        return f"{wide} of {len(layers)} linear layers in the blocks; bf16 elsewhere"
+    widest = max(layers, key=lambda layer: (min(shape := layer.weight.shape), max(shape)), default=None)
+    cause = "the blocks have no linear layers"
+    if widest is not None:
+        cause = f"the widest maps {widest.in_features} features to {widest.out_features}"
+    raise ConfigError.of(
+        "PRECISION-WIDTH",
+        f"trainer.precision is fp8, and no block of this model has a linear layer wide enough for it to pay: {WIDE} or "
+        f"more features on both sides, multiples of {ALIGNMENT}",
+        cause=cause,
+        fix="trainer.precision=bf16, or a wider model",
+    )
 
 
 def allow_tf32() -> None:

@@ -92,7 +92,7 @@ def test_completion_scripts(capsys, shell):
         ("bigtrain sch", {"scheduler.", "scheduler="}),
         ("bigtrain gen", {"generate"}),
         ("bigtrain trainer.g", {"trainer.gpus="}),
-        ("bigtrain trainer.precision=f", {"trainer.precision=fp16", "trainer.precision=fp32"}),
+        ("bigtrain trainer.precision=f", {f"trainer.precision=fp{bits}" for bits in (8, 16, 32)}),
         ("bigtrain tracking.tensorboard=", {"tracking.tensorboard=true", "tracking.tensorboard=false"}),
         ("bigtrain model=cnn model.k", {"model.kernel_size="}),
         ("bigtrain eval sp", {"split="}),

@@ -60,7 +60,7 @@ TYPOS = {
     "trainer.batch_size={a:1}": "one setting, not a group",
     "trainer.clip_norm=big": "it must be a number, or null",
     "trainer.deterministic=maybe": "it must be true or false",
-    "trainer.precision=fp23": "one of auto, fp32, bf16, fp16, probe; did you mean trainer.precision=fp32 ?",
+    "trainer.precision=fp23": "one of auto, fp32, bf16, fp16, fp8, probe; did you mean trainer.precision=fp32 ?",
     "model.norm=layer": "did you mean model.norm=layernorm ?",
     "optimizer.betas=0.9": "a list of numbers in brackets",
     "tags=a": "a list of texts in brackets",
