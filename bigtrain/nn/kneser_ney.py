@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_DENSE = 8  # up to so many possible values for each one given, a table of all of them is faster than sorting
 _FALLBACK = (0.5, 1.0, 1.5)  # KenLM's, where the estimate is undefined for too few n-grams of a count
 
 
@@ -148,25 +149,47 @@ def _count(
 ) -> list[_Level]:
     length = tokens.shape[1] - 1
     padded = torch.nn.functional.pad(tokens, (max(0, order - 2), 0), value=-1)
-    chosen = slice(None) if scored is None else scored.flatten()
+    chosen = slice(None) if scored is None else scored.flatten().nonzero().squeeze(1)
     number = torch.zeros(tokens.shape[0] * length, dtype=torch.int64, device=tokens.device)[chosen]
     keys = [number[:1]]  # the one empty context
     for back in range(1, order):
         first = padded.shape[1] - 1 - length - (back - 1)
         before = padded[:, first : first + length].flatten()[chosen]
-        key, number = torch.unique(number * (vocab_size + 1) + before + 1, return_inverse=True)
+        key, number = _numbered(number * (vocab_size + 1) + before + 1, len(keys[-1]) * (vocab_size + 1))
         keys.append(key)
         report(back / (2 * order))
-    grams, counts = torch.unique(number * vocab_size + tokens[:, 1:].flatten()[chosen], return_counts=True)
+    last = tokens[:, 1:].flatten()[chosen]
+    grams, counts = _counted(number * vocab_size + last, len(keys[-1]) * vocab_size)
     levels = [_level(keys[-1], grams, counts, vocab_size)]
     for below in reversed(range(order - 1)):
         # Each n-gram of the order above is one token that precedes an n-gram of this order.
         context, token = grams // vocab_size, grams % vocab_size
         end = keys[below + 1][context] // (vocab_size + 1)
-        grams, counts = torch.unique(end * vocab_size + token, return_counts=True)
+        grams, counts = _counted(end * vocab_size + token, len(keys[below]) * vocab_size)
         levels.append(_level(keys[below], grams, counts, vocab_size))
         report(1 - below / (2 * order))
     return levels[::-1]
+
+
+def _numbered(values: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """The different ones of `values` (N,) in [0, end), sorted, and for each value its place among them."""
+    if end > _DENSE * len(values):
+        return torch.unique(values, return_inverse=True)  # type: ignore[no-any-return]
+    occurs = torch.zeros(end, dtype=torch.bool, device=values.device)
+    occurs[values] = True
+    found = occurs.nonzero().squeeze(1)
+    place = torch.empty(end, dtype=torch.int64, device=values.device)
+    place[found] = torch.arange(len(found), device=values.device)
+    return found, place[values]
+
+
+def _counted(values: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """The different ones of `values` (N,) in [0, end), sorted, and how often each occurs."""
+    if end > _DENSE * len(values):
+        return torch.unique(values, return_counts=True)  # type: ignore[no-any-return]
+    counts = torch.bincount(values, minlength=end)
+    found = counts.nonzero().squeeze(1)
+    return found, counts[found]
 
 
 def _level(contexts: Tensor, grams: Tensor, counts: Tensor, vocab_size: int) -> _Level:

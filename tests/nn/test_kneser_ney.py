@@ -85,3 +85,14 @@ def test_windows_that_follow_each_other_are_one_text():
     several, of_several = joined(tokens, scored, follow=False)
     assert contexts_of(several, 2)[1].tolist() == [[-1, 2], [2, 3]]
     assert KneserNey(3, 5, several, of_several).tokens == 3
+
+
+@pytest.mark.parametrize("dense", [0, 1 << 40])
+def test_counting_by_sorting_and_in_a_table_of_all_values_is_the_same(dense, monkeypatch):
+    text, scored = torch.tensor(TEXT)[None], torch.tensor(TEXT[1:] != 3)[None]
+    expected = KneserNey(4, VOCAB_SIZE, text, scored)
+    monkeypatch.setattr("bigtrain.nn.kneser_ney._DENSE", dense)
+    found = KneserNey(4, VOCAB_SIZE, text, scored)
+    for one, other in zip(found._levels, expected._levels, strict=True):
+        for name, value in vars(one).items():
+            assert torch.equal(value, getattr(other, name)), name
