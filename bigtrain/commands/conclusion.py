@@ -34,7 +34,7 @@ def conclude(
 
     All ranks evaluate, rank 0 does the rest.
     """
-    columns = _evaluate_best(trainer)
+    columns = evaluate_best(trainer)
     if not parts.world.is_main:
         return {}, None
     baselines = _add_baselines(columns, parts, trainer.tracker)
@@ -109,8 +109,11 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
         return results
 
 
-def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
-    """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test."""
+def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
+    """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test.
+
+    Those on val are known from when the weights became the best, unless that was before a resume.
+    """
     weights, step = "last", trainer.state.step
     # Every rank its share, of the weights that rank 0 found intact.
     where = trainer.world.broadcast(_intact_best(trainer) if trainer.world.is_main else "")
@@ -120,9 +123,13 @@ def _evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
         weights, step = "best", checkpoint.step
     elif trainer.average is not None:
         trainer.average.adopt()
+    is_measured = weights == "best" and step == trainer.state.best_step and not trainer.module.task.measures_more_at_end
+    known = trainer.best_metrics if is_measured else None
     columns = []
     for split in ("val", "test"):
-        if trainer.evaluator.has(split):
+        if split == "val" and known is not None:
+            columns.append(SplitMetrics(split, weights, step, dict(known)))
+        elif trainer.evaluator.has(split):
             evaluation = trainer.evaluator.evaluate(split, final=True)
             assert evaluation is not None
             columns.append(SplitMetrics(split, weights, step, evaluation.metrics))

@@ -113,6 +113,11 @@ class Task(ABC):
         """
         return {}
 
+    @property
+    def measures_more_at_end(self) -> bool:
+        """Whether an evaluation at the end of a run may have other metrics than one of the same weights before it."""
+        return type(self).generated_statistics is not Task.generated_statistics
+
     def show_inputs(self, data: DataModule) -> Iterator[Shown]:
         """What the training samples look like; recorded once, at the first evaluation."""
         return iter(())

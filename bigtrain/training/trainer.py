@@ -91,6 +91,7 @@ class Trainer:
         self.grad_norm = torch.zeros((), device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.stop_reason = ""  # as the ranks agreed
+        self.best_metrics: dict[str, float] | None = None  # of the validation split, where this process measured them
         self.agreed_seconds = self.state.train_seconds  # rank 0's at the last plan
 
     def fit(self) -> str:
@@ -277,6 +278,7 @@ class Trainer:
             self.show_samples(evaluation, self.state.step)
         self.done("evaluate")
         if self.selection.observe(evaluation.metrics, self.state.step):
+            self.best_metrics = evaluation.metrics
             self.save()
             self.mark_best()
         if self.selection.exhausted:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bigtrain.commands.conclusion import evaluate_best
 from bigtrain.config.run import Precision, TrackingConfig
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
@@ -168,6 +169,22 @@ def test_the_best_checkpoint_is_the_best_evaluation(make_trainer):
     best = min(losses, key=losses.get)
     assert trainer.checkpoints.best() == trainer.checkpoints.path_of(best)
     assert (trainer.state.best_step, trainer.state.best_metric) == (best, losses[best])
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_what_the_best_weights_gave_on_validation_is_not_measured_again(make_trainer, monkeypatch, ema_decay):
+    trainer = make_trainer(with_trainer(tiny_config(), ema_decay=ema_decay))
+    trainer.fit()
+    evaluate, splits = trainer.evaluator.evaluate, []
+    monkeypatch.setattr(trainer.evaluator, "evaluate", lambda split, **k: splits.append(split) or evaluate(split, **k))
+    found = evaluate_best(trainer)
+    assert splits == ["test"]
+    trainer.best_metrics = None  # as in a run that was resumed after it
+    assert evaluate_best(trainer) == found and splits == ["test", "val", "test"]
+    for file in list(trainer.checkpoints.best().iterdir()):
+        file.unlink()  # no longer intact: the last weights are not those that were measured
+    assert [column.weights for column in evaluate_best(trainer)] == ["last", "last"]
+    assert splits[3:] == ["val", "test"]
 
 
 def test_time_limits_stop_between_steps(make_trainer):
