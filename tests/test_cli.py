@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtrain.cli import SPIN_COUNT, main
+from bigtrain.cli import SPIN_COUNT, _command, main
 from bigtrain.errors import DataError
 from tests.config.test_strict import TYPOS
 
@@ -87,6 +88,16 @@ def test_no_verb_means_train_and_the_command_gets_what_was_composed(command):
     assert main(["train", "seed=4"]) == 75
     assert [(call.verb, call.config.seed) for call in calls] == [("train", 3), ("train", 4)]
     assert calls[0].overrides == ("model=cnn", "seed=3")
+
+
+def test_what_a_command_imports_is_out_of_the_collectors_sight():
+    """Python collects once more when it exits."""
+    gc.unfreeze()
+    try:
+        _command("check_data")
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_words_and_flags_may_mix(command, tmp_path):
