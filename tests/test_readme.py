@@ -32,6 +32,13 @@ ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],
     "data=synthetic/copy": [*SMALL_TEXT, "data.train_samples=50", "data.eval_samples=10"],
+    "experiment=gpt2_124m": [
+        *SMALL_TEXT,
+        "data.vocab_size=300",
+        "data.sequence_length=16",
+        "data.split=0.9,0.05,0.05",
+        "trainer.micro_batch_size=2",
+    ],
     "experiment=shakespeare": SMALL_TEXT,
     "experiment=shakespeare_fast": SMALL_TEXT,
     "optimizer=muon": SMALL_TEXT,
