@@ -25,6 +25,7 @@ from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network, tie_weights
+from bigtrain.nn.init import draw_weights
 from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
@@ -95,21 +96,28 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataMod
     return LimitedData(data, config.trainer.limit_samples, config.trainer.overfit)
 
 
-def build_parts(config: RunConfig, data: DataModule, world: World, spec: DataSpec | None = None) -> Parts:
-    """Task and network for the data; `spec`: a checkpoint's own."""
+def build_parts(
+    config: RunConfig, data: DataModule, world: World, spec: DataSpec | None = None, *, draw: bool = True
+) -> Parts:
+    """Task and network for the data; `spec`: a checkpoint's own; `draw`: see `build_network`."""
     spec = spec or data.spec
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, data.tokenizer)
     with status_line("Drawing the initial weights", ""):
-        network = build_network(config, task, spec, world.device)
+        network = build_network(config, task, spec, world.device, draw=draw)
     return Parts(config, data, task, network, TrainingModule(network, task), world)
 
 
-def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device) -> Network:
-    """Backbone and heads, tied; initialised from the seed, on the CPU: any device starts from the same weights."""
-    torch.manual_seed(mix(config.seed, SeedDomain.INITIALISATION))
+def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device, *, draw: bool = True) -> Network:
+    """Backbone and heads, tied; drawn from the seed, on the CPU: any device starts from the same weights.
+
+    Without `draw` weights can be uninitialised memory: for a caller that then loads all of them.
+    """
+    torch.manual_seed(mix(config.seed, SeedDomain.INITIALISATION))  # for constructors of plug-ins that draw
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
     tie_weights(network, config.model)
+    if draw:
+        draw_weights(network, config.seed)
     return network.to(device)
 
 

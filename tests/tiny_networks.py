@@ -13,6 +13,7 @@ from bigtrain.data.loader import keyed_samples
 from bigtrain.models.config import BertConfig, LSTMConfig, NgramConfig, Seq2SeqConfig, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
 from bigtrain.models.vision.config import CNNConfig, MLPConfig, ResNetConfig, VGGConfig
+from bigtrain.nn.init import draw_weights
 from bigtrain.randomness import sample_keys
 from bigtrain.registry import MODELS, TASKS
 
@@ -100,9 +101,17 @@ def tiny_network(config, seed=0, task_config=None, spec=None):
     backbone = MODELS.entry_of(config).load()(config, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config))
     tie_weights(network, config)
-    if config.counts and torch.get_default_device().type != "meta":
-        network.heads["language_model"].count(Memory(spec, spec.sizes["train"]))
+    if torch.get_default_device().type != "meta":
+        draw_weights(network, seed)
+        if config.counts:
+            network.heads["language_model"].count(Memory(spec, spec.sizes["train"]))
     return task, network
+
+
+def drawn(module, seed=0):
+    """The module, with initial weights."""
+    draw_weights(module, seed)
+    return module
 
 
 def perturb(network, scale=0.3, seed=1):

@@ -16,7 +16,7 @@ from bigtrain.models.tokens import require_tokens
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.cpu import recurrence_precision
 from bigtrain.nn.features import Features, pool
-from bigtrain.nn.init import normal_embedding
+from bigtrain.nn.init import Orthogonal, Uniform, declare, declare_uniform, normal_embedding, undrawn, uniform_linear
 
 _CELLS: dict[Cell, type[nn.RNNBase]] = {Cell.lstm: nn.LSTM, Cell.gru: nn.GRU, Cell.rnn: nn.RNN}
 
@@ -78,7 +78,7 @@ class LSTM(Backbone):
         self.dropout = dropout(config.dropout)
         self.projection: nn.Module = nn.Identity()
         if config.tie_embeddings and embedding_size != width:
-            self.projection, width = nn.Linear(width, embedding_size), embedding_size
+            self.projection, width = uniform_linear(width, embedding_size), embedding_size
         self.hidden_size = width
         self._state_shape = (config.num_layers, 2 if config.cell is Cell.lstm else 1, config.hidden_size)
 
@@ -119,12 +119,15 @@ def reverse(x_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
 
 
 def _recurrence(config: LSTMConfig, input_size: int) -> nn.RNNBase:
-    """One layer in one direction, initialised."""
-    recurrence = _CELLS[config.cell](input_size, config.hidden_size, batch_first=True)
-    if config.recurrent_init is RecurrentInit.orthogonal:
+    """One layer in one direction. Weights start from U(-1/sqrt(H), 1/sqrt(H)), PyTorch's own, and so do biases; with
+    `recurrent_init=orthogonal` those from state to state are orthogonal for each gate, and biases constant.
+    """
+    recurrence = undrawn(_CELLS[config.cell], input_size, config.hidden_size, batch_first=True)
+    if config.recurrent_init is not RecurrentInit.orthogonal:
+        declare_uniform(recurrence, config.hidden_size)
+    else:
+        declare(recurrence, weight_ih_l0=Uniform(config.hidden_size**-0.5), weight_hh_l0=Orthogonal(config.hidden_size))
         with torch.no_grad():
-            for gate_HH in recurrence.weight_hh_l0.split(config.hidden_size):
-                nn.init.orthogonal_(gate_HH)
             recurrence.bias_ih_l0.zero_()
             recurrence.bias_hh_l0.zero_()
             if config.cell is Cell.lstm:  # torch's order of gates: input, forget, cell, output

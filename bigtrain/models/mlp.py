@@ -17,6 +17,7 @@ from bigtrain.errors import ConfigError
 from bigtrain.models.vision.config import MLPConfig
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
+from bigtrain.nn.init import uniform_linear
 
 _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 
@@ -56,7 +57,7 @@ class Layer(nn.Module):
     def __init__(self, config: MLPConfig, in_features: int, out_features: int):
         super().__init__()
         # A bias before batch norm would be subtracted again.
-        self.linear = nn.Linear(in_features, out_features, bias=not config.batch_norm)
+        self.linear = uniform_linear(in_features, out_features, bias=not config.batch_norm)
         self.norm = nn.BatchNorm1d(out_features) if config.batch_norm else None
         self.activation = _ACTIVATIONS[config.activation.value]
         self.dropout = nn.Dropout(config.dropout)

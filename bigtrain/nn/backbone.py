@@ -17,7 +17,8 @@ _MAPS = (nn.Linear, _ConvNd, nn.RNNBase)
 
 
 class Backbone(nn.Module):
-    """Made by `factory(config, data_spec)` on the CPU, weights initialised (the seed is set before).
+    """Made by `factory(config, data_spec)` on the CPU. Weights are declared (`nn/init.py`) or initialised: torch's
+    generator is seeded before.
 
     What has no value here is required, or set by those that have it. A submodule never gets a value here: Python finds
     a class attribute before it asks `nn.Module` for the submodule of that name.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, Chunking, vocabulary_cross_entropy, vocabulary_logits
 from bigtrain.nn.features import Features
-from bigtrain.nn.init import normal_linear
+from bigtrain.nn.init import Normal, declare, normal_linear, uniform_linear
 
 
 class VocabularyProjection(NamedTuple):
@@ -87,7 +87,7 @@ class LanguageModelHead(VocabularyHead):
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
-        nn.init.normal_(self.weight, std=std or hidden_size**-0.5)
+        declare(self, weight=Normal(std or hidden_size**-0.5))
         self.softcap, self.num_tokens = softcap, vocab_size
 
     def forward(self, features: Features) -> VocabularyProjection:
@@ -124,7 +124,7 @@ class MaskedLanguageModelHead(VocabularyHead):
         self.transform = normal_linear(hidden_size, hidden_size, bias=True, std=std)
         self.norm = nn.LayerNorm(hidden_size, eps=norm_epsilon)
         self.weight = nn.Parameter(torch.empty(rows or vocab_size, hidden_size))
-        nn.init.normal_(self.weight, std=std)
+        declare(self, weight=Normal(std))
         self.bias = nn.Parameter(torch.zeros(rows or vocab_size))
         self.num_tokens = vocab_size
 
@@ -146,7 +146,7 @@ class PooledHead(Head):
 
     def __init__(self, hidden_size: int, outputs: int):
         super().__init__()
-        self.linear = nn.Linear(hidden_size, outputs)
+        self.linear = uniform_linear(hidden_size, outputs)
 
     def forward(self, features: Features) -> Tensor:
         """(B, outputs). Needs `features.pooled`."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
+from tiny_networks import IMAGES, TEXT, drawn, perturb, samples, tiny_config, tiny_network
 
 from bigtrain.config.settings import find_problems
 from bigtrain.errors import ConfigError
@@ -14,7 +14,7 @@ from bigtrain.models.config import BertConfig, NormPosition
 
 def test_pre_norm_leaves_the_residual_stream_alone_and_ends_with_a_norm():
     config = tiny_config(BertConfig, norm_position=NormPosition.pre)
-    backbone = perturb(Bert(config, TEXT)).double()
+    backbone = perturb(drawn(Bert(config, TEXT))).double()
     x = torch.randn(2, 5, 24, dtype=torch.float64)
     block = backbone.blocks[0]
     after = x + block.attention(block.attention_norm(x))
@@ -26,7 +26,7 @@ def test_pre_norm_leaves_the_residual_stream_alone_and_ends_with_a_norm():
 @pytest.mark.parametrize("norm_position", NormPosition)
 def test_every_token_sees_all_others(norm_position):
     config = tiny_config(BertConfig, norm_position=norm_position)
-    backbone = perturb(Bert(config, TEXT))
+    backbone = perturb(drawn(Bert(config, TEXT)))
     tokens = torch.arange(8)[None] % 11
     changed = tokens.clone()
     changed[0, 7] = 9
@@ -46,7 +46,7 @@ def test_there_is_an_embedding_for_the_mask(special, rows):
 
 def test_stochastic_depth_acts_in_training_only_and_deeper_blocks_are_skipped_more():
     config = tiny_config(BertConfig, stochastic_depth=0.5)
-    backbone = perturb(Bert(config, TEXT))
+    backbone = perturb(drawn(Bert(config, TEXT)))
     assert [block.stochastic_depth.probability for block in backbone.blocks] == [0.25, 0.5]
     tokens = torch.arange(64).view(8, 8) % 11
     assert not torch.equal(backbone(tokens).hidden, backbone(tokens).hidden)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT, VECTORS
+from tiny_networks import IMAGES, TEXT, VECTORS, drawn
 
 from bigtrain.config.settings import find_problems
 from bigtrain.errors import ConfigError
@@ -18,7 +18,7 @@ from bigtrain.models.vision.config import MLPActivation, MLPConfig
 @pytest.mark.parametrize(("name", "function"), [("relu", F.relu), ("gelu", F.gelu), ("tanh", torch.tanh)])
 @pytest.mark.parametrize("spec", [IMAGES, VECTORS], ids=["images", "vectors"])
 def test_equals_the_formula(spec, name, function):
-    backbone = MLP(MLPConfig(widths=[7, 6], activation=MLPActivation(name)), spec).double()
+    backbone = drawn(MLP(MLPConfig(widths=[7, 6], activation=MLPActivation(name)), spec)).double()
     inputs = torch.randn(4, *spec.input_shape, dtype=torch.float64)
     first_weight, first_bias, second_weight, second_bias = backbone.parameters()
     expected = function(inputs.reshape(4, -1) @ first_weight.t() + first_bias)
@@ -29,7 +29,7 @@ def test_equals_the_formula(spec, name, function):
 
 
 def test_batch_norm_stands_between_the_linear_layer_and_the_activation():
-    backbone = MLP(MLPConfig(widths=[7], batch_norm=True), VECTORS).double()
+    backbone = drawn(MLP(MLPConfig(widths=[7], batch_norm=True), VECTORS)).double()
     weight, scale, shift = backbone.parameters()
     torch.nn.init.normal_(scale)
     torch.nn.init.normal_(shift)
@@ -40,7 +40,7 @@ def test_batch_norm_stands_between_the_linear_layer_and_the_activation():
 
 
 def test_batch_norm_of_a_single_sample_is_refused_in_training_only():
-    backbone = MLP(MLPConfig(widths=[7], batch_norm=True), VECTORS)
+    backbone = drawn(MLP(MLPConfig(widths=[7], batch_norm=True), VECTORS))
     with pytest.raises(ConfigError, match="at least two samples"):
         backbone(torch.randn(1, 5))
     assert backbone.eval()(torch.randn(1, 5)).pooled.shape == (1, 7)
@@ -61,7 +61,7 @@ def test_without_widths_it_is_a_linear_model():
 )
 def test_any_shape_and_widths(shape, widths, batch_norm):
     spec = dataclasses.replace(VECTORS if len(shape) == 1 else IMAGES, input_shape=shape)
-    backbone = MLP(MLPConfig(widths=widths, batch_norm=batch_norm), spec)
+    backbone = drawn(MLP(MLPConfig(widths=widths, batch_norm=batch_norm), spec))
     inputs = torch.randn(3, *shape, requires_grad=True)
     pooled = backbone(inputs).pooled
     assert pooled.shape == (3, backbone.hidden_size)

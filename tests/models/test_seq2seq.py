@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_networks import PAIRS, perturb, tiny_config
+from tiny_networks import PAIRS, drawn, perturb, tiny_config
 from torch import nn
 
 from bigtrain.config.settings import find_problems
@@ -18,7 +18,7 @@ SOURCE_LENGTHS, TARGET_LENGTHS = torch.tensor([9, 4, 1]), torch.tensor([3, 8, 5]
 
 def backbone(**changes):
     torch.manual_seed(0)
-    model = EncoderDecoder(tiny_config(Seq2SeqConfig, **changes), PAIRS)
+    model = drawn(EncoderDecoder(tiny_config(Seq2SeqConfig, **changes), PAIRS))
     return perturb(model.double()).eval()
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tiny_networks import IMAGES, TEXT, perturb, samples, tiny_config, tiny_network
+from tiny_networks import IMAGES, TEXT, drawn, perturb, samples, tiny_config, tiny_network
 
 from bigtrain.errors import ConfigError
 from bigtrain.models.config import Activation, Norm, Pooling, Positional, ProjectionInit, TransformerConfig
@@ -65,7 +65,7 @@ def test_blocks_with_zero_projections_start_as_the_identity():
 def test_residual_projections_start_at_zero_or_scaled():
     for init, std in ((ProjectionInit.zero, 0.0), (ProjectionInit.scaled, 0.3 / math.sqrt(2 * 8))):
         config = TransformerConfig(hidden_size=64, num_layers=8, max_length=4, init_std=0.3, projection_init=init)
-        block = Transformer(config, TEXT_4).blocks[3]
+        block = drawn(Transformer(config, TEXT_4)).blocks[3]
         for projection in (block.attention.projection, block.feedforward.projection):
             assert projection.weight.std().item() == pytest.approx(std, rel=0.05)
         assert block.attention.qkv.weight.std().item() == pytest.approx(0.3, rel=0.05)
@@ -78,8 +78,8 @@ def test_initial_scale_follows_the_width_unless_told():
     for width in (64, 256):
         config = TransformerConfig(hidden_size=width, num_layers=1, max_length=4)
         for weight in (
-            Transformer(config, TEXT_4).blocks[0].feedforward.expansion.weight,
-            LanguageModelHead(width, 100).weight,
+            drawn(Transformer(config, TEXT_4)).blocks[0].feedforward.expansion.weight,
+            drawn(LanguageModelHead(width, 100)).weight,
         ):
             assert weight.std().item() == pytest.approx(width**-0.5, rel=0.05)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_networks import drawn
 
 from bigtrain.nn.attention import Attention
 from bigtrain.nn.cache import LayerCache
@@ -11,7 +12,7 @@ from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 def make(num_kv_heads, num_heads=4, width=16, **changes):
     torch.manual_seed(0)
     settings = {"bias": True, "qk_norm_epsilon": 1e-5, "dropout": 0.0, "std": 0.5, "projection_std": 0.5}
-    return Attention(width, num_heads, num_kv_heads, causal=True, **(settings | changes)).double()
+    return drawn(Attention(width, num_heads, num_kv_heads, causal=True, **(settings | changes)).double())
 
 
 def test_grouped_heads_equal_full_heads_with_repeated_weights():
@@ -83,7 +84,7 @@ def test_swiglu_has_about_as_many_parameters_as_gelu():
 def whole_text(**changes):
     torch.manual_seed(0)
     settings = {"bias": True, "dropout": 0.0, "std": 0.5, "projection_std": 0.5}
-    return Attention(16, 4, **(settings | changes)).double()
+    return drawn(Attention(16, 4, **(settings | changes)).double())
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_networks import TEXT, tiny_config, tiny_network
+from tiny_networks import TEXT, drawn, tiny_config, tiny_network
 from torch import nn
 
 from bigtrain.models.config import BertConfig
@@ -38,7 +38,7 @@ class Plain(nn.Module):
 def test_a_plain_module_joins_with_the_defaults_and_a_warning():
     plain = Plain()
     with pytest.warns(UserWarning, match=r"Plain does not inherit bigtrain\.nn\.backbone\.Backbone"):
-        network = Network(plain, {"language_model": LanguageModelHead(4, 11)})
+        network = Network(plain, {"language_model": drawn(LanguageModelHead(4, 11))})
     assert network.backbone is plain and isinstance(plain, Backbone) and isinstance(plain, Plain)
     assert (plain.max_length, plain.context_length, plain.carries_state) == (None, None, False)
     assert plain.ordered_blocks() == [plain.blocks[0]] and plain.hidden_matrices() == [

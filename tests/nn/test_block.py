@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_networks import drawn
 from torch import nn
 
 from bigtrain.nn.attention import Attention
@@ -24,7 +25,7 @@ def parts(*names):
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_a_norm_stands_before_each_part_or_after_each_sum(pre_norm):
     names = [f"{part}{norm}" for part in ("attention", "cross_attention", "feedforward") for norm in ("", "_norm")]
-    block = Block(pre_norm=pre_norm, **parts(*names))
+    block = drawn(Block(pre_norm=pre_norm, **parts(*names)))
     x, source = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
     memory = block.cross_attention.keys_values(source)
     sums = [

@@ -1,6 +1,7 @@
 """Heads: the argmax is the same in chunks of any size; masked positions are those asked for."""
 
 import torch
+from tiny_networks import drawn
 
 from bigtrain.nn import heads
 from bigtrain.nn.cross_entropy import Chunking
@@ -18,7 +19,7 @@ def test_argmax_in_chunks_is_that_of_all_logits(monkeypatch):
 
 def test_masked_positions_are_looked_up_in_their_rows():
     torch.manual_seed(0)
-    head = MaskedLanguageModelHead(4, 7, norm_epsilon=1e-12, std=0.5)
+    head = drawn(MaskedLanguageModelHead(4, 7, norm_epsilon=1e-12, std=0.5))
     hidden = torch.randn(3, 6, 4)
     positions = torch.tensor([[5, 0], [1, 1], [2, 4]])
     logits = head(Features(hidden=hidden, pooled=None)).at(positions).logits()

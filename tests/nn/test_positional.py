@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import drawn
 
 from bigtrain.nn.positional import LearnedPositions, RotaryPositions, SinusoidalPositions, rotate
 
@@ -38,7 +39,7 @@ def test_rope_turns_each_pair_by_position_times_frequency():
 
 @pytest.mark.parametrize("positions", [lambda: LearnedPositions(16, 6, std=1.0), lambda: SinusoidalPositions(16, 6)])
 def test_added_positions_begin_at_start(positions):
-    module, x = positions(), torch.randn(2, 10, 6)
+    module, x = drawn(positions()), torch.randn(2, 10, 6)
     torch.testing.assert_close(module(x, 0)[:, 4:], module(x[:, 4:], 4), rtol=0, atol=0)
 
 

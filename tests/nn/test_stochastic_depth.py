@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_networks import TEXT, tiny_config
+from tiny_networks import TEXT, drawn, tiny_config
 
 from bigtrain.models.config import ProjectionInit, TransformerConfig
 from bigtrain.models.transformer import Transformer
@@ -35,7 +35,7 @@ def test_probabilities_rise_in_a_straight_line():
 
 def test_the_transformer_skips_in_training_only():
     config = tiny_config(TransformerConfig, stochastic_depth=0.6, projection_init=ProjectionInit.scaled)
-    backbone = Transformer(config, TEXT)
+    backbone = drawn(Transformer(config, TEXT))
     tokens = torch.randint(TEXT.vocab_size, (6, 5))
     assert not torch.equal(backbone(tokens).hidden, backbone(tokens).hidden)
     backbone.eval()

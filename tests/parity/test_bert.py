@@ -10,6 +10,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.models.bert import Bert
 from bigtrain.models.config import BertConfig, NormPosition
 from bigtrain.models.network import Network, tie_weights
+from bigtrain.nn.init import draw_weights
 from bigtrain.tasks.config import MaskedLanguageModelingConfig
 from bigtrain.tasks.masked_lm import MaskedLanguageModeling
 
@@ -29,6 +30,8 @@ def build(config, vocab_size=VOCAB_SIZE):
     backbone = Bert(config, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config))
     tie_weights(network, config)
+    if torch.get_default_device().type != "meta":
+        draw_weights(network, seed=0)
     return task, network
 
 

@@ -12,6 +12,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.models.config import Activation, Norm, Positional, ProjectionInit, TransformerConfig
 from bigtrain.models.network import Network, tie_weights
 from bigtrain.models.transformer import Transformer
+from bigtrain.nn.init import draw_weights
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tasks.language_modeling import LanguageModeling
 
@@ -30,6 +31,8 @@ def build(config, vocab_size):
     backbone = Transformer(config, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config))
     tie_weights(network, config)
+    if torch.get_default_device().type != "meta":
+        draw_weights(network, seed=0)
     return task, network
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_networks import tiny_config
+from tiny_networks import drawn, tiny_config
 
 from bigtrain.config.run import RunConfig, TrackingConfig
 from bigtrain.data.images.augment import augmentation_for
@@ -58,7 +58,7 @@ def shown(data, **tracking):
         else Classification(ClassificationConfig(), data.spec)
     )
     backbone = MLP(tiny_config(MLPConfig, dropout=0.5), data.spec)
-    network = Network(backbone, task.build_heads(backbone.hidden_size, None))
+    network = drawn(Network(backbone, task.build_heads(backbone.hidden_size, None)))
     album = Album()
     evaluation = Evaluation({}, {"confusion": torch.eye(data.spec.num_classes or 0, dtype=torch.float64)})
     observer(task, network, data, album, **tracking)(evaluation, 5)
@@ -94,7 +94,7 @@ def test_pairs_are_shown_beside_what_the_network_writes():
     data = StringPairs(StringPairsConfig(train_samples=10, eval_samples=10, longest=6))
     task = Seq2Seq(Seq2SeqTaskConfig(num_beams=2), data.spec, data.tokenizer)
     backbone = EncoderDecoder(tiny_config(Seq2SeqConfig), data.spec)
-    network = Network(backbone, task.build_heads(backbone.hidden_size, None)).train()
+    network = drawn(Network(backbone, task.build_heads(backbone.hidden_size, None))).train()
     album = Album()
     observer(task, network, data, album)(Evaluation({}, {}), 1)
     first = album.texts["val/samples"].split("\n\n")[0].splitlines()

@@ -136,7 +136,7 @@ def test_a_checkpoint_of_an_earlier_step_replays_the_same_rows(make_trainer):
     config = CONFIGS["adamw"]
     whole = make_trainer(config)
     whole.fit()
-    for step in (24, 20, 18, 12):
+    for step in (step for step in whole.checkpoints.steps() if step > 10):
         whole.checkpoints.path_of(step).rename(whole.checkpoints.root.parent / f"gone-{step}")
     replayed = make_trainer(config, resume=True)
     assert replayed.state.step == 10

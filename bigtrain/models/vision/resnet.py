@@ -15,7 +15,7 @@ from bigtrain.models.vision.config import IMAGENET_DEPTHS, ResNetConfig
 from bigtrain.models.vision.images import image_shape
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
-from bigtrain.nn.init import kaiming_convolutions
+from bigtrain.nn.init import kaiming_convolutions, undrawn
 from bigtrain.nn.norm import BatchNorm2d
 from bigtrain.nn.stochastic_depth import StochasticDepth, skip_probabilities
 
@@ -129,5 +129,6 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, projection: bool
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size, up to its stride, and its norm."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    settings = {"stride": stride, "padding": kernel_size // 2, "bias": False}
+    convolution = undrawn(nn.Conv2d, in_channels, out_channels, kernel_size, **settings)
     return [convolution, BatchNorm2d(out_channels)]

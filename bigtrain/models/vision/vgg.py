@@ -6,6 +6,8 @@ Images arrive as normalised floats (the classification task's `collate` does tha
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from bigtrain.models.vision.config import VGG_CONVOLUTIONS, VGGConfig
 from bigtrain.models.vision.images import image_shape
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.features import Features
-from bigtrain.nn.init import kaiming_convolutions
+from bigtrain.nn.init import kaiming_convolutions, normal_linear
 
 _WIDTHS = (1, 2, 4, 8, 8)  # of each stage, in those of the first
 _POOLED_SIDE = 7  # what five poolings leave of ImageNet's 224 pixels; larger maps are averaged down to it
@@ -42,9 +44,7 @@ class VGG(Backbone):
         self.pool = nn.AdaptiveAvgPool2d((height, width))
         self.hidden = nn.Sequential()
         for in_features in (channels * height * width, config.hidden_size):
-            linear = nn.Linear(in_features, config.hidden_size)
-            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-            nn.init.zeros_(linear.bias)
+            linear = normal_linear(in_features, config.hidden_size, bias=True, std=math.sqrt(2 / in_features))
             self.hidden.extend([linear, nn.ReLU(), nn.Dropout(config.dropout)])
         kaiming_convolutions(self)
         self.blocks.to(memory_format=torch.channels_last)  # as in models/vision/cnn.py

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT, VECTORS
+from tiny_networks import IMAGES, TEXT, VECTORS, drawn
 
 from bigtrain.errors import ConfigError
 from bigtrain.models.vision.cnn import CNN
@@ -22,7 +22,7 @@ from bigtrain.models.vision.config import CNNConfig
 )
 def test_any_size_channels_and_depth(shape, stages, convolutions, batch_norm):
     config = CNNConfig(widths=[3] * stages, convolutions_per_stage=convolutions, hidden_size=5, batch_norm=batch_norm)
-    backbone = CNN(config, dataclasses.replace(IMAGES, input_shape=shape))
+    backbone = drawn(CNN(config, dataclasses.replace(IMAGES, input_shape=shape)))
     features = backbone(torch.randn(2, *shape))
     assert features.pooled.shape == (2, 5) and features.hidden is None
     features.pooled.sum().backward()
@@ -42,7 +42,7 @@ def test_default_is_the_classic_small_network():
 
 
 def test_memory_format_of_the_images_changes_nothing():
-    backbone = CNN(CNNConfig(), IMAGES).double()
+    backbone = drawn(CNN(CNNConfig(), IMAGES)).double()
     images = torch.randn(4, *IMAGES.input_shape, dtype=torch.float64)
     last = images.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(backbone(images).pooled, backbone(last).pooled, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT, perturb
+from tiny_networks import IMAGES, TEXT, drawn, perturb
 from torch import nn
 
 from bigtrain.config.settings import find_problems
@@ -54,7 +54,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[2]}")
 def test_equals_the_formula(case):
     depth, blocks, changes, shape, large_stem, projections = case
-    backbone = perturb(ResNet(ResNetConfig(depth=depth, width=4, **changes), sized(*shape)).double(), 0.1)
+    backbone = perturb(drawn(ResNet(ResNetConfig(depth=depth, width=4, **changes), sized(*shape))).double(), 0.1)
     images = torch.randn(4, *shape, dtype=torch.float64)
     expected = by_hand(backbone.state_dict(), images, blocks, depth == 50, large_stem, projections)
     features = backbone(images)
@@ -106,7 +106,7 @@ def by_hand(weights, x, blocks, bottleneck, large_stem, projections):
 def test_any_size_and_channels(shape, depth, stem, projection):
     config = ResNetConfig(depth=depth, width=2, stem=stem, projection=projection)
     assert find_problems(config) == []
-    backbone = ResNet(config, sized(*shape))
+    backbone = drawn(ResNet(config, sized(*shape)))
     features = backbone(torch.randn(2, *shape))
     assert features.pooled.shape == (2, backbone.hidden_size)
     features.pooled.sum().backward()
@@ -114,8 +114,7 @@ def test_any_size_and_channels(shape, depth, stem, projection):
 
 
 def test_convolutions_start_as_the_paper_has_it():
-    torch.manual_seed(0)
-    backbone = ResNet(ResNetConfig(depth=20), IMAGES)
+    backbone = drawn(ResNet(ResNetConfig(depth=20), IMAGES))
     for part in backbone.modules():
         if isinstance(part, nn.Conv2d):
             fan_out = part.out_channels * part.kernel_size[0] ** 2
@@ -124,13 +123,13 @@ def test_convolutions_start_as_the_paper_has_it():
 
 
 def test_zero_init_makes_every_block_its_shortcut():
-    backbone = ResNet(ResNetConfig(depth=8, zero_init=True), IMAGES)
+    backbone = drawn(ResNet(ResNetConfig(depth=8, zero_init=True), IMAGES))
     x = torch.randn(3, 16, 9, 10)
     assert torch.equal(backbone.blocks[0](x), x.relu())
 
 
 def test_stochastic_depth_skips_the_later_blocks_more_often():
-    backbone = ResNet(ResNetConfig(depth=20, stochastic_depth=0.45), IMAGES)
+    backbone = drawn(ResNet(ResNetConfig(depth=20, stochastic_depth=0.45), IMAGES))
     probabilities = [block.stochastic_depth.probability for block in backbone.blocks]
     assert probabilities == pytest.approx([0.05 * block for block in range(1, 10)])
     images = torch.randn(4, *IMAGES.input_shape)
@@ -146,7 +145,7 @@ def test_a_depth_that_is_none_is_refused(depth):
 
 
 def test_a_single_sample_of_a_single_pixel_is_refused_in_training_only():
-    backbone = ResNet(ResNetConfig(depth=8), sized(1, 4, 4))
+    backbone = drawn(ResNet(ResNetConfig(depth=8), sized(1, 4, 4)))
     with pytest.raises(ConfigError, match="at least two samples"):
         backbone(torch.randn(1, 1, 4, 4))
     assert backbone.eval()(torch.randn(1, 1, 4, 4)).pooled.shape == (1, 64)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_networks import IMAGES, TEXT
+from tiny_networks import IMAGES, TEXT, drawn
 
 from bigtrain.config.settings import find_problems
 from bigtrain.errors import ConfigError
@@ -40,7 +40,7 @@ def test_parameters_for_imagenet(depth, batch_norm):
 @pytest.mark.parametrize("shape", [(3, 9, 40), (1, 28, 28), (2, 250, 230)], ids=str)
 @pytest.mark.parametrize("depth", [11, 16])
 def test_equals_the_formula(depth, shape):
-    backbone = VGG(VGGConfig(depth=depth, width=3, hidden_size=8, dropout=0.0), sized(*shape)).double()
+    backbone = drawn(VGG(VGGConfig(depth=depth, width=3, hidden_size=8, dropout=0.0), sized(*shape))).double()
     for parameter in backbone.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter)
@@ -68,7 +68,7 @@ def test_equals_the_formula(depth, shape):
 def test_any_size_and_channels(shape, depth, batch_norm):
     config = VGGConfig(depth=depth, width=2, hidden_size=5, batch_norm=batch_norm)
     assert find_problems(config) == []
-    backbone = VGG(config, sized(*shape))
+    backbone = drawn(VGG(config, sized(*shape)))
     features = backbone(torch.randn(2, *shape))
     assert features.pooled.shape == (2, backbone.hidden_size) == (2, 5)
     features.pooled.sum().backward()
@@ -77,7 +77,7 @@ def test_any_size_and_channels(shape, depth, batch_norm):
 
 def test_the_signal_neither_dies_nor_explodes_in_nineteen_layers():
     torch.manual_seed(0)
-    backbone = VGG(VGGConfig(depth=19, width=16, hidden_size=256), sized(3, 64, 64)).eval()
+    backbone = drawn(VGG(VGGConfig(depth=19, width=16, hidden_size=256), sized(3, 64, 64))).eval()
     assert 0.1 < backbone(torch.randn(8, 3, 64, 64)).pooled.std() < 10
 
 
