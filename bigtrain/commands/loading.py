@@ -58,6 +58,6 @@ def load(where: str, world: World, output_dir: str = "outputs") -> Loaded:
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, tokenizer)
     prepare_device(config.trainer, world.device)
     with status_line(f"Loading {checkpoint.path}", ""):
-        network = build_network(config, task, spec, world.device)
+        network = build_network(config, task, spec, world.device, draw=False)
         load_evaluated_weights(network, checkpoint)
     return Loaded(checkpoint, config, spec, tokenizer, task, network)
