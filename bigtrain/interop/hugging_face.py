@@ -34,7 +34,8 @@ from bigtrain.interop.weights import views
 from bigtrain.models.network import Network
 from bigtrain.nn.feedforward import default_feedforward_size
 from bigtrain.registry import MODELS
-from bigtrain.training.snapshot import loading_report, module_tensors, open_tensors, serialize_json
+from bigtrain.training.snapshot import loading_report, module_tensors, serialize_json
+from bigtrain.training.tensor_file import open_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -87,7 +87,7 @@ class CheckpointStore:
         """Where the checkpoint of a step is, or would be."""
         return self.root / f"step-{step:08d}"
 
-    def save(self, step: int, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+    def save(self, step: int, files: Mapping[str, durable.Content], facts: Mapping[str, Any]) -> Path:
         """Writes the checkpoint of `step` durably; an existing one is left as it is. `facts` go into the manifest.
 
         Raises MachineError when the disk is full or refuses; earlier checkpoints are then intact, nothing is left over.

@@ -7,30 +7,64 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from bigtrain.errors import MachineError
 from bigtrain.tracking.jsonl import encode_number
 
-_CHUNK_BYTES = 1 << 20
+PIECE_BYTES = 4 << 20  # of a file that is made while it is written; larger files are hashed in a thread
+_PIECES_AHEAD = 2  # written, and not hashed yet
 
 
-def write_new(path: Path, content: bytes) -> str:
+class Pieces(Protocol):
+    """A file's content that is made while it is written. Its length is in bytes."""
+
+    def __len__(self) -> int: ...
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The content in order, about `PIECE_BYTES` at a time. A piece must stay as it is: it is hashed later."""
+        ...
+
+
+Content = bytes | Pieces
+
+
+def write_new(path: Path, content: Content) -> str:
     """Writes a file that must not exist yet (nor be a link), mode 0600, durably. Returns its sha256."""
     digest = hashlib.sha256()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        view = memoryview(content)
-        for start in range(0, len(view), _CHUNK_BYTES):
-            chunk = view[start : start + _CHUNK_BYTES]
-            digest.update(chunk)
-            file.write(chunk)
+        if isinstance(content, bytes):
+            digest.update(content)
+            file.write(content)
+        else:
+            _write_pieces(file, content, digest.update)
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _write_pieces(file: BinaryIO, content: Pieces, update: Callable[[memoryview], None]) -> None:
+    """Writes, while a thread updates the hash: both release the interpreter's lock."""
+    if len(content) <= PIECE_BYTES:  # starting a thread would take longer
+        for piece in content.pieces():
+            update(piece)
+            file.write(piece)
+        return
+    with ThreadPoolExecutor(1, "sha256") as hashing:
+        ahead: deque[Future[None]] = deque()
+        for piece in content.pieces():
+            ahead.append(hashing.submit(update, piece))
+            file.write(piece)
+            if len(ahead) > _PIECES_AHEAD:
+                ahead.popleft().result()
+        for future in ahead:
+            future.result()
 
 
 def replace(path: Path, content: str | bytes) -> None:

@@ -1,21 +1,18 @@
 """The content of a checkpoint: live objects → files, and back into live objects by `copy_`.
 
-Tensors are stored under the names that modules give their parameters; a tied weight is stored once. Loading compares
-names, shapes and dtypes with the live objects before any tensor is read, and copies into existing storage: a weight
-that is a few bytes off alignment gives other bytes in a product.
+Tensors are stored under the names that modules give their parameters; a tied weight is stored once. Loading copies into
+existing storage: a weight that is a few bytes off alignment gives other bytes in a product.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -30,22 +27,11 @@ from bigtrain.tasks.base import TrainingModule
 from bigtrain.training.machine import device_name
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
+from bigtrain.training.tensor_file import TensorFile, load_tensors, open_tensors
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 RECURRENT_STATE_FILE = "carried.safetensors"  # the name of earlier versions, which old checkpoints have
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def live_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -74,55 +60,9 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
     }
 
 
-def serialize_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The safetensors file of these tensors."""
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-
-
 def serialize_json(document: Any) -> bytes:
     """A JSON file."""
     return json.dumps(document, indent=1, allow_nan=False).encode()
-
-
-def load_tensors(path: Path, into: Mapping[str, Tensor]) -> None:
-    """Copies a safetensors file into live tensors of the same names, shapes and dtypes.
-
-    Raises CheckpointError, before anything is copied, when the file holds other tensors.
-    """
-    with open_tensors(path) as file, torch.no_grad():
-        problems = _mismatches(file, into)
-        if problems:
-            raise CheckpointError.of(
-                "CHECKPOINT-SHAPE",
-                f"{path} does not fit this model: " + "; ".join(problems[:4]),
-                cause=f"{len(problems)} tensors differ",
-                fix="use the settings that the checkpoint was made with",
-            )
-        for name, target in into.items():
-            target.copy_(file.get_tensor(name))
-
-
-@contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file, open; what can't be read is a CheckpointError."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError.of("CHECKPOINT-BROKEN", f"{path} can't be read: {error}") from error
-
-
-def _mismatches(file: Any, into: Mapping[str, Tensor]) -> list[str]:
-    names = set(file.keys())
-    problems = [f"{name} is missing" for name in into if name not in names]
-    problems += [f"{name} is not expected" for name in sorted(names - set(into))]
-    for name, target in into.items():
-        if name in names:
-            entry = file.get_slice(name)
-            shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
-            if shape != tuple(target.shape) or _DTYPES.get(dtype) != target.dtype:
-                problems.append(f"{name} is {dtype} {shape}, expected {target.dtype} {tuple(target.shape)}")
-    return problems
 
 
 def read_state(checkpoint: Checkpoint) -> TrainState:
@@ -158,11 +98,11 @@ class Snapshot:
         """Bytes of the tensors of one checkpoint: about its size on disk."""
         return sum(tensor.nbytes for tensors in self._tensors().values() for tensor in tensors.values())
 
-    def files(self) -> dict[str, bytes]:
-        """Name → content, as `CheckpointStore.save` takes it."""
+    def files(self) -> dict[str, bytes | TensorFile]:
+        """Name → content, as `CheckpointStore.save` takes it: the numbers as they are now, the tensors live."""
         self.state.scaler = {key: float(value) for key, value in self.scaler.state_dict().items()}
         return {
-            **{name: serialize_tensors(tensors) for name, tensors in self._tensors().items()},
+            **{name: TensorFile.of(tensors) for name, tensors in self._tensors().items()},
             "state.json": serialize_json(self.state.to_json()),
             **self.documents,
         }

@@ -3,7 +3,11 @@
 import json
 import os
 import stat
+import threading
+import weakref
+from hashlib import sha256
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +32,47 @@ def test_what_is_saved_is_verified_and_read_back(store):
     assert (found.step, found.manifest["torch"], path.name) == (12, "x", "step-00000012")
     assert {name: (path / name).read_bytes() for name in FILES} == FILES
     assert found.read_json("state.json") == {"step": 1}
+
+
+class Pieces:
+    """Content made while it is written; remembers how many of its pieces were alive at once."""
+
+    def __init__(self, sizes, failing=None):
+        self.sizes, self.failing, self.made, self.most = sizes, failing, [], 0
+
+    def __len__(self):
+        return sum(self.sizes)
+
+    def pieces(self):
+        for number, size in enumerate(self.sizes):
+            if number == self.failing:
+                raise OSError(28, "No space left on device")
+            piece = np.full(size, number, dtype=np.uint8)
+            self.made.append(weakref.ref(piece))
+            self.most = max(self.most, sum(made() is not None for made in self.made))
+            yield memoryview(piece)
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [5, 0, 7], [100] * 20, [durable.PIECE_BYTES] * 8])
+def test_content_in_pieces_is_written_and_hashed_like_bytes(store, sizes):
+    expected = b"".join(bytes([number]) * size for number, size in enumerate(sizes))
+    content = Pieces(sizes)
+    path = store.save(3, {"whole": expected, "pieces": content}, {})
+    listed = verify(path).manifest["files"]
+    assert (path / "pieces").read_bytes() == expected
+    assert listed["pieces"] == listed["whole"] == {"bytes": len(expected), "sha256": sha256(expected).hexdigest()}
+    assert content.most <= 5, "the file is never in memory as a whole"
+
+
+@pytest.mark.parametrize("size", [100, durable.PIECE_BYTES])
+@pytest.mark.parametrize("failing", range(4))
+def test_a_disk_that_fails_between_pieces_leaves_nothing_over(store, size, failing):
+    store.save(1, FILES, {})
+    with pytest.raises(MachineError, match="no space"):
+        store.save(2, {"pieces": Pieces([size] * 4, failing)}, {})
+    assert store.newest().step == 1
+    assert not list(store.root.glob(".tmp-*"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sha256")]
 
 
 def test_files_are_private(store):

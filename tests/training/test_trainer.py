@@ -14,7 +14,7 @@ from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import ConstantConfig, MuonConfig, SGDConfig
 from bigtrain.tasks.base import LossOutput, LossTerm
-from bigtrain.training.snapshot import load_evaluated_weights, load_tensors, module_tensors, serialize_tensors
+from bigtrain.training.snapshot import load_evaluated_weights, module_tensors
 
 from .conftest import tiny_config, with_trainer
 
@@ -287,15 +287,6 @@ def test_a_masked_step_leaves_the_moving_average(make_trainer):
     trainer.train_step(trainer.plan_step())
     for name, value in trainer.average.tensors.items():
         assert torch.equal(value, before[name]), name
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64])
-def test_buffers_of_any_kind_come_back(tmp_path, dtype):
-    tensors = {"mask": torch.tensor([1, 0, 1]).to(dtype)}
-    (tmp_path / "file").write_bytes(serialize_tensors(tensors))
-    into = {"mask": torch.zeros(3, dtype=dtype)}
-    load_tensors(tmp_path / "file", into)
-    assert torch.equal(into["mask"], tensors["mask"])
 
 
 def test_a_sample_of_the_training_split_is_measured_like_validation(make_trainer):
