@@ -29,7 +29,6 @@ from bigtrain.optim.schedules import Schedule
 from bigtrain.signals import StopRequest, reason_of
 from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tasks.base import LossOutput, TrainingModule
-from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.throughput import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import CADENCES, Cadences, Length
@@ -41,6 +40,7 @@ from bigtrain.training.nonfinite import NonFiniteGuard, nonfinite_error
 from bigtrain.training.plan import StepPlan
 from bigtrain.training.precision import ResolvedPrecision, unscale
 from bigtrain.training.recurrent_state import gather_state
+from bigtrain.training.saver import Saver
 from bigtrain.training.selection import Selection
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.speed_meter import SpeedMeter, Throughput
@@ -86,6 +86,7 @@ class Trainer:
         self.speed_meter = SpeedMeter(self.throughput, self.state.step, self.state.train_seconds)
         self.contention = contention(self.world)
         self.prefetch = Prefetch(self.loader, device)
+        self.saver = Saver(self.checkpoints, self.snapshot)
         self.recorded: RecordedStep | None = None  # where a step is replayed instead of launched kernel by kernel
         self.updates = torch.full((), self.state.updates, dtype=torch.int64, device=device)
         self.grad_norm = torch.zeros((), device=device)
@@ -101,24 +102,25 @@ class Trainer:
         """
         self.module.train()
         self.mark_best()
-        try:
-            self.finish_step()  # of a resumed checkpoint: what its step had not done yet when the run was killed
-            while not self.finished:
-                with self.clock():
-                    plan = self.plan_step()
-                if self.stop_reason:
-                    break
-                with self.clock(), self.watch.step(self.state.step):
-                    self.train_step(plan)
-                    self.check_finite(wait=self.due())  # waits for a GPU here, inside the clock
-                self.finish_step()
-        finally:
-            self.watch.close()
-            self.prefetch.close()
-        if self.finished and not self.due("evaluate"):
-            return ""
-        self.check_finite(wait=True)
-        self.save()
+        with self.saver:  # at its end, however it is reached, every checkpoint is on disk
+            try:
+                self.finish_step()  # of a resumed checkpoint: what its step had not done yet when the run was killed
+                while not self.finished:
+                    with self.clock():
+                        plan = self.plan_step()
+                    if self.stop_reason:
+                        break
+                    with self.clock(), self.watch.step(self.state.step):
+                        self.train_step(plan)
+                        self.check_finite(wait=self.due())  # waits for a GPU here, inside the clock
+                    self.finish_step()
+            finally:
+                self.watch.close()
+                self.prefetch.close()
+            if self.finished and not self.due("evaluate"):
+                return ""
+            self.check_finite(wait=True)
+            self.save()
         return self.stop_reason
 
     @property
@@ -213,11 +215,13 @@ class Trainer:
         self.state.step = bad_step
         self.state.cadences_done = list(CADENCES)
         checkpoint = self.write_checkpoint({})
+        self.saver.wait()
         self.world.gather([0.0])  # a barrier: rank 0 would be killed as it writes, if another failed first
         raise nonfinite_error(bad_step, self.loader.ids(bad_step).tolist(), checkpoint)
 
     def finish_step(self) -> None:
         """Logs, evaluates and saves, in this order: what is due after this step and not done."""
+        self.saver.raise_failure()
         if self.due():
             self.check_finite(wait=True)
         if self.due("log"):
@@ -303,21 +307,20 @@ class Trainer:
         self.write_checkpoint(loss_sums)
 
     def write_checkpoint(self, loss_sums: dict[str, float]) -> Path:
-        """The part of saving that leaves the loss meter alone; returns the checkpoint's path. Rank 0 writes."""
+        """The part of saving that leaves the loss meter alone; returns where the checkpoint will be. Rank 0 writes."""
         self.state.updates = int(self.updates)
         self.state.loss_sums = loss_sums
         if self.module.recurrent_state is not None:
             gather_state(self.module.recurrent_state, self.world)
-        if not self.world.is_main:
-            return self.checkpoints.path_of(self.state.step)
-        with status_line("Writing a checkpoint", ""):
-            return self.checkpoints.save(self.state.step, self.snapshot.files(), self.snapshot.manifest_facts())
+        if self.world.is_main:
+            self.saver.save(self.state.step)
+        return self.checkpoints.path_of(self.state.step)
 
     def mark_best(self) -> None:
         """Points `best` at the best evaluation's checkpoint; again on resume, as a kill may have come before this."""
         best = self.state.best_step
-        if best is not None and self.world.is_main and self.checkpoints.path_of(best).is_dir():
-            self.checkpoints.mark_best(best)
+        if best is not None and self.world.is_main:
+            self.saver.mark_best(best)
 
     def record(self, plan: StepPlan) -> None:
         """From now on steps of this shape are replayed as one CUDA graph. Raises whatever the recording fails with."""
