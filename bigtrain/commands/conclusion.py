@@ -114,9 +114,11 @@ def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
 
     Those on val are known from when the weights became the best, unless that was before a resume.
     """
-    weights, step = "last", trainer.state.step
-    # Every rank its share, of the weights that rank 0 found intact.
-    where = trainer.world.broadcast(_intact_best(trainer) if trainer.world.is_main else "")
+    step = trainer.state.step
+    weights = "best" if trainer.state.best_step == step else "last"
+    # Read back where training has gone on since: every rank its share, of the weights that rank 0 found intact.
+    sought = weights == "last" and trainer.world.is_main
+    where = trainer.world.broadcast(_intact_best(trainer) if sought else "")
     if where:
         checkpoint = verify(Path(where))
         load_evaluated_weights(trainer.module.network, checkpoint)
