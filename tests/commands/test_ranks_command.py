@@ -81,6 +81,18 @@ def test_killed_ranks_start_again_and_end_with_the_same_bytes(shell):
     assert losses[0] == losses[1], "sums of both ranks, saved and gone on with"
 
 
+def test_a_checkpoint_that_rank_0_cannot_write_ends_both(shell):
+    process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=refused")
+    wait_for_rows(shell, process, "refused", 1)
+    ranks = ranks_of(process.pid)
+    for step in range(200, 2000, 20):
+        (run_named(shell, "refused") / f"checkpoints/step-{step:08d}").symlink_to(shell.folder)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 5, errors
+    assert "something else is in the way" in errors
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
 def test_a_signal_before_there_is_a_rank_is_not_lost(shell):
     process = shell.start(*RANKS, *LONG, "trainer.max_duration=100000step", "name=early")
     while not ranks_of(process.pid) and process.poll() is None:

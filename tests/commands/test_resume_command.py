@@ -1,10 +1,13 @@
 """Real kills of the real command, and going on to the same bytes."""
 
 import random
+import re
 import signal
 import time
 
 import pytest
+
+from bigtrain.storage.checkpoint import verify
 
 from .conftest import GLYPHS, TINY, Shell
 
@@ -62,6 +65,69 @@ def test_killed_and_terminated_the_bytes_are_the_same(tmp_path, words, installed
     assert [row["step"] for row in rows] == [row["step"] for row in shell.rows(whole)]
     losses = [[row.get("train/loss"), row.get("val/loss")] for row in rows]
     assert losses == [[row.get("train/loss"), row.get("val/loss")] for row in shell.rows(whole)]
+
+
+def kill_in_a_write(process, run_dir, seconds):
+    """SIGKILL, so long after the next checkpoint was begun; returns whether it is still being written."""
+    before = set(run_dir().glob("checkpoints/.tmp-*-*")) if run_dir() else set()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if run_dir() and set(run_dir().glob("checkpoints/.tmp-*-*")) - before:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.communicate(timeout=60)
+    return bool(set(run_dir().glob("checkpoints/.tmp-*-*")) - before)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_killed_while_a_checkpoint_is_written_the_bytes_are_the_same(shell, kills):
+    """Training goes on meanwhile. What is written is lost; the checkpoint before it is gone on from."""
+    steps = 3 * kills + 12
+    words = [*TINY, f"trainer.max_duration={steps}step", "trainer.save_every=2step", "trainer.eval_every=9step"]
+    words += ["trainer.log_every=1", "trainer.ema_decay=0.9", "model.dropout=0.2", "model.hidden_size=64"]
+    shell.run(*words, "name=whole")
+    (whole,) = shell.runs()
+    draw = random.Random(kills)
+    found = lambda: next((run for run in shell.runs() if run.parent.name == "killed"), None)  # noqa: E731
+    inside, gone_on = 0, 0
+    process = shell.start(*words, "name=killed")
+    for _ in range(kills):
+        inside += kill_in_a_write(process, found, draw.uniform(0, 0.02))
+        assert process.returncode == -signal.SIGKILL
+        written = [int(path.name.split("-")[1]) for path in found().glob("checkpoints/.tmp-*-*")]
+        rows = (found() / "metrics.jsonl").read_text().count("train/loss")
+        gone_on += bool(written) and rows > max(written)
+        process = shell.start(f"resume={found()}")
+    process.communicate(timeout=180)
+    assert process.returncode == 0
+    print(f"{kills} kills, {inside} of them inside a write, {gone_on} of these after further steps")  # seen with -rP
+    assert inside >= kills / 4
+    assert sorted(path.name for path in (found() / "checkpoints").iterdir()) == sorted(
+        path.name for path in (whole / "checkpoints").iterdir()
+    )
+    for path in (whole / "checkpoints").glob("*/*.safetensors"):
+        assert path.read_bytes() == (found() / "checkpoints" / path.parent.name / path.name).read_bytes()
+    losses = [[row.get("train/loss"), row.get("val/loss")] for row in shell.rows(found())]
+    assert losses == [[row.get("train/loss"), row.get("val/loss")] for row in shell.rows(whole)]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_exit_5(shell):
+    """Something stands in the way of a later one; the write fails in the background."""
+    process = shell.start(*TINY, "trainer.max_duration=100000step", "trainer.save_every=20step", "name=full")
+    while not (found := list(shell.folder.glob("outputs/*/*/checkpoints/step-*"))) and process.poll() is None:
+        time.sleep(0.005)
+    for step in range(100, 2000, 20):
+        path = found[0].parent / f"step-{step:08d}"
+        path.exists() or path.symlink_to(shell.folder)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 5, output + errors
+    step = int(re.search(r"DISK-WRITE.*step-(\d+)", errors, re.DOTALL)[1])
+    (run,) = shell.runs()
+    assert shell.status(run)["state"] == "failed" and shell.status(run)["exit_code"] == 5
+    assert verify(run / f"checkpoints/step-{step - 20:08d}")
+    assert not list(run.glob("checkpoints/.tmp-*"))
 
 
 def test_killed_inside_an_evaluation(shell):
