@@ -98,7 +98,8 @@ class Trainer:
     def fit(self) -> str:
         """Trains to the end, or until a stop is asked for; returns why it stopped early, or "" at the end.
 
-        Raises NumericsError when a loss or gradient is not finite; the weights are then the last good ones.
+        Raises NumericsError when a loss or gradient is not finite; the weights are then the last good ones. Raises
+        MachineError when a checkpoint can't be written, at the next step or at the end.
         """
         self.module.train()
         self.mark_best()

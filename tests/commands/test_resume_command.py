@@ -69,16 +69,16 @@ def test_killed_and_terminated_the_bytes_are_the_same(tmp_path, words, installed
 
 def kill_in_a_write(process, run_dir, seconds):
     """SIGKILL, so long after the next checkpoint was begun; returns whether it is still being written."""
-    before = set(run_dir().glob("checkpoints/.tmp-*-*")) if run_dir() else set()
+    before = set(run_dir().glob("checkpoints/.tmp-[0-9]*")) if run_dir() else set()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if run_dir() and set(run_dir().glob("checkpoints/.tmp-*-*")) - before:
+        if run_dir() and set(run_dir().glob("checkpoints/.tmp-[0-9]*")) - before:
             time.sleep(seconds)
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.001)
     process.communicate(timeout=60)
-    return bool(set(run_dir().glob("checkpoints/.tmp-*-*")) - before)
+    return bool(set(run_dir().glob("checkpoints/.tmp-[0-9]*")) - before)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -96,7 +96,7 @@ def test_killed_while_a_checkpoint_is_written_the_bytes_are_the_same(shell, kill
     for _ in range(kills):
         inside += kill_in_a_write(process, found, draw.uniform(0, 0.02))
         assert process.returncode == -signal.SIGKILL
-        written = [int(path.name.split("-")[1]) for path in found().glob("checkpoints/.tmp-*-*")]
+        written = [int(path.name.split("-")[1]) for path in found().glob("checkpoints/.tmp-[0-9]*")]
         rows = (found() / "metrics.jsonl").read_text().count("train/loss")
         gone_on += bool(written) and rows > max(written)
         process = shell.start(f"resume={found()}")

@@ -3,6 +3,7 @@
 import errno
 import resource
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -184,7 +185,8 @@ def test_a_failed_write_stops_at_the_next_step_and_marks_nothing(make_trainer, m
     def finish_step():
         if trainer.saver._jobs:
             failed.wait(60)
-            assert trainer.state.step == 7, "the next after the evaluation of step 6"
+            while not trainer.saver._jobs[0].done():
+                time.sleep(0.001)
         real()
 
     monkeypatch.setattr(trainer, "finish_step", finish_step)
@@ -192,6 +194,7 @@ def test_a_failed_write_stops_at_the_next_step_and_marks_nothing(make_trainer, m
     trainer.cadences = replace(trainer.cadences, save=trainer.cadences.evaluate)
     with pytest.raises(MachineError, match="Input/output error"):
         trainer.fit()
+    assert trainer.state.step == 7, "the next after the evaluation of step 6"
     assert trainer.state.best_step == 6
     assert trainer.checkpoints.best() is None
 
@@ -260,3 +263,41 @@ def test_the_copy_is_made_once_and_its_memory_used_again(make_trainer, monkeypat
     trainer.fit()
     assert len(buffers) == 3, "model, optimizer, average"
     assert not trainer.saver._copies, "given back at the end"
+
+
+def test_the_status_line_stands_only_while_the_loop_waits(make_trainer, monkeypatch):
+    shown = []
+
+    @contextmanager
+    def status_line(what, remark):
+        shown.append(what)
+        yield
+
+    monkeypatch.setattr(saver, "status_line", status_line)
+    trainer = make_trainer(tiny_config())
+    with trainer.saver:
+        trainer.save()
+        trainer.saver._jobs[0].result()
+        trainer.saver.raise_failure()
+        assert shown == []
+        with held_back(monkeypatch, steps=100):
+            trainer.state.step = 1
+            trainer.save()
+            trainer.saver.wait()
+    assert shown == ["Writing a checkpoint"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_copy_from_a_gpu_is_pinned_and_of_its_moment():
+    weight = torch.zeros(1 << 24, device="cuda")
+    file = saver.TensorFile.of({"weight": weight})
+    buffer = torch.empty(file.data_bytes, dtype=torch.uint8, pin_memory=True)
+    assert buffer.is_pinned()
+    copied = file.copied(buffer)
+    event = torch.cuda.Event()
+    event.record()
+    weight += 1  # enqueued behind the copy
+    event.synchronize()
+    assert not buffer.view(torch.float32).any()
+    _, *pieces = copied.pieces()
+    assert sum(piece.nbytes for piece in pieces) == weight.nbytes
