@@ -26,7 +26,7 @@ def test_the_best_weights_are_read_back_only_where_they_are_not_the_last(
     monkeypatch.setattr(
         conclusion, "load_evaluated_weights", lambda network, found: (read.append(found.step), real(network, found))
     )
-    columns = conclusion._evaluate_best(trainer)
+    columns = conclusion.evaluate_best(trainer)
     assert read == ([] if best_is_last else [6])
     assert {(column.weights, column.step) for column in columns} == {("best", 12 if best_is_last else 6)}
     load_evaluated_weights(trainer.module.network, conclusion.verify(trainer.checkpoints.best()))
