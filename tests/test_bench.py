@@ -39,10 +39,10 @@ TINY: dict[str, rows.Row] = {
         peer=lambda: plain.resnet(8, 3, 10),
     ),
     "bottleneck": rows.Images(
-        batch=4,
+        batch=16,
         shape=(3, 64, 64),
         optimizer="sgd",
-        gate=1,  # so small a batch under so many norms: rounding alone takes the next losses apart
+        gate=1,  # under so many norms of so small a batch rounding alone takes the next losses apart
         model=lambda: ResNetConfig(depth=50, width=8),
         peer=lambda: plain.resnet(50, 3, 10, 8),
     ),

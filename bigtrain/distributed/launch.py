@@ -97,6 +97,8 @@ class _Ranks:
         with self._passing_signals():
             result = self._agent.run()
         over.set()
+        # Ends its thread here: collected as garbage while that runs, it would join itself, and say so with a traceback.
+        self._agent.get_worker_group().spec.rdzv_handler.shutdown()
         if not result.is_failed():
             return ExitCode.OK
         # The agent sends SIGTERM to the others once one has failed: their exit codes are not the cause.
