@@ -23,18 +23,11 @@ from bigtrain.config.habits import VERBS as OTHER_VERBS
 from bigtrain.config.verbs import DEFAULT, VERBS
 from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest, printable
 
-# Times that a thread of OpenMP looks for work before it sleeps; libgomp's default is 300,000. Beside a process that
-# keeps one of two cores busy, a thread that spins holds the core which the thread it waits for would need. GPT 4/128,
-# two threads, ms per step of fp32, idle and beside a busy loop: default 41-47 and 139-171; 1000: 46-53 and 95-103;
-# 20000: 265-305 beside the loop; OMP_WAIT_POLICY=passive: 62-72 idle.
-SPIN_COUNT = 1000
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code; the entry point of the installed command."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    set_spin_count()
     # A warning is a sentence for the user, without the line of code that raised it.
     warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}\n")
     words = [word for word in words if word != "--debug"]
@@ -58,15 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         code = _report(_bug(error), ExitCode.BUG, debug)
     return int(code)
-
-
-def set_spin_count() -> None:
-    """Sets GOMP_SPINCOUNT for this process and those it starts, unless the user has said how threads wait.
-
-    Of effect before torch is imported only: its libgomp (Linux) reads the environment when it is loaded.
-    """
-    if sys.platform == "linux" and "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def _bug(error: Exception) -> Problem:

@@ -9,12 +9,11 @@ import resource
 import subprocess
 import sys
 import types
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from bigtrain.cli import SPIN_COUNT, _command, main
+from bigtrain.cli import _command, main
 from bigtrain.errors import DataError
 from tests.config.test_strict import TYPOS
 
@@ -219,28 +218,6 @@ def test_no_torch_and_nothing_written_by_displays_and_refusals(tmp_path):
     assert all(codes[(word,)] == 2 for word in TYPOS)
     assert all(codes[tuple(words)] == 0 for words in QUIET[:11])
     assert codes[("resume=latest",)] == 4
-
-
-LIBGOMP = Path(find_spec("torch").submodule_search_locations[0]) / "lib" / "libgomp.so.1"
-
-
-@pytest.mark.skipif(not LIBGOMP.exists(), reason="this torch brings no libgomp")
-@pytest.mark.parametrize(
-    "chosen, spins",
-    [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "50"}, 50), ({"OMP_WAIT_POLICY": "passive"}, 0)],
-)
-def test_threads_of_openmp_wait_briefly_unless_the_user_says_how(chosen, spins):
-    """libgomp itself says what it has read, when it is loaded as torch loads it: after the command has begun."""
-    program = "import ctypes, sys\nfrom bigtrain.cli import main\nmain(['--version'])\nctypes.CDLL(sys.argv[1])"
-    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    result = subprocess.run(
-        [sys.executable, "-c", program, LIBGOMP],
-        env={**environment, **chosen, "OMP_DISPLAY_ENV": "verbose"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr
 
 
 @pytest.mark.skipif(not COMMAND.exists(), reason="the package is not installed")

@@ -316,10 +316,11 @@ def _train(
             if parts.audit is not None and world.is_main:
                 tell(parts.audit, run_dir, tracker)
             tracker.start(facts(composed, run_dir, parts, trainer))
-            reason = trainer.fit()
-            if reason:
-                return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer, reason), None
-            return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
+            with trainer.cores:
+                reason = trainer.fit()
+                if reason:
+                    return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer, reason), None
+                return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
     finally:
         tracker.close()
 

@@ -6,7 +6,6 @@ Counted in user time: work of the kernel (writing back, the network) is often th
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -42,7 +41,8 @@ class Contention:
         self._known = bool(self._cores) and not _has_quota(cgroup)
         self._last: _Reading | None = None
         self._next_reading = 0.0
-        self._seconds = 0.0  # for which there has been contention without a break
+        self._seconds = 0.0  # for which others have taken cores without a break
+        self._used = 0.0  # cores that others use, as of the last reading
         self._told = False
         self.share()  # from now on
 
@@ -65,25 +65,22 @@ class Contention:
             return None
         seconds = reading.clock - last.clock
         used = (reading.everyone - last.everyone - (reading.ours - last.ours)) / seconds
-        used = min(max(used, 0.0), float(len(self._cores)))
-        self._seconds = self._seconds + seconds if self._overlaps(used) else 0.0
-        return used / len(self._cores)
+        self._used = min(max(used, 0.0), float(len(self._cores)))
+        self._seconds = self._seconds + seconds if self.takes_cores else 0.0
+        return self._used / len(self._cores)
 
-    def warning(self, share: float) -> str:
-        """A sentence for the user, once, when there has been contention for a while; else ""."""
+    def warning(self) -> str:
+        """A sentence for the user, once, when others have taken cores for a while; else ""."""
         if self._told or self._seconds < _LASTING_SECONDS:
             return ""
         self._told = True
-        cores, used = len(self._cores), share * len(self._cores)
-        sentence = f"other processes use {used:.1f} of the {cores} cores: steps take longer"
-        left = max(1, cores - math.ceil(used - _LEAST_OVERLAP))
-        if self._ranks > 1 or left >= self._threads:
-            return sentence
-        return f"{sentence}; a run started with OMP_NUM_THREADS={left} leaves them room"
+        cores, used = len(self._cores), self._used
+        return f"other processes use {used:.1f} of the {cores} cores: steps take longer"
 
-    def _overlaps(self, used: float) -> bool:
+    @property
+    def takes_cores(self) -> bool:
         """Whether others use so many cores that they take them from our threads, and not only those that are free."""
-        cores = len(self._cores)
+        cores, used = len(self._cores), self._used
         notable = used >= max(_LEAST_CORES, _LEAST_SHARE * cores)
         return notable and used + self._threads * self._ranks - cores >= _LEAST_OVERLAP
 

@@ -25,6 +25,7 @@ from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.contention import Contention
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.ceiling import ceiling_flops
+from bigtrain.training.cores import CoreWatch
 from bigtrain.training.precision import ResolvedPrecision, allow_tf32, enter_fp8, resolve_precision
 from bigtrain.training.state import TrainState
 
@@ -213,11 +214,12 @@ def peak_flops(world: World, precision: ResolvedPrecision) -> float | None:
     return float(world.gather([peak]).sum())
 
 
-def contention(world: World) -> Contention:
-    """What tells how much of the cores others use. On a GPU one thread of each rank launches kernels."""
+def core_watch(world: World) -> CoreWatch:
+    """What watches the cores. On a GPU one thread of each rank launches kernels."""
     environment = rank_environment(os.environ) if world.size > 1 else None
-    threads = torch.get_num_threads() if world.device.type == "cpu" else 1
-    return Contention(threads, 1 if environment is None else environment.local_size)
+    computes = world.device.type == "cpu"
+    threads = torch.get_num_threads() if computes else 1
+    return CoreWatch(Contention(threads, 1 if environment is None else environment.local_size), computes)
 
 
 def device_name(device: torch.device) -> str:

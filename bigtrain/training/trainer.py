@@ -34,7 +34,7 @@ from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import CADENCES, Cadences, Length
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.loss_meter import LossMeter
-from bigtrain.training.machine import contention
+from bigtrain.training.machine import core_watch
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard, nonfinite_error
 from bigtrain.training.plan import StepPlan
@@ -84,7 +84,7 @@ class Trainer:
         self.guard = NonFiniteGuard(self.module, device)
         self.loss_meter = LossMeter(self.state.loss_sums, self.world)
         self.speed_meter = SpeedMeter(self.throughput, self.state.step, self.state.train_seconds)
-        self.contention = contention(self.world)
+        self.cores = core_watch(self.world)
         self.prefetch = Prefetch(self.loader, device)
         self.saver = Saver(self.checkpoints, self.snapshot)
         self.recorded: RecordedStep | None = None  # where a step is replayed instead of launched kernel by kernel
@@ -249,17 +249,10 @@ class Trainer:
             "optim/updates": int(self.updates),
             "system/memory_bytes": int(self.world.gather([memory_bytes(self.world.device)]).max()),
         }
-        self.tracker.scalars(row | self.speed_meter.read(self.state.step, self.state.train_seconds) | self.others())
-        self.done("log")
-
-    def others(self) -> Row:
-        """The column about other processes, where there is a new value; warns of them once."""
-        share = self.contention.share() if self.world.is_main else None
-        if share is None:
-            return {}
-        if sentence := self.contention.warning(share):
+        self.tracker.scalars(row | self.speed_meter.read(self.state.step, self.state.train_seconds) | self.cores.row())
+        if sentence := self.cores.warning():
             self.tracker.note(sentence, True)
-        return {"system/other_cpu": share}
+        self.done("log")
 
     def row(self) -> Row:
         """The columns that every row has."""

@@ -143,8 +143,9 @@ def test_rows_carry_what_a_reader_needs(make_trainer):
 
 def test_other_processes_are_a_column_and_one_warning(make_trainer):
     trainer = make_trainer(tiny_config())
-    shares, warnings = iter([None, 0.5, 0.5, None]), iter(["", "the cores are taken"])
-    trainer.contention = SimpleNamespace(share=lambda: next(shares, None), warning=lambda share: next(warnings))
+    columns = iter([{}, {"system/other_cpu": 0.5}, {"system/other_cpu": 0.5}])
+    warnings = iter(["", "", "the cores are taken"])
+    trainer.cores = SimpleNamespace(row=lambda: next(columns, {}), warning=lambda: next(warnings, ""))
     trainer.fit()
     rows = [row for row in trainer.recorder.rows if "train/loss" in row]
     assert [row.get("system/other_cpu") for row in rows[:4]] == [None, 0.5, 0.5, None]
