@@ -5,6 +5,8 @@ import torch
 from tiny_networks import TASK_SETTINGS, learning, perturb, samples, serving, spec_for, tiny_config, tiny_network
 
 from bigtrain.config.kinds import ModelConfig
+from bigtrain.nn.cross_entropy import Chunking
+from bigtrain.nn.heads import VocabularyHead
 from bigtrain.registry import MODELS, TASKS
 
 PAIRS = list(serving())
@@ -14,6 +16,7 @@ def of_pairs(pairs):
     return pytest.mark.parametrize("pair", pairs, ids=lambda pair: f"{pair[0].name}-{pair[1].name}-{pair[2].kind}")
 
 
+WITH_A_VOCABULARY = ("language_modeling", "masked_lm", "seq2seq")
 EVERY_PAIR = of_pairs(PAIRS)
 EVERY_PAIR_THAT_LEARNS = of_pairs([pair for pair in PAIRS if pair[0] in learning()])
 EVERY_ONE_THAT_LEARNS = pytest.mark.parametrize("entry", learning(), ids=lambda entry: entry.name)
@@ -54,6 +57,25 @@ def test_forward_backward_gives_a_finite_gradient_to_every_weight(pair):
     for name, parameter in network.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+@of_pairs([pair for pair in PAIRS if pair[0] in learning() and pair[1].name in WITH_A_VOCABULARY])
+def test_a_vocabulary_head_in_padded_chunks_computes_the_plain_loss(pair):
+    """As on a GPU: rows of the weight padded, and a few logits in memory at once; MLM and sequence pairs included."""
+    results = []
+    for chunking in (Chunking(), Chunking(max_logits=3 * 11, plain_logits=0, alignment=64)):
+        task, network = build(pair)
+        heads = [head for head in network.heads.values() if isinstance(head, VocabularyHead)]
+        assert heads
+        perturb(network)
+        network.double()
+        for head in heads:
+            head.chunking = chunking
+        batch = batch_of(task, pair)
+        loss = objective(task, task.compute_loss(network, batch), batch)
+        results.append([loss.detach(), *torch.autograd.grad(loss, list(network.parameters()))])
+    for plain, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, plain, rtol=1e-10, atol=1e-12)
 
 
 @EVERY_PAIR_THAT_LEARNS
