@@ -6,11 +6,15 @@ import dataclasses
 import importlib.machinery
 import importlib.util
 import json
+import multiprocessing
+import pickle
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,20 +39,43 @@ TINY: dict[str, rows.Row] = {
         batch=8,
         shape=(3, 16, 16),
         optimizer="sgd",
-        model=lambda: ResNetConfig(depth=8),
-        peer=lambda: plain.resnet(8, 3, 10),
+        model=partial(ResNetConfig, depth=8),
+        peer=partial(plain.resnet, 8, 3, 10),
     ),
     "bottleneck": rows.Images(
         batch=16,
         shape=(3, 64, 64),
         optimizer="sgd",
         gate=1,  # under so many norms of so small a batch rounding alone takes the next losses apart
-        model=lambda: ResNetConfig(depth=50, width=8),
-        peer=lambda: plain.resnet(50, 3, 10, 8),
+        model=partial(ResNetConfig, depth=50, width=8),
+        peer=partial(plain.resnet, 50, 3, 10, 8),
     ),
 }
 SHORT = protocol.Protocol(torch.device("cpu"), blocks=3, seconds=0.01, gate=3)
 FASTEST = dataclasses.replace(SHORT, blocks=1, gate=2)
+
+
+class Fake(frameworks.Framework):
+    """A framework whose loop is the bare loop's."""
+
+    def fit(self) -> None:
+        optimizer = sides.make_optimizer(self.row, self.model)
+        for batch in self.loader():
+            loss = self.model(**batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), sides.CLIP_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+            self.note(loss)
+            self.step_done()
+
+
+class Failing(Fake):
+    """A framework that fails after its first turn."""
+
+    def step_done(self) -> None:
+        super().step_done()
+        raise ValueError("no second turn")
 
 
 @pytest.fixture
@@ -79,6 +106,32 @@ def test_every_peer_that_is_installed_takes_turns() -> None:
             assert figures == {"error": f"not installed: {frameworks.missing(name)}"}
         else:
             assert figures["loss_gap"] < 2e-6 and len(figures["seconds"]) == 3
+
+
+def test_a_framework_takes_turns_in_a_process_of_its_own(tmp_path: Path) -> None:
+    row = TINY["mlp"]
+    weights = [
+        torch.randn(value.shape, generator=torch.Generator().manual_seed(0)) / 30 for value in row.plain().parameters()
+    ]
+    batches = [row.data().dataset("train").gather(np.arange(start, start + 8)) for start in (0, 8)]
+    built = (row, weights, batches, "fp32", torch.device("cpu"))
+    side, bare = frameworks.Remote(Fake, built, tmp_path), sides.Loop(*built)
+    for steps, kept in ((2, 2), (3, 4)):
+        for one in (side, bare):
+            one.keep = 4
+            one.advance(steps)
+        assert side.losses == pytest.approx([loss.item() for loss in bare.losses], rel=1e-6)
+        assert len(side.losses) == kept and side.process.is_alive()
+    side.close()
+    assert side.process.exitcode == 0
+
+
+def test_a_framework_that_fails_is_a_sentence_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frameworks, "FRAMEWORKS", {"failing": (Failing, ())})
+    result = protocol.measure("mlp", TINY["mlp"], "fp32", ["failing", "bare"], FASTEST)
+    assert result["sides"]["failing"] == {"error": "ChildProcessError: ValueError: no second turn"}
+    assert len(result["sides"]["bare"]["seconds"]) == 1
+    assert multiprocessing.active_children() == []
 
 
 def test_bf16_agrees_within_its_tolerance() -> None:
@@ -136,11 +189,20 @@ def test_kernels_and_launches_are_told_apart() -> None:
     assert protocol.count_kernels(events) == {"kernels": 2, "launches": 2}
 
 
-def test_quick_leaves_the_frameworks_of_heavy_rows_out_unless_asked() -> None:
-    quick, heavy = dataclasses.replace(SHORT, quick=True), dataclasses.replace(TINY["gpt"], heavy=True)
-    assert protocol.chosen_peers(heavy, SHORT, None) == ["bare", "lightning", "hf"]
-    assert protocol.chosen_peers(heavy, quick, None) == ["bare"]
-    assert protocol.chosen_peers(heavy, quick, ["hf"]) == ["hf"]
+def test_quick_leaves_the_frameworks_out_of_all_rows_but_one_unless_asked() -> None:
+    quick, row = dataclasses.replace(SHORT, quick=True), TINY["gpt"]
+    assert protocol.chosen_peers(row, SHORT, None) == ["bare", "lightning", "hf"]
+    assert protocol.chosen_peers(row, quick, None) == ["bare"]
+    assert protocol.chosen_peers(row, quick, ["hf"]) == ["hf"]
+    complete = {name: protocol.chosen_peers(row, quick, None) for name, row in rows.CPU_ROWS.items() if row.quick}
+    assert complete == {"gpt_4x128": ["bare", "lightning", "hf"]}
+
+
+@pytest.mark.parametrize("name", [*rows.CPU_ROWS, *rows.GPU_ROWS])
+def test_a_row_can_be_sent_to_another_process(name: str) -> None:
+    row = (rows.CPU_ROWS | rows.GPU_ROWS)[name]
+    sent = pickle.loads(pickle.dumps(row))
+    assert type(sent) is type(row) and sent.units == row.units and sent.settings() == row.settings()
 
 
 def result_of(row: str, precision: str, ours: float, bare: float, again: float, auto: float | None = None) -> Any:

@@ -1,18 +1,23 @@
 """The peers with a loop of their own: Lightning's and Hugging Face's Trainer; and the choice of a peer by name.
 
-A framework runs its own `fit` in a thread of its own; a callback of it gives the turn back after the steps that were
-asked for. So its loop runs as it always does, without a new start for every block. Logging, checkpoints, evaluation
-and progress bars are off; the rest is left at its defaults.
+A framework runs its own `fit` in a process of its own, which sleeps between its turns: a callback of it waits after
+the steps that were asked for. So its loop runs as it always does, without a new start for every block. A thread would
+not do: each has an OpenMP pool of its own, and with more threads than cores libgomp stops spinning in the whole
+process, which slows every side. Logging, checkpoints, evaluation and progress bars are off; the rest is left at its
+defaults.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
-import queue
-import threading
+import multiprocessing
+import pickle
+import signal
 import warnings
 from abc import abstractmethod
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from benchmark.sides import CLIP_NORM, ENDLESS, Batch, Loop, Peer, make_optimizer
+from benchmark.sides import CLIP_NORM, ENDLESS, Batch, Loop, Peer, Side, make_optimizer, pinned
+
+CLOSE_SECONDS = 5
 
 
 class Ready(Dataset):
@@ -37,58 +44,113 @@ class Ready(Dataset):
 
 
 class Framework(Peer):
-    """A peer whose loop is its own: `fit` runs in a thread, and its callback calls `step_done`."""
+    """A peer whose loop is its own: `fit` calls `step_done` after each step. It lives in the child process."""
 
-    def __init__(self, *built: Any, folder: Path):
+    def __init__(self, *built: Any, folder: Path, connection: Connection):
         super().__init__(*built)
         if self.row.micro:
             raise NotImplementedError("micro-batches are measured against the loops alone")
+        self.ready = pinned(self.ready, self.device)
         self.folder = folder
-        self._turns: queue.Queue[int] = queue.Queue()
-        self._ends: queue.Queue[BaseException | None] = queue.Queue()
+        self._connection = connection
         self._left = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     @abstractmethod
     def fit(self) -> None:
-        """Trains until `step_done` says stop."""
+        """Trains without end; EOFError of `step_done` ends it."""
 
     def advance(self, steps: int) -> None:
-        self._turns.put(steps)
-        if self._thread.ident is None:
-            self._thread.start()
-        failure = self._ends.get()
-        if failure is not None:
-            raise failure
-
-    def step_done(self) -> bool:
-        """Called after each step: waits where it was the last of the turn. True: stop."""
-        self._left -= 1
-        if self._left == 0:
-            self._ends.put(None)
-            self._left = self._turns.get()
-        return self._left == 0
+        raise NotImplementedError("the parent asks for steps: see Remote")
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            self._turns.put(0)
-            self._thread.join(30)
+        """Nothing runs besides `fit`."""
+
+    def start_turn(self) -> None:
+        """Sleeps until the parent asks for steps. Raises EOFError where it has closed its end."""
+        self._left, self.keep = self._connection.recv()
+
+    def step_done(self) -> None:
+        """Called after each step; after the last of a turn it sends the first losses and waits for the next turn."""
+        self._left -= 1
+        if self._left == 0:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            self._connection.send([float(loss) for loss in self.losses])
+            self.start_turn()
 
     def loader(self) -> DataLoader:
         """What the framework draws batches from."""
         data = Ready(self.ready)
         return DataLoader(data, batch_size=None, sampler=SequentialSampler(data))
 
-    def _run(self) -> None:
-        self._left = self._turns.get()
+
+def child(connection: Connection, threads: int) -> None:
+    """The child process. It receives a framework class and its arguments, then (steps, losses to keep) for each turn;
+    each time it answers with the losses so far, or with a sentence: what it failed of.
+    """
+    from bigtrain.config.run import TrainerConfig
+    from bigtrain.training.machine import prepare_device
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and closes the pipe
+    torch.set_num_threads(threads)
+    try:
+        kind, built, folder = connection.recv()
+        prepare_device(TrainerConfig(), built[-1])
+        framework = kind(*built, folder=folder, connection=connection)
+        connection.send([])
+        framework.start_turn()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            framework.fit()
+        raise RuntimeError("the framework's loop ended")
+    except BaseException as error:  # whatever it is, the parent must hear of it; where it closed the pipe, that is all
+        with contextlib.suppress(OSError):
+            connection.send(f"{type(error).__name__}: {error}"[:300])
+
+
+class Remote(Side):
+    """A framework in a process of its own. `built`: the arguments of `Peer`. Raises ChildProcessError for the child's
+    failures.
+    """
+
+    def __init__(self, kind: type[Framework], built: tuple[Any, ...], folder: Path):
+        super().__init__()
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=child, args=(theirs, torch.get_num_threads()), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the end of the child closes the pipe
+        self._exchange((kind, built, folder))
+
+    def advance(self, steps: int) -> None:
+        self.losses = self._exchange((steps, self.keep))
+
+    def close(self) -> None:
+        """Ends the child, which hears of the closed pipe after its turn, or is killed (Lightning ignores SIGTERM)."""
+        self._connection.close()
+        self.process.join(CLOSE_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def _exchange(self, message: Any) -> list[float]:
+        """Sends a message and returns the losses of the answer."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.fit()
-            failure: BaseException = RuntimeError("the framework's loop ended")
-        except BaseException as error:  # whatever it is, the waiting thread must hear of it
-            failure = error
-        self._ends.put(failure)
+            with contextlib.suppress(BrokenPipeError):  # a dead child may have left an answer
+                # Pickled here: Connection.send and Process would put tensors into shared memory.
+                self._connection.send_bytes(pickle.dumps(message))
+            answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.close()
+            raise ChildProcessError(f"exit code {self.process.exitcode}") from None
+        except BaseException:
+            self.close()
+            raise
+        if isinstance(answer, str):
+            self.close()
+            raise ChildProcessError(answer)
+        losses: list[float] = answer
+        return losses
 
 
 class Lightning(Framework):
@@ -118,7 +180,7 @@ class Lightning(Framework):
                 nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
 
             def on_train_batch_end(self, *_: Any) -> None:
-                self.trainer.should_stop = side.step_done()
+                side.step_done()
 
         trainer = lightning.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
@@ -153,9 +215,8 @@ class HuggingFace(Framework):
                 return {"loss": loss}
 
         class Turns(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-                control.should_training_stop = side.step_done()
-                return control
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                side.step_done()
 
         class ReadyTrainer(Trainer):
             def get_train_dataloader(self) -> Any:
@@ -195,8 +256,8 @@ def missing(peer: str) -> str:
     return ", ".join(name for name in packages if importlib.util.find_spec(name) is None)
 
 
-def make_peer(peer: str, built: tuple[Any, ...], folder: Path) -> Peer:
+def make_peer(peer: str, built: tuple[Any, ...], folder: Path) -> Side:
     """A peer by name; `built`: the arguments of `Peer`."""
     if peer in FRAMEWORKS:
-        return FRAMEWORKS[peer][0](*built, folder=folder)
+        return Remote(FRAMEWORKS[peer][0], built, folder)
     return Loop(*built, compiled=peer == "compiled")

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from benchmark.frameworks import PEERS, make_peer, missing
+from benchmark.frameworks import PEERS, Remote, make_peer, missing
 from benchmark.rows import Row
-from benchmark.sides import DTYPES, Bigtrain, Side
+from benchmark.sides import DTYPES, Bigtrain, Side, pinned
 
 # Largest relative difference of the first loss, before any update, and of all: sides round differently, and AdamW's
 # first steps, which are signs of gradients, carry that on.
@@ -67,7 +67,7 @@ def chosen_peers(row: Row, protocol: Protocol, asked: Sequence[str] | None) -> l
     peers = [peer for peer in PEERS if protocol.on_gpu or peer != "compiled"]
     if asked is not None:
         return [peer for peer in PEERS if peer in asked]
-    return ["compiled" if protocol.on_gpu else "bare"] if protocol.quick and row.heavy else peers
+    return peers if row.quick or not protocol.quick else ["compiled" if protocol.on_gpu else "bare"]
 
 
 def measure(name: str, row: Row, precision: str, peers: Sequence[str], protocol: Protocol) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Session:
         return TOLERANCES["tf32" if self.protocol.on_gpu else "fp32"]
 
     def time(self) -> None:
-        """Blocks of every side that was admitted, in turns; then its memory and its kernels."""
+        """Blocks of every side that was admitted, in turns; then its memory and its kernels, if it runs in here."""
         again = next((name for name in self.sides if name not in (OURS, AUTO)), None)
         turns: dict[str, Callable[[int], None]] = {name: side.advance for name, side in self.sides.items()}
         if again is not None and "again" not in self.result:
@@ -210,7 +210,8 @@ class Session:
             self.result["sides"].setdefault(name, {})["seconds"] = seconds
         if self.protocol.on_gpu:
             for name, side in self.sides.items():
-                self.result["sides"][name] |= on_device(side, self.resident[name])
+                if not isinstance(side, Remote):
+                    self.result["sides"][name] |= on_device(side, self.resident[name])
 
     def close(self) -> None:
         """Ends the sides and frees their memory."""
@@ -227,10 +228,7 @@ class Session:
 
 def ready_batches(row: Row, ours: Bigtrain, count: int, protocol: Protocol) -> list[dict[str, torch.Tensor]]:
     """The batches of bigtrain's first steps, for the peers; pinned where there is a GPU."""
-    batches = [row.ready(ours.trainer.loader, step) for step in range(count)]
-    if not protocol.on_gpu:
-        return batches
-    return [{name: value.pin_memory() for name, value in batch.items()} for batch in batches]
+    return pinned([row.ready(ours.trainer.loader, step) for step in range(count)], protocol.device)
 
 
 def interleaved(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,17 +51,18 @@ class RandomData(DataModule, Dataset):
 class Row:
     """A model and its batch. `batch`: samples a step, in micro-batches of `micro` where that is given.
 
-    `peers`: that take part, None: all. `heavy`: `--quick` leaves the frameworks out. `gpu_precisions`: of the tables
-    on a GPU. `gpu_seconds`: about what the row takes there; `gpu_gib`: memory that all its sides need at once.
-    `gate`: steps whose losses must agree, None: as many as the protocol has. Batch norm goes with SGD: AdamW's first
-    steps are signs of gradients, so that rounding alone takes losses apart by a percent within two steps.
+    `peers`: that take part, None: all. `quick`: `--quick` leaves it all of them, and not one loop only.
+    `gpu_precisions`: of the tables on a GPU. `gpu_seconds`: about what the row takes there; `gpu_gib`: memory that all
+    its sides need at once. `gate`: steps whose losses must agree, None: as many as the protocol has. Batch norm goes
+    with SGD: AdamW's first steps are signs of gradients, so that rounding alone takes losses apart by a percent within
+    two steps.
     """
 
     batch: int
     micro: int | None = None
     optimizer: str = "adamw"
     peers: tuple[str, ...] | None = None
-    heavy: bool = False
+    quick: bool = False
     gpu_precisions: tuple[str, ...] = ("bf16",)
     gpu_seconds: int = 60
     gpu_gib: int = 0
@@ -215,25 +217,33 @@ GREY, COLOUR, LARGE = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 _124M: dict[str, Any] = {"layers": 12, "width": 768, "heads": 12, "length": 1024, "vocab": 50257}
 
 CPU_ROWS: dict[str, Row] = {
-    "gpt_4x128": GPT(layers=4, width=128, heads=4, length=64, batch=12, vocab=65),
-    "gpt_6x384": GPT(layers=6, width=384, heads=6, length=256, batch=16, vocab=65, heavy=True),
-    "gpt_12x768": GPT(layers=12, width=768, heads=12, length=512, batch=4, vocab=8192, heavy=True),
+    "gpt_4x128": GPT(layers=4, width=128, heads=4, length=64, batch=12, vocab=65, quick=True),
+    "gpt_6x384": GPT(layers=6, width=384, heads=6, length=256, batch=16, vocab=65),
+    "gpt_12x768": GPT(layers=12, width=768, heads=12, length=512, batch=4, vocab=8192),
     "bert_mini": Bert(layers=4, width=256, heads=4, length=128, batch=16, vocab=8192),
     "lstm_2x512": LSTM(layers=2, width=512, length=64, batch=16, vocab=65),
-    "cnn": Images(shape=GREY, batch=128, model=CNNConfig, peer=lambda: plain.cnn(GREY, 10)),
+    "cnn": Images(shape=GREY, batch=128, model=CNNConfig, peer=partial(plain.cnn, GREY, 10)),
     "resnet_20": Images(
         shape=COLOUR,
         batch=64,
         optimizer="sgd",
-        model=lambda: ResNetConfig(depth=20),
-        peer=lambda: plain.resnet(20, 3, 10),
+        model=partial(ResNetConfig, depth=20),
+        peer=partial(plain.resnet, 20, 3, 10),
     ),
-    "mlp": Images(shape=GREY, batch=128, model=MLPConfig, peer=lambda: plain.mlp(784, (256, 256), 10)),
+    "mlp": Images(shape=GREY, batch=128, model=MLPConfig, peer=partial(plain.mlp, 784, (256, 256), 10)),
 }
 GPU_ROWS: dict[str, Row] = {
     "gpt2_124m": GPT(**_124M, batch=16, gpu_seconds=130),
     "transformer": GPT(
-        layers=2, width=128, heads=2, length=128, batch=32, vocab=256, modern=True, gpu_precisions=("bf16", "fp32")
+        layers=2,
+        width=128,
+        heads=2,
+        length=128,
+        batch=32,
+        vocab=256,
+        modern=True,
+        quick=True,
+        gpu_precisions=("bf16", "fp32"),
     ),
     "gpt2_1.5b": GPT(
         layers=48,
@@ -252,8 +262,8 @@ GPU_ROWS: dict[str, Row] = {
         batch=64,
         classes=1000,
         optimizer="sgd",
-        model=lambda: ResNetConfig(depth=50),
-        peer=lambda: plain.resnet(50, 3, 1000),
+        model=partial(ResNetConfig, depth=50),
+        peer=partial(plain.resnet, 50, 3, 1000),
         gpu_seconds=80,
     ),
     "gpt2_124m_muon": GPT(**_124M, batch=16, optimizer="muon", peers=("adamw",), gate=1, gpu_seconds=60),

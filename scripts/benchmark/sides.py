@@ -125,6 +125,13 @@ class Peer(Side):
         self.row, self.ready, self.precision, self.device = row, batches, precision, device
 
 
+def pinned(batches: list[Batch], device: torch.device) -> list[Batch]:
+    """In page-locked memory where the device is a GPU."""
+    if device.type != "cuda":
+        return batches
+    return [{name: value.pin_memory() for name, value in batch.items()} for batch in batches]
+
+
 def make_optimizer(row: Row, model: nn.Module) -> torch.optim.Optimizer:
     """AdamW or SGD, fused; matrices and larger are decayed."""
     parameters, decay = list(model.parameters()), SGD_DECAY if row.optimizer == "sgd" else WEIGHT_DECAY
