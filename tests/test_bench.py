@@ -198,6 +198,13 @@ def test_quick_leaves_the_frameworks_out_of_all_rows_but_one_unless_asked() -> N
     assert complete == {"gpt_4x128": ["bare", "lightning", "hf"]}
 
 
+def test_quick_repeats_slow_steps_less_often() -> None:
+    quick = dataclasses.replace(SHORT, quick=True)
+    for how, expected, blocks in ((quick, 0.1, 3), (quick, 6.0, 2), (quick, 60.0, 1), (SHORT, 60.0, 3)):
+        times = protocol.interleaved({"one": bool, "two": bool}, {"one": expected, "two": expected}, how)
+        assert {len(seconds) for seconds in times.values()} == {blocks}
+
+
 @pytest.mark.parametrize("name", [*rows.CPU_ROWS, *rows.GPU_ROWS])
 def test_a_row_can_be_sent_to_another_process(name: str) -> None:
     row = (rows.CPU_ROWS | rows.GPU_ROWS)[name]

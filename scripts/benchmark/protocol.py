@@ -27,6 +27,7 @@ TOLERANCES = {"fp32": (1e-5, 1e-3), "tf32": (1e-3, 5e-3), "bf16": (5e-3, 2e-2)}
 OURS, AUTO, AGAIN = "bigtrain", "bigtrain auto", " again"
 GATE_STEPS = 20
 MOST_STEPS = 1000  # of a block
+QUICK_SECONDS = 24  # of all blocks with --quick, where single steps are so slow that they take that long
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,10 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in sides}
     block_seconds = protocol.seconds / (protocol.blocks * len(sides))
     steps = {name: max(1, min(MOST_STEPS, round(block_seconds / expected[name]))) for name in sides}
-    for _ in range(protocol.blocks):
+    rounds = protocol.blocks
+    if protocol.quick:
+        rounds = max(1, min(rounds, int(QUICK_SECONDS / sum(steps[name] * expected[name] for name in sides))))
+    for _ in range(rounds):
         for name, advance in sides.items():
             protocol.wait()
             started = time.perf_counter()
