@@ -78,7 +78,7 @@ class TrainLoader:
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         """What belongs to this rank of a step's values, one per sample."""
-        return np.array_split(values, self._world.size)[self._world.rank]
+        return values if self._world.size == 1 else np.array_split(values, self._world.size)[self._world.rank]
 
 
 def stream_rows(streams: np.ndarray, begins: np.ndarray) -> Batch:

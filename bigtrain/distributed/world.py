@@ -49,10 +49,11 @@ class World:
 
     def gather(self, values: Sequence[float]) -> np.ndarray:
         """The values of every rank, (size, len(values)) float64, on every rank's host."""
+        if self.size == 1:
+            return np.array([values], dtype=np.float64)
         everyone = torch.zeros(self.size, len(values), dtype=torch.float64, device="cpu")
         everyone[self.rank] = torch.tensor(values, dtype=torch.float64, device="cpu")
-        if self.size > 1:
-            dist.all_reduce(everyone, group=self.host_group)
+        dist.all_reduce(everyone, group=self.host_group)
         return everyone.numpy()
 
     def broadcast(self, text: str) -> str:
