@@ -40,7 +40,7 @@ class Protocol:
     blocks: int = 5
     seconds: float = 30.0
     gate: int = GATE_STEPS
-    gate_seconds: float = 1e9
+    gate_seconds: float = 60.0
     quick: bool = False
 
     @property
@@ -140,11 +140,9 @@ class Session:
         return make_peer(peer, built, self.folder / peer)
 
     def gate_steps(self, ours: Bigtrain) -> int:
-        """How many losses are compared: fewer where a quick run has no time for all."""
+        """How many losses are compared: fewer where steps are so slow that there is no time for all."""
         if self.row.gate is not None:
             return self.row.gate
-        if self.protocol.gate_seconds >= 1e9:
-            return self.protocol.gate
         rate = 2e11 if self.precision == "fp32" else 5e11
         step_seconds = self.result["flops"] / (rate if not self.protocol.on_gpu else 1e3 * rate)
         return max(2, min(self.protocol.gate, int(self.protocol.gate_seconds / step_seconds)))
@@ -263,17 +261,10 @@ def loss_gap(losses: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def ceiling(protocol: Protocol, precision: str) -> float:
-    """FLOP/s of a large product of random numbers: the best of ten."""
-    size = 8192 if protocol.on_gpu else 2048
-    left, right = (torch.randn(size, size, device=protocol.device).to(DTYPES[precision]) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        protocol.wait()
-        started = time.perf_counter()
-        left @ right
-        protocol.wait()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    """FLOP/s of the fastest product of square matrices of random numbers, in about a second."""
+    from bigtrain.tracking.throughput import measured_peak_flops
+
+    return measured_peak_flops(protocol.device, DTYPES[precision], seconds=1.0).flops
 
 
 def allocated(protocol: Protocol) -> int:

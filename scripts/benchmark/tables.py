@@ -184,14 +184,14 @@ Written by `scripts/bench --write`; figures: [benchmarks.json](benchmarks.json).
 - Every peer trains the same plain PyTorch model from bigtrain's initial weights, on the same batches in the same order,
   with the same fused AdamW (with batch norm: SGD) and clipping, without dropout.
 - A side is timed only if its first losses agree with bigtrain's: the very first, before any update, within 1e-5 in fp32
-  (TF32: 1e-3, bf16: 5e-3), and all of the first 20 within 1e-3 (TF32: 5e-3, bf16: 2e-2), relative. `--quick` may
-  compare fewer.
+  (TF32: 1e-3, bf16: 5e-3), and all of the first 20 within 1e-3 (TF32: 5e-3, bf16: 2e-2), relative. Rows of
+  slow steps, and `--quick`, may compare fewer.
 - Peers: a loop of one page (bare; on a GPU also compiled as a whole), Lightning's and Hugging Face's Trainer, timed
   inside their own loops, with logging, checkpoints and progress bars off, each in a process of its own that sleeps
   between its turns. Their batches lie ready in memory (of images: the pixels, normalised in the step); bigtrain's come
   from its own loader. `--quick` measures the two frameworks for one row only (gpt_4x128; on a GPU: transformer).
-- Of ceiling: FLOPs of a step (GPT: 6 N + 12 L D T a token; otherwise as counted) over its time, as a share of what a
-  large product of random numbers reached in the same run. On a GPU, fp32 products are TF32 on all sides."""
+- Of ceiling: FLOPs of a step (GPT: 6 N + 12 L D T a token; otherwise as counted) over its time, as a share of what the
+  fastest product of random numbers reached in the same run. On a GPU, fp32 products are TF32 on all sides."""
 
 
 def document(parts: Result) -> str:
