@@ -143,8 +143,7 @@ class Session:
         """How many losses are compared: fewer where steps are so slow that there is no time for all."""
         if self.row.gate is not None:
             return self.row.gate
-        rate = 2e11 if self.precision == "fp32" else 5e11
-        step_seconds = self.result["flops"] / (rate if not self.protocol.on_gpu else 1e3 * rate)
+        step_seconds = self.result["flops"] / (2e14 if self.protocol.on_gpu else 2e11)
         return max(2, min(self.protocol.gate, int(self.protocol.gate_seconds / step_seconds)))
 
     def try_side(self, name: str, build: Callable[[], Side], reference: list[Any], gate: int) -> None:
