@@ -8,6 +8,7 @@ tests start the installed command for that (`Shell(..., installed=True)`).
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import inspect
@@ -50,7 +51,12 @@ def start(words, folder, stdin="", environment=None, start_new_session=False):
     (Path(streams.name) / "0").write_text(stdin)
     request = {"words": [str(word) for word in words], "folder": str(folder), "streams": streams.name}
     request |= {"environment": environment, "start_new_session": start_new_session}
-    return Process(words, _server_for(_at_start(environment)).ask(request), streams)
+    try:
+        pid = _server_for(_at_start(environment)).ask(request)
+    except BrokenPipeError:  # a signal that was meant for one of its processes has ended the server
+        _server_for.cache_clear()
+        pid = _server_for(_at_start(environment)).ask(request)
+    return Process(words, pid, streams)
 
 
 class Process:
@@ -145,8 +151,9 @@ def _serve(channel):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del running[pid]
-                (streams / "ended").write_text(str(os.waitstatus_to_exitcode(status)))
-                (streams / "ended").rename(streams / "code")
+                with contextlib.suppress(FileNotFoundError):  # nobody has waited for it
+                    (streams / "ended").write_text(str(os.waitstatus_to_exitcode(status)))
+                    (streams / "ended").rename(streams / "code")
 
     signal.signal(signal.SIGCHLD, take_down)
     for line in channel:
