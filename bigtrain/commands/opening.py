@@ -12,7 +12,7 @@ from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.data.base import DataModule
 from bigtrain.storage.checkpoint import Checkpoint
-from bigtrain.tracking.throughput import memory_total_bytes
+from bigtrain.tracking.memory import memory_total_bytes
 from bigtrain.tracking.tracker import Opening, RunFacts
 from bigtrain.training.extension import rate_ahead
 from bigtrain.training.machine import device_name

@@ -1,13 +1,9 @@
-"""What the machine can do and what a module costs: measured peak, FLOPs, memory. Speed itself is the loop's."""
+"""What the machine can do and what a module costs: measured peak, FLOPs. Speed itself is the loop's."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -138,29 +134,3 @@ def _recurrence_formulas() -> dict[Any, Callable[..., int]]:
 
     aten = torch.ops.aten
     return {aten.mkldnn_rnn_layer: one_layer, aten._cudnn_rnn: layers, aten.miopen_rnn: layers}
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of the allocator on a GPU, of the process (resident) elsewhere."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():  # not ru_maxrss: on Linux that starts at what the parent process had used
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def memory_total_bytes(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory there is: of the GPU, else of the machine or of the container that this process runs in."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number
-            total = min(total, int((cgroup / name).read_text()))
-    return total

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -227,25 +226,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-
-
-def available_memory_bytes() -> int:
-    """Host memory that can be had without swapping, within the limit of this process's cgroup; 0 where unknown."""
-    try:
-        available = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
-        while group != group.parent:  # version 2, whose limits hold for what lies below; without one there is no file
-            if (limit := group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
-                cached = _fields(group / "memory.stat").get("inactive_file", 0)
-                used = int((group / "memory.current").read_text())
-                available = min(available, int(text) - used + cached)
-            group = group.parent
-        return available
-    except (OSError, ValueError, KeyError):  # not Linux
-        return 0
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """The number of each line that begins with a name and one."""
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.storage.durable import Content
+from bigtrain.tracking.memory import available_memory_bytes
 from bigtrain.tracking.status_line import status_line
-from bigtrain.training.machine import available_memory_bytes
 from bigtrain.training.snapshot import Snapshot
 from bigtrain.training.tensor_file import TensorFile
 

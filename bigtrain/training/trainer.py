@@ -29,7 +29,7 @@ from bigtrain.optim.schedules import Schedule
 from bigtrain.signals import StopRequest, reason_of
 from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tasks.base import LossOutput, TrainingModule
-from bigtrain.tracking.throughput import memory_bytes
+from bigtrain.tracking.memory import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import CADENCES, Cadences, Length
 from bigtrain.training.evaluator import Evaluation, Evaluator

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops, memory_total_bytes
+from bigtrain.tracking.memory import memory_total_bytes
+from bigtrain.tracking.throughput import flops_per_sample, measured_peak_flops
 
 CPU = torch.device("cpu")
 BATCH, TIME, WIDTH, HEADS, VOCABULARY, LAYERS = 2, 16, 32, 4, 50, 3
@@ -127,7 +128,7 @@ def test_a_peak_says_whether_the_cores_were_shared(monkeypatch, received, undist
 def test_memory_is_the_most_used_so_far():
     program = (
         "import torch\n"
-        "from bigtrain.tracking.throughput import memory_bytes\n"
+        "from bigtrain.tracking.memory import memory_bytes\n"
         "before = memory_bytes(torch.device('cpu'))\n"
         "block = bytearray(b'x' * 200_000_000)\n"
         "del block\n"

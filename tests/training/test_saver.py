@@ -18,7 +18,8 @@ from bigtrain.models.config import LSTMConfig, TransformerConfig
 from bigtrain.optim.config import MuonConfig
 from bigtrain.storage import durable
 from bigtrain.storage.checkpoint import CheckpointStore, verify
-from bigtrain.training import machine, saver
+from bigtrain.tracking import memory
+from bigtrain.training import saver
 from bigtrain.training.trainer import Trainer
 
 from .conftest import tiny_config, with_trainer
@@ -141,7 +142,7 @@ def test_where_allocating_fails_there_is_no_copy(make_trainer, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="not Linux")
 def test_available_memory_is_a_number_of_bytes():
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
-    assert total / 1000 < machine.available_memory_bytes() < total
+    assert total / 1000 < memory.available_memory_bytes() < total
 
 
 def failing_from(monkeypatch, call, code=errno.ENOSPC):

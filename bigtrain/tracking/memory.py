@@ -1,0 +1,58 @@
+"""Memory: used so far, in all, and available; of the GPU that is trained on, or of the host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of the allocator on a GPU, of the process (resident) elsewhere."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():  # not ru_maxrss: on Linux that starts at what the parent process had used
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_total_bytes(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory there is: of the GPU, else of the machine or of the container that this process runs in."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            total = min(total, int((cgroup / name).read_text()))
+    return total
+
+
+def available_memory_bytes() -> int:
+    """Host memory that can be had without swapping, within the limit of this process's cgroup; 0 where unknown."""
+    try:
+        available = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
+        while group != group.parent:  # version 2, whose limits hold for what lies below; without one there is no file
+            if (limit := group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
+                cached = _fields(group / "memory.stat").get("inactive_file", 0)
+                used = int((group / "memory.current").read_text())
+                available = min(available, int(text) - used + cached)
+            group = group.parent
+        return available
+    except (OSError, ValueError, KeyError):  # not Linux
+        return 0
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """The number of each line that begins with a name and one."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
