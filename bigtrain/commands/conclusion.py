@@ -14,6 +14,7 @@ from bigtrain.config.compose import Composed
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
 from bigtrain.errors import CheckpointError
+from bigtrain.nn.size import count_parameters
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.storage.checkpoint import verify
@@ -74,6 +75,7 @@ def conclude(
         results = _reported(composed, parts, trainer, results, flops)
     trainer.tracker.close()  # the live view must be gone before the table is printed
     facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
+    facts["parameters"] = count_parameters(parts.network)
     return facts, results
 
 
@@ -95,7 +97,7 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
     sizes = ", ".join(f"{split} {size:,}" for split, size in spec.sizes.items())
     facts = [
         ("samples", f"{sizes} ({spec.kind}, fingerprint {spec.fingerprint[:12]})"),
-        ("parameters", f"{sum(parameter.numel() for parameter in parts.network.parameters()):,}"),
+        ("parameters", f"{count_parameters(parts.network)['all']:,}"),
         ("machine", f"{device_name(parts.world.device)}, {parts.world.size} rank{'s' if parts.world.size > 1 else ''}"),
         ("precision", f"{trainer.precision.name} ({trainer.precision.reason})"),
         ("software", f"bigtrain {__version__}, torch {torch.__version__}"),

@@ -15,8 +15,9 @@ from bigtrain.sweep.jobs import Sweep
 from bigtrain.sweep.leaderboard import FILE, leaderboard_table
 from bigtrain.sweep.loop import Progress, run_all, say
 from bigtrain.sweep.processes import ProcessLauncher
-from bigtrain.sweep.search import FILE as WORDS
-from bigtrain.sweep.search import Search, document_of
+from bigtrain.sweep.saved import FILE as WORDS
+from bigtrain.sweep.saved import document_of
+from bigtrain.sweep.search import Search
 from bigtrain.sweep.study import JOURNAL, import_optuna
 from bigtrain.sweep.trials import BEST, SearchedTrials
 from bigtrain.tracking.console import SteadyConsole
@@ -38,7 +39,7 @@ def run(sweep: Sweep, search: Search, debug: bool = False) -> int:
     with durable.disk_errors(sweep_dir):
         words = redact_overrides(["-m", *sweep.request.plugin_overrides, *sweep.request.overrides])
         durable.replace(sweep_dir / "overrides.txt", "\n".join(words) + "\n")
-        durable.replace_json(sweep_dir / WORDS, document_of(sweep.request, search))
+        durable.replace_json(sweep_dir / WORDS, document_of(sweep.request))
     source = SearchedTrials(sweep, search, sweep_dir)
     count = search.settings.trials
     title = f"sweep of {count} trial{'s' if count > 1 else ''}"

@@ -121,8 +121,8 @@ def is_launcher(override: Override) -> bool:
     return override.key_or_group == "hydra/launcher" or override.key_or_group.startswith("hydra.launcher.")
 
 
-def is_search(override: Override) -> bool:
-    """Whether an override says how `-m sweep=optuna` searches."""
+def is_sweep_setting(override: Override) -> bool:
+    """Whether an override says what kind of sweep `-m` starts: `sweep=`, `sweep.*`."""
     return override.key_or_group == "sweep" or override.key_or_group.startswith("sweep.")
 
 
@@ -201,7 +201,7 @@ def _unusable(override: Override, word: str, multirun: bool) -> Problem | None:
     if override.package is not None:
         message = f"{key}@{override.package} would put a choice elsewhere, which bigtrain does not do"
         return Problem("CONFIG-WORD", message, cause, f"write {key}=…")
-    if is_search(override) and not multirun:
+    if is_sweep_setting(override) and not multirun:
         return Problem("CONFIG-SWEEP", f"{key}= says how several runs are chosen", cause, "add -m, or leave it out")
     if override.is_interval_sweep() and not multirun:
         fix = "give a number; -m sweep=optuna draws one from an interval"

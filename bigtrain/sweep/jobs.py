@@ -2,7 +2,8 @@
 
 Hydra's syntax: `a,b`, `choice(a,b)`, `range(1,4)`, `glob(*)` for groups; a list `[1,2]` is one value. The jobs are
 the Cartesian product, in the order of the overrides, the last one turning fastest. With `sweep=optuna` (search.py) they
-are chosen one after the other instead. Nothing is started from here.
+are chosen one after the other instead; with `sweep=scaling` (scaling.py) a law is fitted to them. Nothing is started
+from here.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from bigtrain.config.compose import compose_with_guesses, settle, validate_with_guesses
 from bigtrain.config.files import found
 from bigtrain.config.hydra_adapter import Glob, Override, names_override
 from bigtrain.config.library import Library, Request
-from bigtrain.config.overrides import is_hydra, is_launcher, is_search, parse_overrides
+from bigtrain.config.overrides import is_hydra, is_launcher, is_sweep_setting, parse_overrides
 from bigtrain.config.redact import redact_overrides
 from bigtrain.config.watched import watched_metric
 from bigtrain.errors import ConfigError, Problem
 from bigtrain.sweep.axes import MAX_JOBS, picked, values_of
 from bigtrain.sweep.launcher import Launcher, read_launcher
-from bigtrain.sweep.search import Search, read_search, saved_request
+from bigtrain.sweep.saved import hidden_words, saved_request
+from bigtrain.sweep.scaling import Scaling, require_grid, sizes_axis
+from bigtrain.sweep.search import Search, read_search
+from bigtrain.sweep.settings import ScalingSettings, read_settings, sweep_kind
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,0\d+")  # 0,001
 _MOST_TRIED = 8  # combinations, before a value is refused
@@ -64,6 +69,7 @@ class Sweep:
     name: str = ""
     output_dir: str = ""
     search: Search | None = None
+    scaling: Scaling | None = None
 
     def heading(self, job: Job) -> str:
         """job 2/4: optimizer.learning_rate=3e-3 model=cnn"""
@@ -95,34 +101,59 @@ def expand(request: Request) -> Sweep:
     ours = [override for override in overrides if not is_launcher(override)]
     if any(override.key_or_group == "resume" for override in ours):
         saved, sweep_dir = saved_request(request, overrides)
-        sweep = expand(saved)
-        if sweep.search is None:
-            raise ConfigError.of("CONFIG-FILE", f"{sweep_dir} is no sweep of sweep=optuna", fix="start a new one")
-        return dataclasses.replace(sweep, search=dataclasses.replace(sweep.search, resumed=sweep_dir))
-    searching = any(is_search(override) for override in ours)
-    _refuse_unfit(ours, searching)
-    if searching:
+        return _resumed(expand(saved), sweep_dir)
+    kind = sweep_kind(ours)
+    _refuse_unfit(ours, kind == "optuna")
+    if kind == "optuna":
         return _expand_search(request, overrides)
-    library: Library | None = None
-    axes: list[tuple[str, list[str]]] = []  # key as typed → its values, as overrides
-    for override in ours:
-        if not override.is_sweep_override():
-            continue
-        if isinstance(override.value(), Glob):
-            library = library or Library(request, [item for item in ours if is_hydra(item)])
-            override = names_override(override, picked(override, library))
-        axes.append((override.get_key_element(), values_of(override)))
+    scaling, sizes = None, []
+    if kind == "scaling":
+        scaling = _read_scaling(request, ours)
+        ours = [override for override in ours if not is_sweep_setting(override)]
+        sizes = sizes_axis(scaling.settings, ours)
+    axes = [*([sizes] if sizes else []), *_axes(request, ours)]
     fixed = [str(override.input_line) for override in ours if not override.is_sweep_override()]
-    combinations = list(itertools.islice(itertools.product(*(values for _, values in axes)), MAX_JOBS + 1))
+    combinations = list(itertools.islice(itertools.product(*axes), MAX_JOBS + 1))
     if len(combinations) > MAX_JOBS:
         fix = "sweep over fewer values, in several sweeps"
         raise ConfigError.of("CONFIG-SWEEP", f"these words ask for more than {MAX_JOBS:,} jobs", fix=fix)
     jobs = [
-        _job(number, fixed, {key: value for (key, _), value in zip(axes, values, strict=True)})
-        for number, values in enumerate(combinations, start=1)
+        _job(number, fixed, {key: value for part in parts for key, value in part.items()})
+        for number, parts in enumerate(combinations, start=1)
     ]
     launcher = read_launcher(override for override in overrides if is_launcher(override))
-    return Sweep(request, tuple(jobs), launcher, tuple(_notes(ours)))
+    return Sweep(request, tuple(jobs), launcher, tuple(_notes(ours)), scaling=scaling)
+
+
+def _axes(request: Request, overrides: list[Override]) -> list[list[dict[str, str]]]:
+    """Per swept key its values, as {key as typed: override}."""
+    library: Library | None = None
+    axes = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            continue
+        if isinstance(override.value(), Glob):
+            library = library or Library(request, [item for item in overrides if is_hydra(item)])
+            override = names_override(override, picked(override, library))
+        axes.append([{override.get_key_element(): value} for value in values_of(override)])
+    return axes
+
+
+def _read_scaling(request: Request, overrides: list[Override]) -> Scaling:
+    settings, problems = read_settings(override for override in overrides if is_sweep_setting(override))
+    problems += hidden_words(request)
+    if problems:
+        raise ConfigError(*problems)
+    assert isinstance(settings, ScalingSettings)
+    return Scaling(settings)
+
+
+def _resumed(sweep: Sweep, sweep_dir: Path) -> Sweep:
+    if sweep.search is not None:
+        return dataclasses.replace(sweep, search=dataclasses.replace(sweep.search, resumed=sweep_dir))
+    if sweep.scaling is not None:
+        return dataclasses.replace(sweep, scaling=dataclasses.replace(sweep.scaling, resumed=sweep_dir))
+    raise ConfigError.of("CONFIG-FILE", f"{sweep_dir} is no sweep of sweep=optuna or scaling", fix="start a new one")
 
 
 def _job(number: int, fixed: Iterable[str], swept: dict[str, str]) -> Job:
@@ -138,7 +169,7 @@ def _expand_search(request: Request, overrides: list[Override]) -> Sweep:
         raise ConfigError.of("CONFIG-SWEEP", message, cause=cause, fix=fix)
     search = read_search(request, overrides)
     first = _job(1, search.fixed, {part.key: part.samples()[0] for part in search.space})
-    notes = tuple(_notes(override for override in overrides if not is_search(override)))
+    notes = tuple(_notes(override for override in overrides if not is_sweep_setting(override)))
     return Sweep(request, (first,), read_launcher([]), notes, search=search)
 
 
@@ -163,6 +194,8 @@ def validated(sweep: Sweep) -> Sweep:
         settled = (settle([problem], sweep.request_of(jobs[0]))[0] for problem, jobs in found.items())
         named = (_naming_jobs(*pair, sweep) for pair in zip(settled, found.values(), strict=True))
         raise ConfigError(*named, *notes)
+    if sweep.scaling is not None:
+        require_grid(sweep.scaling.settings, configs)
     return _placed(sweep, configs)
 
 

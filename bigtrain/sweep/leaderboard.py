@@ -11,8 +11,9 @@ from rich import box
 from rich.table import Table
 
 from bigtrain.config.watched import at_the_end
+from bigtrain.errors import ExitCode
 from bigtrain.storage import durable
-from bigtrain.sweep.trial import Trial
+from bigtrain.sweep.trial import Trial, read_status
 from bigtrain.tracking.formatting import clock, number
 
 FILE = "leaderboard.csv"
@@ -36,6 +37,18 @@ def write_leaderboard(sweep_dir: Path, trials: Sequence[Trial]) -> None:
         writer.writerow([*row, trial.run_dir])
     with durable.disk_errors(sweep_dir):
         durable.replace(sweep_dir / FILE, text.getvalue())
+
+
+def take_finished(trials: Iterable[Trial], sweep_dir: Path) -> None:
+    """Gives the runs that have finished their outcome, with the seconds of the leaderboard that is there."""
+    try:
+        with (sweep_dir / FILE).open(newline="") as file:
+            seconds = {row["job"]: float(row["seconds"] or 0) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError):
+        seconds = {}
+    for trial in trials:
+        if read_status(trial.run_dir).get("state") == "finished":
+            trial.ended(int(ExitCode.OK), seconds.get(str(trial.job.number), 0.0))
 
 
 def leaderboard_table(title: str, trials: Sequence[Trial]) -> Table:

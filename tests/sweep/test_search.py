@@ -9,7 +9,8 @@ import pytest
 from bigtrain.config.library import Request
 from bigtrain.errors import BigtrainError
 from bigtrain.sweep.jobs import expand, validated
-from bigtrain.sweep.search import FILE, Choices, Interval, document_of
+from bigtrain.sweep.saved import FILE, document_of
+from bigtrain.sweep.search import Choices, Interval
 
 LR = "optimizer.learning_rate=interval(1e-4,1e-2)"
 
@@ -105,7 +106,7 @@ def test_what_is_kept_is_what_is_gone_on_with(tmp_path, monkeypatch):
     first = expand(Request("train", ("sweep=optuna", "sweep.trials=3", LR)))
     folder = tmp_path / "outputs/some/sweeps/1"
     folder.mkdir(parents=True)
-    (folder / FILE).write_text(json.dumps(document_of(first.request, first.search)))
+    (folder / FILE).write_text(json.dumps(document_of(first.request)))
     again = expand(Request("train", ("resume=latest", "sweep.trials=5")))
     assert (again.search.space, again.search.resumed) == (first.search.space, folder.relative_to(tmp_path))
     assert again.search.settings.trials == 5
