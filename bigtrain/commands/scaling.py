@@ -90,7 +90,7 @@ def _sentences(analysis: Analysis, sweep: Sweep, sweep_dir: Path) -> Iterator[st
         yield ""
         yield from _recommended(analysis, analysis.recommendation, sweep)
         again = ["bigtrain", "-m", f"resume={short_path(sweep_dir)}", *sweep.request.plugin_overrides]
-        budget = f"sweep.budget_flops={10 * analysis.recommendation.flops:.0e}"
+        budget = f"sweep.budget_flops={10 * analysis.recommendation.flops:.0e}".replace("+", "")
         yield from ("", "# for another budget: the runs are kept", shlex.join([*again, budget]))
     else:
         yield "no size is recommended: that takes a law of both N and D"

@@ -23,7 +23,9 @@ FLAGS = {
     "--help, -h": "this page; with model=cnn and the like, the settings of that choice",
     "--version": "bigtrain's version",
     "--multirun, -m": "one run for each combination of values: -m model=transformer,cnn seed=range(0,3); "
-    "with sweep=optuna a search: sweep.trials sweep.n_jobs sweep.metric sweep.pruner sweep.startup_trials sweep.seed",
+    "with sweep=optuna a search: sweep.trials sweep.n_jobs sweep.metric sweep.pruner sweep.startup_trials sweep.seed; "
+    "with sweep=scaling a law of size and data is fitted: sweep.budget_flops sweep.parameters sweep.irreducible_loss "
+    "sweep.sizes",
     "--dry-run": "with pipeline=: what would run, and what is there already",
     "--cfg job|hydra|all, -c": "print the composed config instead of running; --resolve resolves references",
     "--package KEY, -p": "with --cfg: only this node",

@@ -62,6 +62,7 @@ _ALL = (
             "bigtrain resume=latest",
             "bigtrain -m optimizer.learning_rate=1e-3,3e-3 model=transformer,cnn",
             "bigtrain -m sweep=optuna 'optimizer.learning_rate=interval(1e-4,1e-2)' sweep.trials=20",
+            "bigtrain -m sweep=scaling model.hidden_size=64,128,256 trainer.max_duration=1Mtok,3Mtok,10Mtok",
             "bigtrain pipeline=quickstart",
             "bigtrain plugins=[my_package] model=my_model",
         ),

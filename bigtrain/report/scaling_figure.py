@@ -4,6 +4,7 @@ imported on first use."""
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def _compute_panel(axes: Any, analysis: Analysis) -> None:
     bars = [[loss.value - loss.low], [loss.high - loss.value]]
     axes.errorbar([recommended.flops], [loss.value], bars, fmt="*", ms=11, color=_BEST, label="budget")
     _draw_E(axes, analysis)
-    axes.set_ylim(top=1.03 * max(run.loss for run in runs))
+    levels = [loss.low, law.E, min(run.loss for run in runs), analysis.optimal_loss or math.inf]
+    axes.set_ylim(0.99 * min(levels), 1.01 * max(run.loss for run in runs))
     axes.set_xlabel("training FLOPs", fontsize=9)
 
 
@@ -82,6 +84,7 @@ def _isoflop_panel(axes: Any, analysis: Analysis) -> None:
     axes.axvspan(best.low, best.high, color=_BEST, alpha=0.08)
     axes.axvline(best.value, color=_BEST, lw=1, label=f"N for the budget: {scaled(best.value)}")
     axes.set_xlim(sizes[0], sizes[-1])
+    axes.set_ylim(top=1.15 * _lowest(law, cost, budgets[0])[1])
     axes.set_xlabel("parameters N", fontsize=9)
 
 
@@ -93,6 +96,7 @@ def _single_panel(axes: Any, analysis: Analysis) -> None:
     axes.plot(along, law.loss(along, 1.0) if by_size else law.loss(1.0, along), color="black", lw=1.4, label="law")
     axes.plot(measured, [run.loss for run in runs], "o", ms=4, color=_BEST, label="runs")
     _draw_E(axes, analysis)
+    axes.set_ylim(0.97 * min(law.E, min(run.loss for run in runs)), 1.03 * max(run.loss for run in runs))
     axes.set_xlabel("parameters N" if by_size else f"training {analysis.unit}s D", fontsize=9)
 
 
@@ -100,7 +104,7 @@ def _draw_E(axes: Any, analysis: Analysis) -> None:
     axes.axhline(analysis.fitted.law.E, color=_GREY, lw=1, ls=":", label=f"E = {analysis.fitted.law.E:.4g}")
     if "E" in analysis.law:
         estimate = analysis.law["E"]
-        axes.axhspan(max(estimate.low, 0.9 * estimate.value), estimate.high, color=_GREY, alpha=0.12)
+        axes.axhspan(max(estimate.low, 1e-9), estimate.high, color=_GREY, alpha=0.12, label="its 95 % interval")
     if analysis.optimal_loss is not None:
         axes.axhline(analysis.optimal_loss, color="#1a7f37", lw=1, label=f"known optimum {analysis.optimal_loss:.4g}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 
 from bigtrain.commands.scaling import conclude
+from bigtrain.commands.sweep import _All, run
 from bigtrain.config.library import Request
 from bigtrain.report.scaling import Analysis, analyse, document_of, measured_runs
 from bigtrain.report.scaling_figure import scaling_png
-from bigtrain.sweep.jobs import Sweep, expand
+from bigtrain.sweep.jobs import Sweep, expand, validated
+from bigtrain.sweep.leaderboard import take_finished, write_leaderboard
+from bigtrain.sweep.saved import FILE
+from bigtrain.sweep.saved import document_of as saved_words
 from bigtrain.sweep.scaling_law import Law
 from bigtrain.sweep.settings import ScalingSettings
 from bigtrain.sweep.trial import Trial, trials_of
@@ -122,7 +127,7 @@ def test_what_is_printed_and_written(tmp_path, capsys, monkeypatch):
         assert part in said
     assert "for 1e+12 FLOPs, 1.95 times those of the largest run:" in said
     assert "bigtrain model.hidden_size=32 trainer.max_duration=6.25Mtok" in said
-    assert "bigtrain -m resume=sweep sweep.budget_flops=1e+13" in said
+    assert "bigtrain -m resume=sweep sweep.budget_flops=1e13" in said
     document = json.loads(Path("sweep/scaling.json").read_text())
     assert document == json.loads(json.dumps(document_of(analysed(trials, budget_flops=1e12), sweep.scaling.settings)))
     assert len(document["runs"]) == 9
@@ -134,3 +139,30 @@ def test_a_law_of_one_thing_has_a_figure_and_no_recommendation(tmp_path):
     found = analysed(trials)
     assert (set(found.law), found.recommendation) == ({"E", "A", "alpha"}, None)
     assert scaling_png(found).startswith(b"\x89PNG")
+
+
+def test_a_sweep_whose_runs_have_finished_is_only_fitted_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("outputs/some/sweeps/1")
+    sweep, trials = finished(folder, *GRID)
+    write_leaderboard(folder, trials)
+    (folder / FILE).write_text(json.dumps(saved_words(sweep.request)))
+    again = validated(expand(Request("train", ("resume=latest", "sweep.budget_flops=1e15"))))
+    assert run(again) == 0
+    said = capsys.readouterr().out
+    assert "sweep of 9 jobs, 9 finished" in said
+    assert "for 1e+15 FLOPs" in said
+    with (folder / "leaderboard.csv").open() as file:
+        assert [(row["state"], row["seconds"]) for row in csv.DictReader(file)] == [("finished", "1.0")] * 9
+    assert "sweep.budget_flops=1e15" in json.loads((folder / FILE).read_text())["words"]
+
+
+def test_a_run_that_is_not_finished_is_started_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("outputs/some/sweeps/1")
+    sweep, trials = finished(folder, *GRID)
+    (trials[3].run_dir / "status.json").write_text('{"state": "running"}')
+    trials = trials_of(sweep, folder)
+    take_finished(trials, folder)
+    source = _All(trials, folder)
+    assert [trial.job.number for trial in source.take(9)] == [4]
