@@ -54,6 +54,7 @@ def test_a_failure_is_shown_and_the_others_go_on(tmp_path):
     status = shell.status(shell.folder / rows[1]["run_dir"])
     assert float(rows[1]["best"]) == status["best"]["metric"] == float(rows[1]["val/loss"])
     assert rows[1]["metric"] == "val/loss"
+    assert status["parameters"]["all"] > status["parameters"]["non_embedding"] > 0  # for a scaling law
     table = done.stdout[done.stdout.rindex("sweep of 2 jobs") :]
     assert table.index("1e-3") < table.index("1e30")
     assert f"tensorboard --logdir {sweep_dir(shell).relative_to(shell.folder)}" in done.stdout
