@@ -77,7 +77,7 @@ def test_it_is_the_minimum_of_the_huber_loss():
     n, d, y = (torch.from_numpy(np.log(part)) for part in (runs.parameters, runs.tokens, runs.loss))
     theta = torch.tensor([math.log(1.69), math.log(406.4), 0.34, math.log(410.7), 0.28], dtype=torch.float64)
     theta.requires_grad_()
-    optimizer = torch.optim.LBFGS([theta], max_iter=2000, tolerance_grad=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([theta], max_iter=500, tolerance_grad=1e-14, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         e, a, alpha, b, beta = theta
