@@ -227,10 +227,16 @@ def _pipeline(request: Any, flags: argparse.Namespace) -> int:
     return int(_command("pipeline").run(plan, flags.dry_run))
 
 
-def _find_run(where: str, output_dir: Path) -> Path:
-    from bigtrain.storage.run_directory import require_run_directory
+def _find_run(where: str, folder: Path) -> Path | None:
+    from bigtrain.distributed.environment import rank_environment
+    from bigtrain.storage.run_directory import find_run_of_name, require_run_directory
 
-    return require_run_directory(where, output_dir)
+    if where != "auto":
+        return require_run_directory(where, folder)
+    run, environment = find_run_of_name(folder), rank_environment(os.environ)
+    if environment is None or environment.rank == 0:
+        print(f"resume=auto: {run or f'a new run, as {folder} holds none'}", file=sys.stderr, flush=True)
+    return run
 
 
 def _shell_completion(flags: argparse.Namespace) -> int:

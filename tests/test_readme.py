@@ -27,7 +27,7 @@ SMALL_IMAGES = ["model.widths=[2]"]
 # What a word needs to run in a test: no GPU, no Debian package, nothing that trains for a minute.
 TESTED_ELSEWHERE = ("data=fashion_mnist", "debug=", "trainer.processes=", "experiment=topics", "experiment=sst2_bert")
 TESTED_ELSEWHERE += ("model=bert", "model=lstm", "model=seq2seq", "model=resnet", "data=image_folder")
-TESTED_ELSEWHERE += ("data=text_classification", "data=synthetic/disks", "pipeline=", "compare")
+TESTED_ELSEWHERE += ("data=text_classification", "data=synthetic/disks", "pipeline=", "compare", "resume=auto")
 ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],

@@ -24,7 +24,7 @@ from bigtrain.config.hydra_adapter import Entry, HydraException, Override, offer
 from bigtrain.config.library import Library, Request, choice_fix, choice_problem
 from bigtrain.config.overrides import is_hydra, parse_overrides
 from bigtrain.config.redact import redact_overrides
-from bigtrain.config.resume import ResumeInfo, extension_without_run, resumed_tree
+from bigtrain.config.resume import AUTO, ResumeInfo, extension_without_run, resumed_tree
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import to_config, to_document
 from bigtrain.config.schema import node_type
@@ -34,7 +34,7 @@ from bigtrain.config.verbs import VERBS
 from bigtrain.errors import BigtrainError, ConfigError, Problem
 from bigtrain.registry import WEIGHT_FORMATS
 
-FindRun = Callable[[str, Path], Path]
+FindRun = Callable[[str, Path], Path | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Composition:
 def compose(request: Request, find_run: FindRun | None = None) -> Composition:
     """Puts the settings together. Raises ConfigError with everything that is wrong with their keys and types.
 
-    `find_run(where, output_dir)` gives the run directory that `resume=where` means.
+    `find_run(where, folder)` gives the run directory that `resume=where` means: of "auto" in the folder of all runs of
+    this name, and None where it has none; else in `output_dir`.
     """
     try:
         return compose_with_guesses(request, find_run)
@@ -115,7 +116,11 @@ def compose_with_guesses(request: Request, find_run: FindRun | None = None) -> C
     if find_run and request.verb == "train" and isinstance(where := typed.get("resume"), str):
         if problems:
             raise ConfigError(*problems)
-        return _compose_resumed(request, overrides, find_run(where, Path(str(typed.get("output_dir", "outputs")))))
+        if where == AUTO:
+            return _compose_either(request, overrides, find_run)
+        run_dir = find_run(where, Path(str(typed.get("output_dir", "outputs"))))
+        assert run_dir is not None
+        return _compose_resumed(request, overrides, run_dir)
     try:
         library = Library(request, overrides)
         chosen, values, found = _sort(overrides, library, request.verb)
@@ -198,6 +203,18 @@ def _with_pretrained(composition: Composition, config: RunConfig) -> RunConfig:
     found.adopt(tree, config, composition.choices.get("model", ""), composition.parts("model"))
     adopted: RunConfig = to_config(tree)
     return adopted
+
+
+def _compose_either(request: Request, overrides: list[Override], find_run: FindRun) -> Composition:
+    """`resume=auto`: a new run, or where there is one of this name, that run with the settings it began with."""
+    words = [item for item in overrides if item.key_or_group != "resume"]
+    new = compose_with_guesses(dataclasses.replace(request, overrides=tuple(str(item.input_line) for item in words)))
+    run_dir = find_run(AUTO, Path(new.tree.config.output_dir) / new.tree.config.name)
+    if run_dir is None:
+        return new
+    words = [item for item in words if item.key_or_group != "init_from"]  # of its beginning
+    typed = tuple(str(item.input_line) for item in words)
+    return _compose_resumed(dataclasses.replace(request, overrides=typed, config_name=None), words, run_dir)
 
 
 def _compose_resumed(request: Request, overrides: list[Override], run_dir: Path) -> Composition:

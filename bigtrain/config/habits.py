@@ -179,7 +179,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "no_cuda use_cpu cpu cpu_only": Habit(("gpus",), _switch("0", "auto")),
     "cuda use_cuda use_gpu": Habit(("gpus",), _switch("auto", "0")),
     "num_processes nprocs world_size local_rank": Habit(("processes",), say=_STRATEGY),
-    "num_nodes nnodes nodes": Habit(say="torchrun --nnodes=N starts bigtrain on several machines; see the README"),
+    "num_nodes nnodes nodes": Habit(say="torchrun --nnodes=N starts bigtrain on several machines; see docs/gpu.md"),
     "strategy distributed ddp fsdp deepspeed distributed_backend use_ddp data_parallel": Habit(say=_STRATEGY),
     "fp16": Habit(("precision",), _switch("fp16", "fp32")),
     "bf16": Habit(("precision",), _switch("bf16", "fp32")),
@@ -230,7 +230,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "task_type task_name objective": Habit(("task",)),
     "ckpt checkpoint_path ckpt_path run load_checkpoint": Habit(("checkpoint",), say=_FROM),
     "resume_from_checkpoint resume_from continue_from auto_resume resume_training load": Habit(
-        ("resume",), _one_of({"last": "latest", "true": "latest", "auto": "latest"}), _FROM
+        ("resume",), _one_of({"last": "latest", "true": "latest", "auto": "auto"}), _FROM
     ),
     "pretrained load_from finetune_from init_checkpoint pretrained_model model_name_or_path weights init": Habit(
         ("init_from",), _not_a_switch, _PRETRAINED

@@ -19,6 +19,9 @@ from bigtrain.config.strict import SettingsTree, show
 from bigtrain.config.yaml_files import read_document
 from bigtrain.errors import ConfigError, Problem
 
+AUTO = "auto"
+"""`resume=auto`: the newest run of this name, or a new one: a command that may be given again and again."""
+
 FREE_KEYS = (
     "tags",
     *(f"data.{key}" for key in ("audit", "audit_limit", "audit_similarity")),

@@ -167,7 +167,9 @@ class RunConfig:
     init_from: str | None = setting(
         None, "Run, checkpoint or Hugging Face folder whose weights a new run starts from.", path=True
     )
-    resume: str | None = setting(None, "Run directory to go on with, or latest.", path=True)
+    resume: str | None = setting(
+        None, "Run directory to go on with, or latest; auto: the newest run of this name, or a new one.", path=True
+    )
     extra: dict[str, Any] = setting({}, "Anything you want kept with the run: +extra.note=...")
     model: ModelConfig = MISSING
     data: DataConfig = MISSING

@@ -68,6 +68,15 @@ def find_latest_run(output_dir: Path) -> Path | None:
     return next((run for run in _newest_first(output_dir) if has_checkpoint(run)), None)
 
 
+def find_run_of_name(folder: Path) -> Path | None:
+    """What `resume=auto` goes on with: the run that was started last in `<output_dir>/<name>`, with a checkpoint or
+    without; with RUN_DIR_VARIABLE the run there, if one has begun. None without one.
+    """
+    if chosen := os.environ.get(RUN_DIR_VARIABLE):
+        return Path(chosen) if is_run_directory(Path(chosen)) else None
+    return next(iter(_newest_first(folder.parent, folder.name)), None)
+
+
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run has saved anything yet."""
     return any(run_dir.glob("checkpoints/step-*/manifest.json"))
@@ -80,8 +89,8 @@ def say_latest(word: str, run: Path, output_dir: Path) -> None:
     print(f"{word}: {run}{passed}", file=sys.stderr, flush=True)
 
 
-def _newest_first(output_dir: Path) -> list[Path]:
-    runs = [path.parent for path in output_dir.glob("*/*/config.yaml")]
+def _newest_first(output_dir: Path, name: str = "*") -> list[Path]:
+    runs = [path.parent for path in output_dir.glob(f"{name}/*/config.yaml")]
     # By the date in the name; of runs that began in the same second, by what was written last.
     return sorted(runs, key=lambda run: (run.name[:_DATE], (run / "config.yaml").stat().st_mtime_ns), reverse=True)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
 from bigtrain.config.compose import compose, validate
 from bigtrain.config.library import Request
 from bigtrain.config.resume import refuse_other_training
-from bigtrain.config.saved import document_text
+from bigtrain.config.saved import document_text, to_config, to_document
 from bigtrain.config.yaml_files import read_document
-from bigtrain.errors import BigtrainError
+from bigtrain.errors import BigtrainError, ConfigError
 from tests.config.composing import composed
 
 
@@ -149,3 +152,27 @@ def test_a_setting_that_came_since_is_no_difference(saved, tmp_path):
     assert run.resumed.differences == () and run.config.data.stratify is False
     refuse_other_training(before, run.document)
     assert "data.stratify was false" in refusal(resume, "data.stratify=true")
+
+
+def test_auto_starts_a_run_and_then_goes_on_with_it(tmp_path, monkeypatch):
+    """The same words, -cn and init_from= included, whether a run of this name is there or not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.yaml").write_text("defaults: [train, _self_]\ntrainer:\n  log_every: 7\n")
+    words = ("resume=auto", "model=cnn", "optimizer=sgd", "name=job-7", "output_dir=runs", "+extra.note=x")
+    request = Request("train", (*words, "init_from=old", "trainer.time_limit=1h"), "own", "mine")
+    asked = []
+
+    def found(run):
+        return lambda where, folder: asked.append((where, folder)) or run
+
+    new = compose(request, found(None))
+    assert asked == [("auto", Path("runs/job-7"))]
+    assert new.resumed is None and new.tree.config.init_from == "old" and new.tree.config.resume is None
+    (tmp_path / "config.yaml").write_text(document_text(to_document(new.tree, to_config(new.tree), new.choices)))
+    again = validate(compose(request, found(tmp_path)))
+    assert (again.resumed.run_dir, again.resumed.differences) == (tmp_path, ())
+    assert again.config.trainer.log_every == 7 and again.config.init_from == "old", "from the run's own config"
+    assert again.request.flags[:1] != ("-cn",) and "resume=auto" not in again.request.overrides
+    with pytest.raises(ConfigError, match=r"model\.kernel_size was 3"):
+        compose(dataclasses.replace(request, overrides=(*words, "model.kernel_size=5")), found(tmp_path))
