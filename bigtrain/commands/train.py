@@ -6,13 +6,8 @@ With several ranks each runs this code. Rank 0 chooses the run directory and bro
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import sys
-import time
 import traceback
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ from typing import Any
 import torch
 
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
+from bigtrain.commands.agreement import rank_errors, require_same_settings, require_shared_folder
 from bigtrain.commands.audit import audit_before_training, tell
 from bigtrain.commands.conclusion import conclude
 from bigtrain.commands.extend import extended_from, nothing_left
@@ -31,8 +27,8 @@ from bigtrain.config.durations import parse_duration
 from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
-from bigtrain.distributed.launch import RANK_LOST, end_with_launcher, launch
-from bigtrain.distributed.world import RankLostError, World, join_world, lost_ranks, ranks_to_start
+from bigtrain.distributed.launch import end_with_launcher, launch
+from bigtrain.distributed.world import World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
 from bigtrain.signals import StopRequest
 from bigtrain.storage import durable
@@ -58,18 +54,16 @@ from bigtrain.training.precision import require_arithmetic
 from bigtrain.training.snapshot import read_state
 from bigtrain.training.trainer import Trainer
 
-_SECONDS_FOR_RANK_0 = 3.0
-
 
 def run(composed: Composed) -> int:
     """Trains. Returns the exit code; raises BigtrainError for what the user can mend."""
     composed = settled(composed)
     launched = end_with_launcher()
-    ranks = ranks_to_start(composed.config.trainer)
+    ranks = ranks_to_start(composed.config.trainer, launched)
     if ranks > 1:
         return _launch(composed, ranks)
-    with join_world(composed.config.trainer) as world, _rank_errors(world, launched):
-        _require_same_settings(composed, world)
+    with join_world(composed.config.trainer) as world, rank_errors(world, launched):
+        require_same_settings(composed, world)
         return _train_here(composed, world)
 
 
@@ -98,38 +92,6 @@ def _launch(composed: Composed, ranks: int) -> int:
     )
 
 
-def _require_same_settings(composed: Composed, world: World) -> None:
-    where = composed.resumed.run_dir.absolute() if composed.resumed else ""
-    mine = hashlib.sha256(f"{where} {document_text(composed.document)}".encode()).hexdigest()
-    if mine != world.broadcast(mine):
-        raise ConfigError.of(
-            "RANK-SETTINGS",
-            f"rank {world.rank} was given other settings than rank 0",
-            cause="the command line, the config files or resume= differ between the ranks",
-            fix="give every rank the same words, and resume= the full path of a run",
-        )
-
-
-@contextlib.contextmanager
-def _rank_errors(world: World, launched: bool) -> Iterator[None]:
-    """An error on every rank is printed once: rank 0 prints first, and its launcher then ends the others."""
-    if not world.is_main:
-        warnings.simplefilter("ignore")
-    try:
-        with lost_ranks():
-            yield
-    except BaseException as error:
-        if world.size == 1:
-            raise
-        if not world.is_main:
-            time.sleep(_SECONDS_FOR_RANK_0)
-            print(f"rank {world.rank}:", file=sys.stderr)
-        if isinstance(error, RankLostError) and launched:  # which then tells it apart from the cause
-            print(error, file=sys.stderr, flush=True)
-            raise SystemExit(RANK_LOST) from error
-        raise
-
-
 def _train_here(composed: Composed, world: World) -> int:
     config: RunConfig = composed.config
     tracker = Tracker([console_for()] if world.is_main else [])
@@ -144,7 +106,7 @@ def _train_here(composed: Composed, world: World) -> int:
     named = RUN_DIR_VARIABLE in os.environ  # by a sweep, which reads there how it ended, or by the launcher of ranks
     made = create_run_directory(Path(config.output_dir), config.name, planned) if world.is_main else Path()
     run_dir = Path(world.broadcast(str(made)))
-    _require_shared_folder(run_dir, world)
+    require_shared_folder(run_dir, world)
     if not world.is_main:
         return _recorded(composed, run_dir, parts, None, notes, tracker)
     with lock(run_dir), contextlib.nullcontext() if named else removed_unless_begun(run_dir):
@@ -190,18 +152,6 @@ def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
     if world.is_main:
         print(f"{run_dir} is finished already; nothing to do" + (f": {why}" if why else ""))
     return ExitCode.OK
-
-
-def _require_shared_folder(run_dir: Path, world: World) -> None:
-    """Raises MachineError where a rank does not see the run directory: every rank reads checkpoints of rank 0."""
-    seen = world.gather([float(run_dir.is_dir())])[:, 0]
-    if not seen.all():
-        raise MachineError.of(
-            "RANK-FOLDER",
-            f"not every rank sees {run_dir}: {', '.join(f'rank {rank}' for rank in (seen == 0).nonzero()[0])} does not",
-            cause="ranks share one run directory, on a file system that all of them see, from one working folder",
-            fix="give output_dir= a full path on a shared file system",
-        )
 
 
 def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:

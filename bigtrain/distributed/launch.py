@@ -38,8 +38,6 @@ def launch(
     added to their environment.
     """
     variables |= {LAUNCHED: str(os.getpid()), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
-    if sys.platform == "linux":  # the ranks are on one machine: they need no network
-        variables.setdefault("GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
     with _set(variables):
         for restarts in range(max_restarts + 1):
             attempt = _Ranks(words, ranks)

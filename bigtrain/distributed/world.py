@@ -21,10 +21,14 @@ from torch import Tensor, nn
 
 from bigtrain.config.durations import parse_duration
 from bigtrain.config.run import TrainerConfig
-from bigtrain.distributed.environment import RankEnvironment, rank_environment
+from bigtrain.distributed.environment import RankEnvironment, rank_environment, threads_of_task
+from bigtrain.distributed.launch import available_cores
+from bigtrain.distributed.meeting import RankLostError, meet
 from bigtrain.errors import ConfigError, MachineError
 
 _SECONDS_BETWEEN_LOOKS = 0.05
+# NCCL's own timeout aborts the process without a word: the host's group, which meets every step, gives up before it.
+_NCCL_LATER = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,23 @@ class World:
             store.set(key, "done")
 
 
-def ranks_to_start(settings: TrainerConfig) -> int:
+def ranks_to_start(settings: TrainerConfig, launched: bool = False) -> int:
     """How many ranks this process should start; 1 where it trains itself, alone or as one of a launcher's ranks.
+
+    `launched`: whether that launcher is bigtrain's own.
 
     Raises ConfigError where the settings contradict a launcher, MachineError where GPUs are missing.
     """
     environment = rank_environment(os.environ)
     if environment is not None:
         _refuse_contradiction(settings, environment)
+        if settings.max_restarts and not launched:
+            raise ConfigError.of(
+                "RANK-CONTRADICTION",
+                f"trainer.max_restarts is {settings.max_restarts}, but another launcher has started the ranks",
+                cause=f"the environment: {environment.launcher}={environment.size}",
+                fix="leave it out, and let that launcher restart them, with resume=auto: torchrun --max-restarts=N",
+            )
         return 1
     if settings.processes > 1:
         return settings.processes
@@ -119,6 +132,8 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
     if environment is None:
         yield lone_world(gpus)
         return
+    if environment.launcher.startswith("SLURM") and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_of_task(os.environ, available_cores()))
     device = _device_of(environment, gpus)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -126,10 +141,10 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
     with lost_ranks():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{environment.address}:{environment.port}" if "SLURM" in environment.launcher else None,
+            store=meet(environment, timeout.total_seconds()),
             rank=environment.rank,
             world_size=environment.size,
-            timeout=timeout,
+            timeout=timeout if device.type == "cpu" else timeout + _NCCL_LATER,
             device_id=device if device.type == "cuda" else None,
         )
         world = World(environment.rank, environment.size, device, dist.new_group(backend="gloo", timeout=timeout))
@@ -177,10 +192,6 @@ def lost_ranks() -> Iterator[None]:
 
 
 _BACKEND_SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-
-
-class RankLostError(MachineError):
-    """Another rank is gone. `launch` returns the exit code of the rank that failed first instead of this one's."""
 
 
 def _refuse_contradiction(settings: TrainerConfig, environment: RankEnvironment) -> None:
