@@ -179,7 +179,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "no_cuda use_cpu cpu cpu_only": Habit(("gpus",), _switch("0", "auto")),
     "cuda use_cuda use_gpu": Habit(("gpus",), _switch("auto", "0")),
     "num_processes nprocs world_size local_rank": Habit(("processes",), say=_STRATEGY),
-    "num_nodes nnodes nodes": Habit(say="torchrun --nnodes=N starts bigtrain on several machines; see docs/gpu.md"),
+    "num_nodes nnodes nodes": Habit(say="torchrun --nnodes=N starts bigtrain on several machines; see docs/cluster.md"),
     "strategy distributed ddp fsdp deepspeed distributed_backend use_ddp data_parallel": Habit(say=_STRATEGY),
     "fp16": Habit(("precision",), _switch("fp16", "fp32")),
     "bf16": Habit(("precision",), _switch("bf16", "fp32")),

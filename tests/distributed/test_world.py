@@ -13,8 +13,6 @@ def test_restarts_are_the_launchers_that_started_the_ranks(monkeypatch):
         monkeypatch.setenv(name, value)
     settings = TrainerConfig(gpus="0", max_restarts=2)
     assert ranks_to_start(settings, launched=True) == 1, "bigtrain's own launcher hands its words on to the ranks"
-    with pytest.raises(
-        ConfigError, match=r"trainer\.max_restarts is 2, but another launcher (.|\n)*torchrun --max-"
-    ):
+    with pytest.raises(ConfigError, match=r"trainer\.max_restarts is 2, but another launcher (.|\n)*torchrun --max-"):
         ranks_to_start(settings)
     assert ranks_to_start(TrainerConfig(gpus="0")) == 1
