@@ -21,13 +21,16 @@ from bigtrain.errors import ConfigError, Problem, nearest
 SUBMITIT = {"submitit_local": "LocalQueueConf", "submitit_slurm": "SlurmQueueConf"}
 """Name of the launcher → the dataclass of its settings in hydra_plugins.hydra_submitit_launcher.config."""
 
-# A job is one command, which is not sent again by itself; and no text of a config runs in a shell.
+# No text of a config runs in a shell.
 _ONLY: dict[str, tuple[Any, str]] = {
-    "nodes": (1, "training on several nodes comes later"),
-    "tasks_per_node": (1, "a job is one command, which starts its own processes"),
-    "max_num_timeout": (0, "a job that timed out has saved its state; go on with resume="),
     "setup": (None, "run it in the shell before bigtrain: the jobs inherit its environment"),
 }
+_ONLY_HERE: dict[str, tuple[Any, str]] = {
+    "nodes": (1, "several machines come with hydra/launcher=submitit_slurm"),
+    "tasks_per_node": (1, "several ranks on this machine: trainer.processes=N or trainer.gpus=N"),
+    "max_num_timeout": (0, "a job that timed out has saved its state; go on with resume="),
+}
+"""What no job of submitit_local can be."""
 
 
 @dataclasses.dataclass
@@ -58,7 +61,7 @@ def read_launcher(overrides: Iterable[Override]) -> Launcher:
         "hydra.launcher", Processes if name == "processes" else _submitit_class(name), "the launcher" + others
     )
     for override in given:
-        if problem := _refusal(override):
+        if problem := _refusal(override, _ONLY if name == "submitit_slurm" else _ONLY | _ONLY_HERE):
             tree.problems.append(problem)
         else:
             tree.apply(override)
@@ -91,10 +94,10 @@ def _submitit_class(name: str) -> type:
     return found
 
 
-def _refusal(override: Override) -> Problem | None:
-    """What no launcher's setting may be, whatever its type allows."""
+def _refusal(override: Override, limits: dict[str, tuple[Any, str]]) -> Problem | None:
+    """What a launcher's setting may not be, whatever its type allows: `limits` has the one value that it may be."""
     key, value, cause = override.key_or_group, override.value(), f'command line, "{override.input_line}"'
-    only, why = _ONLY.get(key.removeprefix("hydra.launcher."), (value, ""))
+    only, why = limits.get(key.removeprefix("hydra.launcher."), (value, ""))
     if value != only:
         return Problem("CONFIG-LAUNCHER", f"{key} can only be {show(only)}", cause, why, key=key)
     if _has_control_characters(value):  # a line of its own in a batch script would be run

@@ -45,12 +45,15 @@ class Launcher(Protocol):
         """Starts these, in this order."""
 
 
-def command_of(request: Request, trial: Trial, debug: bool = False) -> list[str]:
-    """The command of one job: an ordinary `bigtrain train`, or where it has begun already, `resume=` of it."""
+def command_of(request: Request, trial: Trial, debug: bool = False, *more: str) -> list[str]:
+    """The command of one job: an ordinary `bigtrain train`, or where it has begun already, `resume=` of it.
+
+    `more`: further words for one that has not begun.
+    """
     # `python -m` puts the current folder in front of all packages, which the installed command does not.
     safe_path = [] if str(Path.cwd()) in sys.path else ["-P"]
     flags = ["--debug"] if debug else []
-    words = [*request.flags, *trial.job.overrides]
+    words = [*request.flags, *trial.job.overrides, *more]
     if is_run_directory(trial.run_dir):
         words = [*request.plugin_overrides, f"resume={trial.run_dir}"]
     return [sys.executable, *safe_path, "-m", "bigtrain", "train", *flags, *words]

@@ -25,9 +25,18 @@ _SECONDS_FOR_FILES = 30.0  # how long a network file system may take to show wha
 _LOST = int(ExitCode.ENVIRONMENT)  # killed from outside, and so without a word
 
 
-def run_job(command: list[str], folder: str, log: str, environment: dict[str, str], report: str) -> None:
-    """Inside the job: runs the command, hands on every wish to stop, and writes how it ended."""
+def run_job(
+    command: list[str], folder: str, log: str, environment: dict[str, str], report: str, max_num_timeout: int
+) -> None:
+    """Inside the job, in each of its tasks: runs the command, hands on every wish to stop, and writes how it ended.
+
+    A job whose time is over is put in the queue again, up to `max_num_timeout` times. One that saved because Slurm
+    asked it to writes nothing: Slurm starts it again, or says that it has ended.
+    """
     os.chdir(folder)
+    task = int(os.environ.get("SLURM_PROCID", "0"))
+    if task:
+        log = str(Path(log).with_suffix(f".task{task}.log"))
     wishes = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     process: list[subprocess.Popen[bytes]] = []
     asked = []
@@ -48,7 +57,20 @@ def run_job(command: list[str], folder: str, log: str, environment: dict[str, st
     if asked:
         process[0].terminate()
     code = process[0].wait()
-    durable.replace_json(Path(report), {"exit_code": code, "seconds": time.monotonic() - started})
+    if code == ExitCode.PREEMPTED and asked and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        time_is_over = signal.SIGUSR2 in asked
+        if not time_is_over or int(os.environ.get("SLURM_RESTART_COUNT", "0")) < max_num_timeout:
+            if time_is_over and task == 0:
+                _put_in_queue_again()
+            raise SystemExit(code)  # submitit would take a return for the job's end
+    if task == 0:
+        durable.replace_json(Path(report), {"exit_code": code, "seconds": time.monotonic() - started})
+
+
+def _put_in_queue_again() -> None:
+    job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
+    number = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    subprocess.run(["scontrol", "requeue", number], check=True, timeout=60)
 
 
 class SubmititLauncher:
@@ -67,11 +89,13 @@ class SubmititLauncher:
         columns = zip(
             *(
                 (
-                    command_of(self._sweep.request, trial, self._debug),
+                    # A job may be started again, by Slurm or by itself.
+                    command_of(self._sweep.request, trial, self._debug, "resume=auto"),
                     str(Path.cwd()),
                     str(trial.log.absolute()),
                     job_environment(trial, share),
                     str(_report_of(trial).absolute()),
+                    int(self._sweep.launcher.settings.get("max_num_timeout") or 0),
                 )
                 for trial in trials
             ),
@@ -121,6 +145,8 @@ class _Submitted:
             return self._as_asked(int(report["exit_code"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
+        if self._stopped and read_status(self._trial.run_dir).get("state") == "preempted":
+            return int(ExitCode.PREEMPTED)
         if not self._job.done():
             return None
         # It ended without a word: killed, or the file is still on its way.

@@ -170,9 +170,6 @@ def test_words_that_no_sweep_can_use(words, expected):
     [
         ("partion=gpu", "did you mean hydra.launcher.partition=gpu ?"),
         ("timeout_min=long", "it must be a whole number"),
-        ("nodes=2", "can only be 1"),
-        ("tasks_per_node=2", "can only be 1"),
-        ("max_num_timeout=3", "can only be 0"),
         ("setup=[reboot]", "run it in the shell before bigtrain"),
         ("comment='a\nreboot'", "control character"),
         ("additional_parameters={a:'b\nreboot'}", "control character"),
@@ -183,6 +180,14 @@ def test_words_that_no_sweep_can_use(words, expected):
 )
 def test_the_launchers_settings_are_as_strict_and_run_nothing(word, expected):
     assert expected in refusal("hydra/launcher=submitit_slurm", f"hydra.launcher.{word}", "seed=1,2")
+
+
+@pytest.mark.parametrize(("word", "only"), [("nodes=2", 1), ("tasks_per_node=2", 1), ("max_num_timeout=3", 0)])
+def test_several_tasks_and_jobs_that_start_again_are_slurms(word, only):
+    assert f"can only be {only}" in refusal("hydra/launcher=submitit_local", f"hydra.launcher.{word}", "seed=1,2")
+    key, _, value = word.partition("=")
+    launcher = plan("hydra/launcher=submitit_slurm", f"hydra.launcher.{word}", "seed=1,2").launcher
+    assert launcher.settings[key] == int(value)
 
 
 def test_the_launchers_settings_are_those_of_the_plug_in():
