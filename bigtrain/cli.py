@@ -235,7 +235,7 @@ def _find_run(where: str, folder: Path) -> Path | None:
         return require_run_directory(where, folder)
     run, environment = find_run_of_name(folder), rank_environment(os.environ)
     if environment is None or environment.rank == 0:
-        print(f"resume=auto: {run or f'a new run, as {folder} holds none'}", file=sys.stderr, flush=True)
+        print(f"resume=auto: {run or 'a new run'}", file=sys.stderr, flush=True)
     return run
 
 
