@@ -17,7 +17,7 @@ from bigtrain.errors import CheckpointError
 from bigtrain.nn.size import count_parameters
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
-from bigtrain.storage.checkpoint import verify
+from bigtrain.storage.checkpoint import Checkpoint, verify
 from bigtrain.tasks.base import Example
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.results import Results, SplitMetrics, next_commands
@@ -118,11 +118,9 @@ def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """
     step = trainer.state.step
     weights = "best" if trainer.state.best_step == step else "last"
-    # Read back where training has gone on since: every rank its share, of the weights that rank 0 found intact.
-    sought = weights == "last" and trainer.world.is_main
-    where = trainer.world.broadcast(_intact_best(trainer) if sought else "")
-    if where:
-        checkpoint = verify(Path(where))
+    # Read back where training has gone on since.
+    checkpoint = _intact_best(trainer) if weights == "last" else None
+    if checkpoint is not None:
         load_evaluated_weights(trainer.module.network, checkpoint)
         weights, step = "best", checkpoint.step
     elif trainer.average is not None:
@@ -151,13 +149,14 @@ def _add_baselines(columns: list[SplitMetrics], parts: Parts, tracker: Tracker) 
     return {f"{split}/{name}": value for split, metrics in found.metrics.items() for name, value in metrics.items()}
 
 
-def _intact_best(trainer: Trainer) -> str:
-    """The path of the best checkpoint; "" where none is intact."""
-    best = trainer.checkpoints.best()
-    if best is None:
-        return ""
+def _intact_best(trainer: Trainer) -> Checkpoint | None:
+    """The best checkpoint, verified by all ranks together; None where it is not intact, or there is none."""
+    best = trainer.checkpoints.best() if trainer.world.is_main else None
+    where = trainer.world.broadcast("" if best is None else str(best))
+    if not where:
+        return None
     try:
-        return str(verify(best).path)
+        return verify(Path(where), trainer.world)
     except CheckpointError as error:
         trainer.tracker.note(f"{error.problems[0].message}; evaluating the last weights", True)
-        return ""
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from bigtrain.commands.loading import load
@@ -30,7 +31,7 @@ def run(composed: Composed) -> int:
     return ExitCode.OK
 
 
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, durable.Content]) -> None:
     """Writes all files or none. Raises MachineError for a folder that is not empty or can't be written."""
     temporary = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
     with durable.disk_errors(folder):

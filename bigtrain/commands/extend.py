@@ -64,32 +64,27 @@ def extended_from(
 
 
 def _before_decay(store: CheckpointStore, stable: int, world: World) -> tuple[Checkpoint, list[str]]:
-    where = ""
-    if world.is_main:
-        where = next(
-            (str(path) for step in store.steps() if step <= stable and _intact(path := store.path_of(step))), ""
-        )
-    where = world.broadcast(where)
-    if not where:
-        kept = ", ".join(f"step {step:,}" for step in sorted(store.steps()))
+    steps = world.exchange(store.steps() if world.is_main else None)[0]
+    found = (_intact(store.path_of(step), world) for step in steps if step <= stable)
+    checkpoint = next((checkpoint for checkpoint in found if checkpoint is not None), None)
+    if checkpoint is None:
         raise CheckpointError.of(
             "RESUME-DECAY",
             f"{store.root} has no checkpoint from before the decay of the learning rate, which began after step "
             f"{stable:,}",
-            cause=f"it holds {kept}",
+            cause=f"it holds {', '.join(f'step {step:,}' for step in sorted(steps))}",
             fix="start a new run from its weights, init_from=; and for another time, keep one: trainer.save_every, "
             "trainer.keep_last",
         )
-    checkpoint = verify(Path(where))
     return checkpoint, [
         f"going back to step {checkpoint.step:,}, the last checkpoint before the decay of the learning rate; the later "
         "ones are kept as checkpoints/decayed-step-…"
     ]
 
 
-def _intact(path: Path) -> bool:
+def _intact(path: Path, world: World) -> Checkpoint | None:
+    """The checkpoint, verified by all ranks together; None where it is not intact."""
     try:
-        verify(path)
+        return verify(path, world)
     except CheckpointError:
-        return False
-    return True
+        return None

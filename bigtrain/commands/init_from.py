@@ -20,7 +20,8 @@ from bigtrain.errors import CheckpointError, DataError
 from bigtrain.interop.hugging_face import load_folder
 from bigtrain.interop.pretrained import recognises, tokenizer_file, unread_tokenizer
 from bigtrain.interop.tokenizer_files import definition_of
-from bigtrain.storage.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.storage.checkpoint import Checkpoint
+from bigtrain.storage.finding import find_checkpoint
 from bigtrain.storage.run_directory import find_latest_run
 from bigtrain.training.snapshot import load_matching
 
@@ -89,7 +90,7 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
         spare = (config.model.num_embeddings or 0) - (parts.data.spec.vocab_size or 0)
         notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
         return notes + load_folder(parts.network, source, config.model, path)
-    return notes + load_matching(parts.network, find_checkpoint(config.init_from))
+    return notes + load_matching(parts.network, find_checkpoint(config.init_from, ranks=parts.world))
 
 
 def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:

@@ -15,7 +15,8 @@ from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError, ConfigError, DataError, PluginMissing
 from bigtrain.models.network import Network
 from bigtrain.registry import TASKS
-from bigtrain.storage.checkpoint import Checkpoint, find_checkpoint
+from bigtrain.storage.checkpoint import Checkpoint
+from bigtrain.storage.finding import find_checkpoint
 from bigtrain.storage.run_directory import find_latest_run, say_latest
 from bigtrain.tasks.base import Task
 from bigtrain.tracking.status_line import status_line

@@ -32,7 +32,7 @@ from bigtrain.distributed.world import World, join_world, lost_ranks, ranks_to_s
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
 from bigtrain.signals import StopRequest
 from bigtrain.storage import durable
-from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore, verify
+from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore
 from bigtrain.storage.run_directory import (
     RUN_DIR_VARIABLE,
     Status,
@@ -155,13 +155,10 @@ def _nothing_to_do(run_dir: Path, why: str, world: World) -> int:
 
 
 def _newest(store: CheckpointStore, world: World) -> Checkpoint | None:
-    """The newest checkpoint by rank 0's judgement, on every rank; None without one."""
-    newest = None
+    """The newest intact checkpoint, the same on every rank; None without one."""
     if world.is_main:
         store.prepare()
-        newest = store.newest(set_aside=True)
-    where = world.broadcast("" if newest is None else str(newest.path))
-    return newest if world.is_main or not where else verify(Path(where))
+    return store.newest(set_aside=True, ranks=world)
 
 
 def _build(

@@ -6,11 +6,12 @@ stop) use a second process group, on the CPU, so that exchanging them never wait
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -39,6 +40,7 @@ class World:
     size: int
     device: torch.device
     host_group: Any = None
+    timeout: timedelta | None = None  # of a collective
 
     @property
     def is_main(self) -> bool:
@@ -72,6 +74,26 @@ class World:
             content = torch.tensor(list(encoded), dtype=torch.uint8, device="cpu")
         dist.broadcast(content, 0, group=self.host_group)
         return bytes(content.tolist()).decode()
+
+    def exchange(self, document: Any) -> list[Any]:
+        """Every rank's JSON document, by rank, on every rank."""
+        if self.size == 1:
+            return [document]
+        encoded = np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
+        lengths = self.gather([len(encoded)])[:, 0].astype(int)
+        padded = torch.zeros(lengths.max(), dtype=torch.uint8, device="cpu")
+        padded[: len(encoded)] = torch.from_numpy(encoded.copy())
+        everyone = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(everyone, padded, group=self.host_group)
+        return [json.loads(bytes(of.numpy()[:length])) for of, length in zip(everyone, lengths, strict=True)]
+
+    def apart(self) -> World:
+        """The same ranks with a host group of their own, whose collectives may run in a thread beside this world's.
+        Every rank calls it.
+        """
+        if self.size == 1:
+            return self
+        return replace(self, host_group=dist.new_group(backend="gloo", timeout=self.timeout))
 
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Copies rank 0's buffers (running statistics) to every rank: a checkpoint keeps rank 0's."""
@@ -147,7 +169,8 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
             timeout=timeout if device.type == "cpu" else timeout + _NCCL_LATER,
             device_id=device if device.type == "cuda" else None,
         )
-        world = World(environment.rank, environment.size, device, dist.new_group(backend="gloo", timeout=timeout))
+        host_group = dist.new_group(backend="gloo", timeout=timeout)
+        world = World(environment.rank, environment.size, device, host_group, timeout)
     try:
         with lost_ranks():
             yield world

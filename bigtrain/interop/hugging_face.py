@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -34,8 +33,9 @@ from bigtrain.interop.weights import views
 from bigtrain.models.network import Network
 from bigtrain.nn.feedforward import default_feedforward_size
 from bigtrain.registry import MODELS
+from bigtrain.storage.durable import Content
 from bigtrain.training.snapshot import loading_report, module_tensors, serialize_json
-from bigtrain.training.tensor_file import open_tensors
+from bigtrain.training.tensor_file import TensorFile, open_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -92,7 +92,7 @@ def load_folder(network: Network, folder: Path, config: ModelConfig, tokenizer_p
 
 def folder_files(
     network: Network, config: ModelConfig, spec: DataSpec, tokenizer: Tokenizer | None
-) -> tuple[dict[str, bytes], list[str]]:
+) -> tuple[dict[str, Content], list[str]]:
     """The files of the folder for a trained network, and what is left out of it, in sentences.
 
     Raises CheckpointError for a model that Hugging Face's library does not have.
@@ -113,10 +113,9 @@ def folder_files(
     if labels := spec.labels or [str(number) for number in range(spec.num_classes or 0)]:
         document["id2label"] = {str(number): label for number, label in enumerate(labels)}
         document["label2id"] = {label: number for number, label in enumerate(labels)}
-    apart = {name: view.cpu().clone(memory_format=torch.contiguous_format) for name, view in found.items()}
-    files = {
+    files: dict[str, Content] = {
         "config.json": serialize_json(document),
-        WEIGHTS_FILE: safetensors.torch.save(apart, metadata={"format": "pt"}),
+        WEIGHTS_FILE: TensorFile.of(found, {"format": "pt"}),
     }
     left_out = [f"left out: {name}" for name in sorted(tensors.keys() - _names_of(found, tensors))]
     if tokenizer is not None:

@@ -19,6 +19,7 @@ from torch.amp import GradScaler
 
 from bigtrain import __version__
 from bigtrain.data.base import DataModule
+from bigtrain.distributed.shards import Part, is_sharded, parts_of
 from bigtrain.distributed.world import World
 from bigtrain.errors import CheckpointError
 from bigtrain.optim.base import Optimizer
@@ -27,7 +28,7 @@ from bigtrain.tasks.base import TrainingModule
 from bigtrain.training.machine import device_name
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
-from bigtrain.training.tensor_file import TensorFile, load_tensors, open_tensors
+from bigtrain.training.tensor_file import StoredTensor, TensorFile, copy_parts, load_tensors, stored_tensors
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
@@ -98,14 +99,29 @@ class Snapshot:
         """Bytes of the tensors of one checkpoint: about its size on disk."""
         return sum(tensor.nbytes for tensors in self._tensors().values() for tensor in tensors.values())
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether ranks hold different parts, so that each must write its own."""
+        return any(is_sharded(tensor) for tensors in self._tensors().values() for tensor in tensors.values())
+
     def files(self) -> dict[str, bytes | TensorFile]:
-        """Name → content, as `CheckpointStore.save` takes it: the numbers as they are now, the tensors live."""
+        """Name → content of what this rank writes, as `CheckpointStore.save` takes it: the numbers as they are now, the
+        tensors live. Of sharded tensors the parts that no rank before this one holds; all else is rank 0's.
+        """
         self.state.scaler = {key: float(value) for key, value in self.scaler.state_dict().items()}
-        return {
-            **{name: TensorFile.of(tensors) for name, tensors in self._tensors().items()},
-            "state.json": serialize_json(self.state.to_json()),
-            **self.documents,
-        }
+        files: dict[str, bytes | TensorFile] = {}
+        for name, tensors in self._tensors().items():
+            own = {key: parts for key, tensor in tensors.items() if (parts := self._own_parts(tensor))}
+            if own or self.world.is_main:
+                files[name] = TensorFile.of_parts(own)
+        if self.world.is_main:
+            files |= {"state.json": serialize_json(self.state.to_json()), **self.documents}
+        return files
+
+    def _own_parts(self, tensor: Tensor) -> list[Part]:
+        """What this rank is the first to hold; none of it without elements, unless the tensor has none."""
+        parts = parts_of(tensor, self.world.rank)
+        return [part for part in parts if part.first_holder and (part.values.numel() or not tensor.numel())]
 
     def manifest_facts(self) -> dict[str, Any]:
         """Fields of the manifest beside its files: software, hardware, data, and what `auto` became."""
@@ -126,7 +142,7 @@ class Snapshot:
         Raises CheckpointError when they do not fit.
         """
         for name, tensors in self._tensors().items():
-            load_tensors(checkpoint.path / name, tensors)
+            load_tensors(checkpoint.tensor_files(name), tensors)
         if self.scaler.is_enabled():
             counts = ("growth_interval", "_growth_tracker")
             scaler = {key: int(value) if key in counts else value for key, value in self.state.scaler.items()}
@@ -148,19 +164,18 @@ class Snapshot:
 def load_evaluated_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Copies the weights that a checkpoint's run evaluates: the moving average where it keeps one."""
     targets = module_tensors(network)
-    load_tensors(checkpoint.path / MODEL_FILE, targets)
+    load_tensors(checkpoint.tensor_files(MODEL_FILE), targets)
     if checkpoint.has(AVERAGE_FILE):  # of floating tensors only
         targets = {name: value for name, value in targets.items() if value.is_floating_point()}
-        load_tensors(checkpoint.path / AVERAGE_FILE, targets)
+        load_tensors(checkpoint.tensor_files(AVERAGE_FILE), targets)
 
 
-def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Name → tensor of the weights that a checkpoint's run evaluates, read from its files."""
-    tensors: dict[str, Tensor] = {}
+def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Name → where it is stored, of the weights that a checkpoint's run evaluates."""
+    tensors: dict[str, StoredTensor] = {}
     for name in (MODEL_FILE, AVERAGE_FILE):
         if checkpoint.has(name):
-            with open_tensors(checkpoint.path / name) as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 no mapping
+            tensors |= stored_tensors(checkpoint.tensor_files(name))
     return tensors
 
 
@@ -171,7 +186,7 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     """
     targets = module_tensors(network)
     given = evaluated_tensors(checkpoint)
-    loaded = [name for name, target in targets.items() if name in given and given[name].shape == target.shape]
+    loaded = [name for name, target in targets.items() if name in given and given[name].shape == tuple(target.shape)]
     fresh = [name for name in targets if name not in loaded]
     # A pooler that no head read was not saved (`Network`).
     mismatched = [name for name in fresh if name.startswith("backbone.") and not name.startswith("backbone.pooler.")]
@@ -182,18 +197,16 @@ def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
             cause=f"{len(mismatched)} tensors of the backbone differ",
             fix=_rows_fix(mismatched, given) or "use the model settings that the checkpoint was made with",
         )
-    with torch.no_grad():
-        for name in loaded:
-            targets[name].copy_(given[name])
+    copy_parts(given, {name: parts_of(targets[name], 0) for name in loaded})
     return loading_report(checkpoint.path, len(loaded), fresh, set(given) - set(loaded))
 
 
-def _rows_fix(mismatched: Collection[str], given: Mapping[str, Tensor]) -> str:
+def _rows_fix(mismatched: Collection[str], given: Mapping[str, StoredTensor]) -> str:
     """The setting to change where only the number of embeddings differs, else ""."""
     name = "backbone.token_embedding.weight"
     if set(mismatched) != {name} or name not in given:
         return ""
-    return f"model.num_embeddings={len(given[name])}, as the checkpoint has"
+    return f"model.num_embeddings={given[name].shape[0]}, as the checkpoint has"
 
 
 def loading_report(source: Path, loaded: int, fresh: Collection[str], unused: Collection[str]) -> list[str]:

@@ -301,13 +301,12 @@ class Trainer:
         self.write_checkpoint(loss_sums)
 
     def write_checkpoint(self, loss_sums: dict[str, float]) -> Path:
-        """The part of saving that leaves the loss meter alone; returns where the checkpoint will be. Rank 0 writes."""
+        """The part of saving that leaves the loss meter alone; returns where the checkpoint will be."""
         self.state.updates = int(self.updates)
         self.state.loss_sums = loss_sums
         if self.module.recurrent_state is not None:
             gather_state(self.module.recurrent_state, self.world)
-        if self.world.is_main:
-            self.saver.save(self.state.step)
+        self.saver.save(self.state.step)
         return self.checkpoints.path_of(self.state.step)
 
     def mark_best(self) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bigtrain.errors import CheckpointError, MachineError
 from bigtrain.storage import checkpoint, durable
-from bigtrain.storage.checkpoint import CheckpointStore, find_checkpoint, verify
+from bigtrain.storage.checkpoint import CheckpointStore, verify
+from bigtrain.storage.finding import find_checkpoint
 
 FILES = {"model.safetensors": bytes(range(256)) * 3, "state.json": b'{"step": 1}'}
 

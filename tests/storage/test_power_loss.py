@@ -6,6 +6,7 @@ of the file; else it is lost, cut short or zeros. After any cut what `save` had 
 
 import itertools
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from bigtrain.errors import CheckpointError
 from bigtrain.storage.checkpoint import CheckpointStore
 
 from .test_checkpoint import Pieces
+from .test_sharded_checkpoint import files_of_rank
+from .test_sharded_checkpoint import save as save_together
+
+MODEL = "model.safetensors"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks up descriptors in /proc")
 CONTENTS = {
@@ -42,6 +47,7 @@ class Disk:
 
     def __init__(self, root, ignored):
         self.root, self.log, self.ignored = root, [], ignored
+        self.lock = threading.RLock()  # as ranks that are threads write at the same time
 
     def record(self, save):
         """Calls `save`, and logs what it does."""
@@ -60,9 +66,10 @@ class Disk:
 
     def _then(self, real, note):
         def call(*given, **options):
-            result = real(*given, **options)
-            note(result, *given, **options)
-            return result
+            with self.lock:
+                result = real(*given, **options)
+                note(result, *given, **options)
+                return result
 
         return call
 
@@ -126,15 +133,23 @@ def rebuild(folder, path, root_synced, inner_synced, content):
             (path / name).write_bytes(node.content if node.synced else CONTENTS[content](node.content))
 
 
-def checkpoints_lost(tmp_path, ignored=lambda path: False):
+def save_alone(store, step):
+    store.save(step, {"model": Pieces([100, 1, 50]), "state.json": b"{}"}, {})
+
+
+def save_by_two_ranks(store, step):
+    save_together(store, 2, step, lambda rank, size, step: {MODEL: files_of_rank(rank, size, step)[MODEL]})
+
+
+def checkpoints_lost(tmp_path, ignored=lambda path: False, save_step=save_alone, steps=3):
     """Cuts after which a saved checkpoint is gone, and how many were tried. `ignored`: of what no fsync counts."""
     store = CheckpointStore(tmp_path / "run" / "checkpoints", keep_last=2)
     store.prepare()
     disk = Disk(store.root, ignored)
 
     def save():
-        for step in (1, 2, 3):
-            store.save(step, {"model": Pieces([100, 1, 50]), "state.json": b"{}"}, {})
+        for step in (1, 2, 3)[:steps]:
+            save_step(store, step)
             disk.log.append(("saved", step))
             if step == 1:
                 store.mark_best(1)
@@ -156,13 +171,19 @@ def checkpoints_lost(tmp_path, ignored=lambda path: False):
     return lost, tried
 
 
-def test_no_saved_checkpoint_is_lost(tmp_path):
-    lost, tried = checkpoints_lost(tmp_path)
-    assert tried > 700
+@pytest.mark.parametrize(("save_step", "steps"), [(save_alone, 3), (save_by_two_ranks, 2)])
+def test_no_saved_checkpoint_is_lost(tmp_path, save_step, steps):
+    lost, tried = checkpoints_lost(tmp_path, save_step=save_step, steps=steps)
+    assert tried > 200 * steps
     assert not lost
 
 
 @pytest.mark.parametrize("ignored", [Path.is_file, Path.is_dir])
 def test_without_syncing_files_or_folders_checkpoints_would_be_lost(tmp_path, ignored):
     lost, _ = checkpoints_lost(tmp_path, ignored)
+    assert lost
+
+
+def test_without_syncing_their_shards_checkpoints_of_ranks_would_be_lost(tmp_path):
+    lost, _ = checkpoints_lost(tmp_path, lambda path: "00002-of" in path.name, save_by_two_ranks, steps=1)
     assert lost

@@ -59,13 +59,13 @@ def held_back(monkeypatch, steps):
     gates, real_save, real_step, real_wait = {}, CheckpointStore.save, Trainer.train_step, saver.Saver.wait
     alive = []
 
-    def save(self, step, files, facts):
+    def save(self, step, files, facts, ranks):
         gates[step] = threading.Event()
         alive.append(step)
         assert threading.current_thread() is not threading.main_thread()
         assert len(alive) == 1, "two at once"
         assert gates[step].wait(60)
-        path = real_save(self, step, files, facts)
+        path = real_save(self, step, files, facts, ranks)
         alive.remove(step)
         return path
 
@@ -111,9 +111,9 @@ def test_outside_the_loop_a_save_is_on_disk_when_it_returns(make_trainer):
 def test_without_memory_for_a_copy_the_live_tensors_are_written(make_trainer, monkeypatch):
     threads, real = [], CheckpointStore.save
 
-    def save(self, step, files, facts):
+    def save(self, step, files, facts, ranks):
         threads.append(threading.current_thread())
-        return real(self, step, files, facts)
+        return real(self, step, files, facts, ranks)
 
     monkeypatch.setattr(CheckpointStore, "save", save)
     config = with_trainer(tiny_config(), max_duration="6step")
@@ -178,7 +178,7 @@ def test_a_failed_write_stops_at_the_next_step_and_marks_nothing(make_trainer, m
     trainer = make_trainer(OFTEN)
     failed, real = threading.Event(), trainer.finish_step
 
-    def save(self, step, files, facts):
+    def save(self, step, files, facts, ranks):
         with durable.disk_errors(self.root):
             failed.set()
             raise OSError(errno.EIO, "Input/output error")

@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back_by_the_library_and_by_us(tmp_path, monkeyp
     assert digest == durable.sha256_of(tmp_path / "file")
     read = safetensors.torch.load_file(tmp_path / "file")
     into = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}  # of the same strides
-    load_tensors(tmp_path / "file", into)
+    load_tensors([tmp_path / "file"], into)
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor) and torch.equal(into[name], tensor), name
 
