@@ -2,7 +2,7 @@
 
 Such a shard is a safetensors file of boxes of tensors. Where a box is not its whole tensor, the header's `__metadata__`
 says under `boxes`, as JSON: {key: {"tensor": name, "shape": of the whole tensor, "offsets": of the box in it}}; any
-other key is the name of a tensor that is whole there. The boxes of all shards hold each element exactly once.
+other key is the name of a tensor that is whole there. The boxes of all shards hold every element exactly once.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class TensorFile:
             for number, part in enumerate(held):
                 key = name if len(held) == 1 else f"{name}[{number}]"
                 tensors[key] = part.values
-                if part.box != Box.whole(part.shape):
+                if key != name or part.box != Box.whole(part.shape):
                     boxes[key] = {"tensor": name, "shape": part.shape, "offsets": part.offsets}
         return cls.of(tensors, {BOXES: json.dumps(boxes, separators=(",", ":"))} if boxes else None)
 
