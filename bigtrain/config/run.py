@@ -239,6 +239,9 @@ class ExportConfig:
 
     checkpoint: str = setting("", "Run directory, step directory, <run>/checkpoints/best or latest.", path=True)
     format: str = setting(
-        "hugging_face", "What is written: a folder that Hugging Face's transformers loads.", choices=("hugging_face",)
+        "hugging_face",
+        "What is written: a folder that Hugging Face's transformers loads, or the checkpoint, optimizer included, with "
+        "whole tensors in one file of a kind.",
+        choices=("hugging_face", "checkpoint"),
     )
     path: str = setting("", "Folder to write; it must not be there yet.", path=True)

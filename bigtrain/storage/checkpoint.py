@@ -33,6 +33,7 @@ from bigtrain.storage.shard_files import (
     Stoppable,
     files_of,
     is_shard,
+    names_of,
     problems_of_shards,
     require_all_here,
     shard_names,
@@ -70,6 +71,10 @@ class Checkpoint:
             raise self.broken(f"{MANIFEST} has no {name}")
         return self.manifest[name]
 
+    def facts(self) -> dict[str, Any]:
+        """What its manifest says beside its files, as `CheckpointStore.save` was given it."""
+        return {name: fact for name, fact in self.manifest.items() if name not in ("format_version", "step", "files")}
+
     def broken(self, problem: str) -> CheckpointError:
         """The error for something in it that can't be used."""
         return _broken(self.path, problem)
@@ -77,6 +82,10 @@ class Checkpoint:
     def has(self, name: str) -> bool:
         """Whether it holds this file, or its shards."""
         return files_of(name, self.manifest["files"])[0] in self.manifest["files"]
+
+    def names(self) -> list[str]:
+        """The names of its files, as `has` takes them."""
+        return names_of(self.manifest["files"])
 
     def tensor_files(self, name: str) -> list[Path]:
         """Where the tensors of the file `name` are: in its shards, or in that file."""

@@ -61,6 +61,12 @@ def files_of(name: str, present: Iterable[str]) -> list[str]:
     return shards or [name]
 
 
+def names_of(present: Iterable[str]) -> list[str]:
+    """The names of files, those of shards once: as one rank alone would have written them."""
+    matches = ((file, _SHARD.fullmatch(file)) for file in present)
+    return list(dict.fromkeys(match[1] + match[4] if match else file for file, match in matches))
+
+
 def problems_of_shards(folder: Path, present: Collection[str], share: slice = slice(None)) -> Iterator[str]:
     """What is wrong with the shards in a folder, in words. Of several files in shards, only the `share` is read."""
     groups: dict[str, list[str]] = {}

@@ -28,7 +28,14 @@ from bigtrain.tasks.base import TrainingModule
 from bigtrain.training.machine import device_name
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.state import TrainState
-from bigtrain.training.tensor_file import StoredTensor, TensorFile, copy_parts, load_tensors, stored_tensors
+from bigtrain.training.tensor_file import (
+    StoredTensor,
+    TensorFile,
+    WholeFile,
+    copy_parts,
+    load_tensors,
+    stored_tensors,
+)
 
 MODEL_FILE = "model.safetensors"
 AVERAGE_FILE = "ema.safetensors"
@@ -177,6 +184,16 @@ def evaluated_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
         if checkpoint.has(name):
             tensors |= stored_tensors(checkpoint.tensor_files(name))
     return tensors
+
+
+def whole_files(checkpoint: Checkpoint) -> dict[str, bytes | WholeFile]:
+    """The files of a checkpoint as one rank alone would have written them, as `CheckpointStore.save` takes them."""
+    return {
+        name: WholeFile(stored_tensors(checkpoint.tensor_files(name)))
+        if name.endswith(".safetensors")
+        else (checkpoint.path / name).read_bytes()
+        for name in checkpoint.names()
+    }
 
 
 def load_matching(network: nn.Module, checkpoint: Checkpoint) -> list[str]:

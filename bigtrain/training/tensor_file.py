@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class TensorFile:
         """The file of these tensors, on any device, of any strides; `metadata` goes into its header."""
         entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
         ordered, end = [], 0
-        for name, tensor in sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0])):
+        for name, tensor in _in_file_order(tensors):
             begin, end = end, end + tensor.nbytes
             entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
             ordered.append(tensor.detach())
@@ -87,9 +88,7 @@ class TensorFile:
         """Its bytes in order. Beside the tensors it holds one piece, and one tensor where that is not contiguous."""
         yield memoryview(self.header)
         for tensor in self.tensors:
-            flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # a view may keep a stride of 2 for size 1
-            for piece in flat.split(PIECE_BYTES // tensor.itemsize):
-                yield memoryview(piece.cpu().view(torch.uint8).numpy())
+            yield from _pieces(tensor)
 
     def copied(self, buffer: Tensor) -> TensorFile:
         """The same file, of a copy of its tensors in `buffer` (data_bytes,) uint8 on the host.
@@ -102,6 +101,17 @@ class TensorFile:
             copy.copy_(tensor, non_blocking=True)
             begin += tensor.nbytes
         return TensorFile(self.header, [buffer])
+
+
+def _in_file_order(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Names and tensors as they follow each other in a file."""
+    return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+
+
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))  # a view may keep a stride of 2 for size 1
+    for piece in flat.split(PIECE_BYTES // tensor.itemsize):
+        yield memoryview(piece.cpu().view(torch.uint8).numpy())
 
 
 @dataclass
@@ -123,6 +133,31 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
                 tensor = StoredTensor(stored.tensor, stored.dtype, stored.shape)
                 tensors.setdefault(stored.tensor, tensor).boxes.append((path, stored.key, stored.box))
     return tensors
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """The safetensors file of stored tensors, whole, as `write_new` takes it: each is read when it is written."""
+
+    stored: Mapping[str, StoredTensor]
+
+    @cached_property
+    def _layout(self) -> dict[str, Tensor]:
+        return {
+            name: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta")
+            for name, tensor in self.stored.items()
+        }
+
+    def __len__(self) -> int:
+        return len(TensorFile.of(self._layout))
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Its bytes in order. It holds one tensor."""
+        yield memoryview(TensorFile.of(self._layout).header)
+        for name, layout in _in_file_order(self._layout):
+            whole = torch.empty_like(layout, device="cpu")
+            copy_parts(self.stored, {name: parts_of(whole, 0)})
+            yield from _pieces(whole)
 
 
 def load_tensors(files: Sequence[Path], into: Mapping[str, Tensor]) -> None:
