@@ -170,7 +170,7 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
             device_id=device if device.type == "cuda" else None,
         )
         host_group = dist.new_group(backend="gloo", timeout=timeout)
-        world = World(environment.rank, environment.size, device, host_group, timeout)
+        world = World(environment.rank, environment.size, device, host_group, timeout=timeout)
     try:
         with lost_ranks():
             yield world

@@ -1,4 +1,4 @@
-"""Sharded checkpoints of real ranks over gloo: read in any layout, and never lost. What is run: sharded_worker.py."""
+"""Sharded checkpoints of real ranks over gloo: read in any layout, and never lost. What is run: saving_worker.py."""
 
 import json
 import os
@@ -18,7 +18,7 @@ KILLS = [*(f"0 {name}" for name in ("model", "state.json", "manifest.json", "lat
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(Path(__file__).with_name("sharded_worker.py")), str(folder)]
+    command = [sys.executable, str(Path(__file__).with_name("saving_worker.py")), str(folder)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

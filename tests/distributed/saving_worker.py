@@ -1,4 +1,4 @@
-"""Real ranks that save and load sharded checkpoints, for test_sharded_checkpoints.py: `sharded_worker.py FOLDER`.
+"""Real ranks that save and load sharded checkpoints, for test_sharded_checkpoints.py: `saving_worker.py FOLDER`.
 
 Torch is imported once, and every group of ranks forked from here: a start takes 0.1 s instead of 4.
 """
@@ -66,7 +66,7 @@ def run_rank(folder, rank, size, act, seconds):
         store = dist.FileStore(str(folder / "store"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
         group = dist.new_group(backend="gloo", timeout=timeout)
-        world = World(rank, size, torch.device("cpu"), group, timeout)
+        world = World(rank, size, torch.device("cpu"), group, timeout=timeout)
         try:
             with lost_ranks():
                 result = act(world)
