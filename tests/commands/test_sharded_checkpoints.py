@@ -62,17 +62,15 @@ def both(tmp_path_factory):
 
 def test_eval_generate_and_init_from_read_them_as_they_are(both):
     shell, whole, sharded = both
-    for words in (["generate", "prompt=ab", "max_tokens=20"], ["eval", "split=val"]):
-        of_whole, of_shards = (shell.run(*words, f"checkpoint={run}").stdout for run in (whole, sharded))
-        assert of_whole.replace(str(whole), "") == of_shards.replace(str(sharded), "")
-    metrics = [json.loads((run / "eval.json").read_text())["metrics"] for run in (whole, sharded)]
-    assert metrics[0] == metrics[1]
-    losses = []
-    for name, run in (("from_whole", whole), ("from_shards", sharded)):
-        shell.run(*TINY, "trainer.max_duration=2step", "trainer.log_every=1", f"name={name}", f"init_from={run}")
-        (made,) = [made for made in shell.runs() if made.parent.name == name]
-        losses.append([row["train/loss"] for row in shell.rows(made) if "train/loss" in row])
-    assert losses[0] == losses[1]
+    words = ["generate", "prompt=ab", "max_tokens=20"]
+    of_whole, of_shards = (shell.run(*words, f"checkpoint={run}").stdout for run in (whole, sharded))
+    assert of_whole == of_shards
+    shell.run("eval", "split=val", f"checkpoint={sharded}")
+    measured = json.loads((sharded / "eval.json").read_text())["metrics"]["loss"]
+    assert measured == pytest.approx(shell.status(whole)["metrics"]["val/loss"], rel=1e-6)
+    done = shell.run(*TINY, "trainer.max_duration=1step", "name=finetuned", f"init_from={sharded}")
+    count = len(safetensors.torch.load_file(whole / "checkpoints/step-00000020/model.safetensors"))
+    assert f"{count} of {count} tensors loaded" in done.stdout
 
 
 def test_export_puts_the_shards_together(both):
@@ -94,8 +92,8 @@ def test_export_puts_the_shards_together(both):
 
 def test_one_process_goes_on_from_shards_with_the_same_bytes(both):
     shell, whole, sharded = both
-    longer = ["trainer.max_duration=40step", "scheduler.extend=true"]
+    longer = ["trainer.max_duration=24step", "scheduler.extend=true"]
     for run in (whole, sharded):
         shell.run(f"resume={run}", *longer)
-    assert final_bytes(sharded, 40) == final_bytes(whole, 40)
-    assert verify(sharded / "checkpoints/step-00000040").manifest["format_version"] == 1
+    assert final_bytes(sharded, 24) == final_bytes(whole, 24)
+    assert verify(sharded / "checkpoints/step-00000024").manifest["format_version"] == 1
