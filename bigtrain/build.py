@@ -16,11 +16,11 @@ import torch
 from bigtrain.config.run import RunConfig, TrainerConfig
 from bigtrain.data.audit.findings import Report
 from bigtrain.data.base import DataModule, DataSpec, as_data_module
+from bigtrain.data.fixed_sample import TRAIN_SAMPLE, FixedSample, train_sample_size
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.data.order import ContiguousOrder, choose_order
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.data.train_sample import TrainSample, train_sample_size
 from bigtrain.distributed.replica import replicate
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
@@ -37,7 +37,7 @@ from bigtrain.tasks.base import Task, TrainingModule
 from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.throughput import flops_per_sample
 from bigtrain.tracking.tracker import Tracker
-from bigtrain.training.cadence import Length, WorkUnits, length_and_cadences
+from bigtrain.training.cadence import Cadences, Length, WorkUnits, length_and_cadences
 from bigtrain.training.evaluator import Evaluator
 from bigtrain.training.extension import lay_out, record_extension
 from bigtrain.training.machine import (
@@ -57,6 +57,7 @@ from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.speed_meter import Throughput
 from bigtrain.training.state import TrainState
 from bigtrain.training.trainer import Trainer
+from bigtrain.training.validation_sample import choose_validation_samples
 from bigtrain.training.watch import Profile, Watch
 
 
@@ -140,7 +141,7 @@ def build_trainer(
         snapshot.restore(resume)
         record_extension(state, resume, parts.units, settings.max_duration)
     length, cadences = length_and_cadences(settings, parts.units, state)
-    evaluator = build_evaluator(parts, precision)
+    evaluator = build_evaluator(parts, precision, length, cadences)
     trainer = Trainer(
         module=module,
         replica=replicate(module, world),
@@ -222,13 +223,24 @@ def build_loader(parts: Parts) -> TrainLoader:
     return TrainLoader(dataset, collate, order, settings.micro_batch_size, parts.world, seed=seed, partners=partners)
 
 
-def build_evaluator(parts: Parts, precision: ResolvedPrecision) -> Evaluator:
-    """Of the validation and test splits, and of training samples to compare them with, where there are any."""
-    settings, sizes, sample = parts.config.trainer, parts.data.spec.sizes, None
-    if settings.eval_train and not settings.overfit and sizes.get("val"):
-        sample = TrainSample(parts.data.dataset("train"), train_sample_size(sizes["train"], sizes["val"]))
+def build_evaluator(parts: Parts, precision: ResolvedPrecision, length: Length, cadences: Cadences) -> Evaluator:
+    """Of the validation and test splits; and of fixed samples, in training: of validation where it is large, and of the
+    training split to compare it with.
+    """
+    settings, sizes = parts.config.trainer, parts.data.spec.sizes
+    samples: dict[str, FixedSample] = {}
+    if whole := sizes.get("val", 0):
+        size = choose_validation_samples(settings, whole, parts.units, length, cadences)
+        if size < whole:
+            dataset = parts.data.dataset("val")
+            carries = carries_state(parts.network, dataset)
+            samples["val"] = FixedSample(dataset, size, SeedDomain.VALIDATION_SAMPLE, in_stretches=carries)
+        if settings.eval_train and not settings.overfit:
+            dataset = parts.data.dataset("train")
+            of_train = train_sample_size(sizes["train"], size)
+            samples[TRAIN_SAMPLE] = FixedSample(dataset, of_train, SeedDomain.TRAIN_SAMPLE, dataset.contiguous)
     batch_size = evaluation_batch_size(settings, parts.world.size)
-    return Evaluator(parts.module, parts.task, parts.data, precision, batch_size, parts.world, sample)
+    return Evaluator(parts.module, parts.task, parts.data, precision, batch_size, parts.world, samples)
 
 
 def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Selection:

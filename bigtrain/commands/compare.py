@@ -97,6 +97,8 @@ def _facts(runs: Sequence[RunRecord], metric: str) -> Iterator[tuple[str, list[s
     yield "state", [_state(run) for run in runs]
     yield f"best {metric}", [value(run.best(metric, smaller)) for run in runs]
     yield f"last {metric}", [value(run.last(metric)) for run in runs]
+    if any(run.best_of_all_samples(metric) for run in runs):  # the others' rows are of all samples anyway
+        yield f"best {metric}, all samples", [value(run.best_of_all_samples(metric)) for run in runs]
     if metric != test:
         tested = [run.last(test) for run in runs]
         yield f"{test}, best weights", ["" if point is None else number(point.value) for point in tested]

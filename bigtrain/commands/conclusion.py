@@ -29,13 +29,11 @@ from bigtrain.training.trainer import Trainer
 
 
 def conclude(
-    composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer
+    composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer, columns: list[SplitMetrics]
 ) -> tuple[dict[str, Any], Results | None]:
-    """Evaluates the best weights and records the results; returns facts for status.json, and what to print after.
-
-    All ranks evaluate, rank 0 does the rest.
+    """Records the results, on rank 0; returns facts for status.json, and what to print after. `columns`: of
+    `evaluate_best`.
     """
-    columns = evaluate_best(trainer)
     if not parts.world.is_main:
         return {}, None
     baselines = _add_baselines(columns, parts, trainer.tracker)
@@ -66,17 +64,30 @@ def conclude(
         warning=_warning(composed, run_dir),
         commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_overrides)),
     )
-    watched = trainer.selection
-    best: dict[str, Any] = {"metric": state.best_metric, "step": state.best_step}
-    best |= {"name": f"val/{watched.metric}", "higher_is_better": watched.higher_is_better}
     flops = samples * throughput.flops_per_sample
     cost = {"seconds": state.train_seconds, "samples": samples, "tokens": results.tokens, "flops": flops}
     if composed.config.tracking.report:
         results = _reported(composed, parts, trainer, results, flops)
     trainer.tracker.close()  # the live view must be gone before the table is printed
-    facts = {"state": "finished", "reason": "", "step": state.step, "best": best, "metrics": metrics, "cost": cost}
+    facts = {"state": "finished", "reason": "", "step": state.step, "metrics": metrics, "cost": cost}
+    facts["best"] = best_evaluation(trainer, columns)
     facts["parameters"] = count_parameters(parts.network)
     return facts, results
+
+
+def best_evaluation(trainer: Trainer, columns: list[SplitMetrics]) -> dict[str, Any]:
+    """The watched metric of the best weights, on all of the validation split; where they were chosen by a sample of it,
+    "sampled" has the metric there and the sample's size.
+    """
+    state, watched = trainer.state, trainer.selection
+    metric, sampled = state.best_metric, {}
+    if metric is not None and trainer.evaluator.is_sampled("val"):
+        sampled = {"sampled": {"metric": metric, "samples": len(trainer.evaluator.dataset("val"))}}
+        of_split = {column.split: column.metrics for column in columns}
+        metric = of_split["val"].get(watched.metric, metric)  # the end has no metric of greedy search
+    name = f"val/{watched.metric}"
+    found = {"metric": metric, "step": state.best_step, "name": name, "higher_is_better": watched.higher_is_better}
+    return found | sampled
 
 
 def _comes_last(tag: str, task: TaskConfig) -> bool:
@@ -100,6 +111,7 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
         ("parameters", f"{count_parameters(parts.network)['all']:,}"),
         ("machine", f"{device_name(parts.world.device)}, {parts.world.size} rank{'s' if parts.world.size > 1 else ''}"),
         ("precision", f"{trainer.precision.name} ({trainer.precision.reason})"),
+        *([("evaluation", sampling)] if (sampling := trainer.evaluator.sampling()) else []),
         ("software", f"bigtrain {__version__}, torch {torch.__version__}"),
     ]
     run = ReportedRun(composed.config, composed.document, facts, results, flops)
@@ -114,7 +126,9 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
 def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
     """Metrics of the best weights (the last, without a validation split) on val and, where there is one, on test.
 
-    Those on val are known from when the weights became the best, unless that was before a resume.
+    Those on val are known from when the weights became the best, unless that was before a resume, or on a sample. Where
+    training read a sample, as all of the split takes long, a stop that is asked for ends this too: columns are then
+    missing, and `trainer.stop_reason` is set.
     """
     step = trainer.state.step
     weights = "best" if trainer.state.best_step == step else "last"
@@ -125,15 +139,18 @@ def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:
         weights, step = "best", checkpoint.step
     elif trainer.average is not None:
         trainer.average.adopt()
-    is_measured = weights == "best" and step == trainer.state.best_step and not trainer.module.task.measures_more_at_end
+    is_measured = weights == "best" and step == trainer.state.best_step
+    is_measured &= not trainer.module.task.measures_more_at_end and not trainer.evaluator.is_sampled("val")
     known = trainer.best_metrics if is_measured else None
     columns = []
     for split in ("val", "test"):
         if split == "val" and known is not None:
             columns.append(SplitMetrics(split, weights, step, dict(known)))
         elif trainer.evaluator.has(split):
-            evaluation = trainer.evaluator.evaluate(split, final=True)
-            assert evaluation is not None
+            stop = trainer.agree_to_stop if trainer.evaluator.is_sampled("val") else lambda: False
+            evaluation = trainer.evaluator.evaluate(split, stop=stop, final=True)
+            if evaluation is None:
+                break
             columns.append(SplitMetrics(split, weights, step, evaluation.metrics))
     return columns
 

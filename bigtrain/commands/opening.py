@@ -36,6 +36,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
         resolved={
             "device": ranks + device_name(world.device),
             "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
+            **({"evaluation": sampling} if (sampling := trainer.evaluator.sampling()) else {}),
             "compile": state.resolved["compile"],
             **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
         },

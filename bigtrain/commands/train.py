@@ -17,7 +17,7 @@ import torch
 from bigtrain.build import Parts, build_data, build_parts, build_trainer
 from bigtrain.commands.agreement import rank_errors, require_same_settings, require_shared_folder
 from bigtrain.commands.audit import audit_before_training, tell
-from bigtrain.commands.conclusion import conclude
+from bigtrain.commands.conclusion import conclude, evaluate_best
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
@@ -264,10 +264,10 @@ def _train(
                 tell(parts.audit, run_dir, tracker)
             tracker.start(facts(composed, run_dir, parts, trainer))
             with trainer.cores:
-                reason = trainer.fit()
-                if reason:
-                    return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer, reason), None
-                return ExitCode.OK, *conclude(composed, run_dir, parts, trainer)
+                columns = [] if trainer.fit() else evaluate_best(trainer)
+                if trainer.stop_reason:
+                    return ExitCode.PREEMPTED, _preempted(composed, run_dir, trainer), None
+                return ExitCode.OK, *conclude(composed, run_dir, parts, trainer, columns)
     finally:
         tracker.close()
 
@@ -281,8 +281,8 @@ def _sinks(config: RunConfig, run_dir: Path, purge_step: int | None) -> list[Sin
     return sinks
 
 
-def _preempted(composed: Composed, run_dir: Path, trainer: Trainer, reason: str) -> dict[str, Any]:
-    step = trainer.state.step
+def _preempted(composed: Composed, run_dir: Path, trainer: Trainer) -> dict[str, Any]:
+    step, reason = trainer.state.step, trainer.stop_reason
     again = " ".join([*composed.request.plugin_overrides, override("resume", str(run_dir))])
     trainer.tracker.note(f"stopped by {reason} after step {step}; state saved. Go on with: bigtrain {again}")
     return {"state": "preempted", "reason": reason, "step": step}

@@ -197,9 +197,8 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "overfit_batches overfit_single_batch": Habit(("debug",), lambda _: "overfit"),
     "detect_anomaly": Habit(("debug",), _switch("nan")),
     "profiler": Habit(("debug",), lambda _: "profile"),
-    "limit_train_batches limit_val_batches max_train_samples max_eval_samples subset num_samples_train": Habit(
-        say=_LIMIT
-    ),
+    "limit_train_batches limit_val_batches max_train_samples subset num_samples_train": Habit(say=_LIMIT),
+    "max_eval_samples max_val_samples n_eval_samples num_eval_samples": Habit(("eval_samples",)),
     "num_workers workers n_workers num_worker dataloader_num_workers pin_memory persistent_workers "
     "prefetch_factor dataloader_pin_memory": Habit(say=_WORKERS),
     "plugin plug_in plug_ins": Habit(say="plugins=[my_package] on the command line brings a package of yours"),

@@ -99,10 +99,17 @@ class TrainerConfig:
         "How often the validation split is evaluated; a share of the training: 10%; null: only at the end.",
         duration="part",
     )
+    eval_samples: str = setting(
+        "auto",
+        "Validation samples that an evaluation in training reads, always the same: auto (all of a small split; of a "
+        "large one what costs a tenth of the training between two of them: docs/evaluate.md), all, or a number. The "
+        "end of the run and `bigtrain eval` read all.",
+        before="all",
+    )
     eval_train: bool = setting(
         True,
-        "Each evaluation measures a fixed sample of the training split too, a fifth of the validation split's size: "
-        "train_eval/… beside val/… shows overfitting.",
+        "Each evaluation measures a fixed sample of the training split too, a fifth as large as that of the validation "
+        "split: train_eval/… beside val/… shows overfitting.",
     )
     save_every: str | None = setting(
         "250step",
@@ -137,6 +144,10 @@ class TrainerConfig:
         elif self.gpus not in ("auto", "0") and self.processes > 1:
             sentence = f"is {self.processes}, on the CPU, but gpus={self.gpus}; give one of the two"
             found.append(Invalid("processes", sentence))
+        if self.eval_samples not in ("auto", "all") and not (self.eval_samples.isdecimal() and int(self.eval_samples)):
+            found.append(
+                Invalid("eval_samples", f"is {self.eval_samples!r}; allowed: auto, all, or a number of samples above 0")
+            )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             sentence = f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
             found.append(Invalid("batch_size", sentence))

@@ -23,6 +23,7 @@ from bigtrain.tracking.tracker import Row
 
 _DEEPEST = 3  # folders between a sweep, a pipeline or outputs/ and the runs in it
 _MOST_NAMES = 3  # in a sentence
+_OF_STATUS = ("state", "reason", "best", "metrics", "cost", "environment")  # what is read of status.json
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class RunRecord:
         points = self.points(tag)
         choose = min if smaller_is_better else max
         return choose(points, key=lambda point: point.value) if points else None
+
+    def best_of_all_samples(self, tag: str) -> Point | None:
+        """A final metric of the best weights, of a run whose rows are of a sample of the validation split."""
+        best, metrics = self.status.get("best"), self.status.get("metrics")
+        if not (isinstance(best, dict) and best.get("sampled") and isinstance(metrics, dict)):
+            return None
+        value, step = metrics.get(tag), best.get("step")
+        return Point(float(value), step) if isinstance(value, float) and isinstance(step, int) else None
 
     def last(self, tag: str) -> Point | None:
         """The newest value."""
@@ -134,7 +143,7 @@ def read_run(path: Path) -> RunRecord:
     mark = mark if isinstance(mark, dict) else {}
     kinds, choices = (mark.get(name) for name in ("kinds", "choices"))
     status = Status(path)
-    known = {name: status.get(name) for name in ("state", "reason", "cost", "environment")}
+    known = {name: status.get(name) for name in _OF_STATUS}
     state = str(known["state"] or "unknown")
     if state == "running" and not is_locked(path):
         state = "died"  # without a word: killed, or the machine went down

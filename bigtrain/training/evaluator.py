@@ -1,9 +1,11 @@
-"""Evaluation: one pass over a whole split, as the task's metrics. The trainer and the commands share it."""
+"""Evaluation: one pass over a split, or over a fixed sample of it, as the task's metrics. The trainer and the commands
+share it.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -11,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bigtrain.data.base import DataModule, Dataset
+from bigtrain.data.fixed_sample import TRAIN_SAMPLE
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
-from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, evaluation_totals
 from bigtrain.tasks.generation import eagerly
@@ -30,8 +32,9 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates one module on the splits of one data module, and on a sample of the training split where there is one
-    (the split TRAIN_SAMPLE).
+    """Evaluates one module on the splits of one data module.
+
+    `samples`: datasets that stand in for splits while a run trains; the split TRAIN_SAMPLE is one of them only.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Evaluator:
         precision: ResolvedPrecision,
         batch_size: int,
         world: World,
-        train_sample: Dataset | None = None,
+        samples: Mapping[str, Dataset] | None = None,
     ):
         self.module = module
         self.task = task
@@ -50,24 +53,32 @@ class Evaluator:
         self._precision = precision
         self._batch_size = batch_size
         self._world = world
-        self._train_sample = train_sample
+        self._samples = samples or {}
 
     def has(self, split: str) -> bool:
         """Whether the split holds any sample."""
-        if split == TRAIN_SAMPLE:
-            return self._train_sample is not None
-        return self.data.spec.sizes.get(split, 0) > 0
+        return split in self._samples or self.data.spec.sizes.get(split, 0) > 0
 
-    def dataset(self, split: str) -> Dataset:
-        """The samples of a split."""
-        if split == TRAIN_SAMPLE:
-            assert self._train_sample is not None
-            return self._train_sample
+    def is_sampled(self, split: str) -> bool:
+        """Whether evaluations in training read only a sample of it."""
+        return split in self._samples
+
+    def sampling(self) -> str:
+        """What evaluations in training read of the validation split, as a sentence; "" where they read all."""
+        if not self.is_sampled("val"):
+            return ""
+        size, whole = len(self._samples["val"]), self.data.spec.sizes["val"]
+        return f"in training {size:,} of {whole:,} val samples, always the same; at the end all"
+
+    def dataset(self, split: str, final: bool = False) -> Dataset:
+        """The samples of a split; `final`: all of them, else those that an evaluation in training reads."""
+        if split in self._samples and (split == TRAIN_SAMPLE or not final):
+            return self._samples[split]
         return self.data.dataset(split)
 
-    def batches(self, split: str) -> Iterator[tuple[Batch, bool]]:
+    def batches(self, split: str, final: bool = False) -> Iterator[tuple[Batch, bool]]:
         """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
-        dataset = self.dataset(split)
+        dataset = self.dataset(split, final)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
         if carries_state(self.module.network, dataset):
             batches = evaluation_streams(dataset, collate, self._batch_size, self._world)
@@ -84,15 +95,15 @@ class Evaluator:
         return self._metrics({name: value.cpu() for name, value in totals.items()}, split)
 
     def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False, final: bool = False) -> Evaluation | None:
-        """Metrics over the whole split, or None when `stop` returned True before its end. `final`: at the end of a run,
-        where a task may measure what takes longer.
+        """Metrics over a split, or None when `stop` returned True before its end. `final`: at the end of a run, where
+        all of the split is read, and a task may measure what takes longer.
 
         `stop` is called before every batch, equally often on all ranks, and must return the same on all of them.
         """
         totals: dict[str, Tensor] = {}
         self._world.broadcast_buffers(self.module.network)
-        with self._evaluating(split), self._status(split) as batch_begins:
-            for batch, counts in self.batches(split):
+        with self._evaluating(split, final), self._status(split, final) as batch_begins:
+            for batch, counts in self.batches(split, final):
                 batch_begins()
                 if stop():
                     return None
@@ -119,26 +130,26 @@ class Evaluator:
         return totals | {name: value.double() for name, value in written.items()}
 
     @contextmanager
-    def _status(self, split: str) -> Iterator[Callable[[], None]]:
+    def _status(self, split: str, final: bool) -> Iterator[Callable[[], None]]:
         """A status line on rank 0 with the fraction of batches begun; call the result at each batch."""
         if not self._world.is_main:
             yield lambda: None
             return
         of_split = "a sample of train" if split == TRAIN_SAMPLE else split
-        batches = max(1, len(self.dataset(split)) / (self._batch_size * self._world.size))
+        batches = max(1, len(self.dataset(split, final)) / (self._batch_size * self._world.size))
         begun = itertools.count()
         with status_line(f"Evaluating {of_split}", "") as report:
             yield lambda: report(min(1.0, next(begun) / batches))
 
     @contextmanager
-    def _evaluating(self, split: str) -> Iterator[None]:
+    def _evaluating(self, split: str, final: bool = False) -> Iterator[None]:
         """Evaluation mode, no gradients, the run's precision; mode and recurrent state are put back afterwards.
 
         No random numbers are drawn.
         """
         was_training = self.module.training
         self.module.eval()
-        state = evaluation_state(self.module, self.dataset(split))
+        state = evaluation_state(self.module, self.dataset(split, final))
         try:
             with torch.inference_mode(), state, self._precision.autocast(self._world.device):
                 yield

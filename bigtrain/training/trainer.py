@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch._C._profiler import _RecordFunctionFast
 from torch.amp import GradScaler
 
+from bigtrain.data.fixed_sample import TRAIN_SAMPLE
 from bigtrain.data.loader import Prefetch, TrainLoader, to_device
-from bigtrain.data.train_sample import TRAIN_SAMPLE
 from bigtrain.distributed.replica import no_sync
 from bigtrain.distributed.world import World
 from bigtrain.optim.base import Optimizer
@@ -92,7 +92,7 @@ class Trainer:
         self.grad_norm = torch.zeros((), device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.stop_reason = ""  # as the ranks agreed
-        self.best_metrics: dict[str, float] | None = None  # of the validation split, where this process measured them
+        self.best_metrics: dict[str, float] | None = None  # on validation, where this process measured them
         self.agreed_seconds = self.state.train_seconds  # rank 0's at the last plan
 
     def fit(self) -> str:

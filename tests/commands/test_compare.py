@@ -83,13 +83,19 @@ def test_of_other_tokenizers_bits_per_byte_are_compared(shell):
 
 
 def test_runs_that_go_on_or_have_ended_badly(shell, tmp_path):
-    for name, state in (("killed", "running"), ("ended", "failed")):
+    for name, state in (("killed", "running"), ("ended", "failed"), ("sampled", "finished")):
         shutil.copytree(run_named(shell, "b"), tmp_path / name)
         status = json.loads((tmp_path / name / "status.json").read_text())
         status |= {"state": state, "reason": "error[X]: \x1b[2Jno\nmore"}
+        if name == "sampled":
+            status["best"]["sampled"] = {"metric": 1.5, "samples": 3}
+            status["metrics"]["val/loss"] = 1.25
         (tmp_path / name / "status.json").write_text(json.dumps(status))
     shutil.rmtree(tmp_path / "killed/checkpoints")
     output = shell.run("compare", "outputs/a", str(tmp_path)).stdout
+    with (shell.folder / "outputs/compare/compare.csv").open() as file:
+        of_all = [line["best val/loss, all samples"] for line in csv.DictReader(file)]
+    assert of_all[:3] == ["", "", ""] and of_all[3].startswith("1.2500 (step ")
     assert "(died without a word)" in output and "(failed: error[X]: " in output and "\x1b" not in output
 
 

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from bigtrain.build import build_data
+from bigtrain.data.loader import evaluation_stream_count
 from bigtrain.data.order import ContiguousOrder, ShuffledOrder
 from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.data.text.config import TextCorpusConfig
@@ -167,3 +168,16 @@ def test_what_ranks_bring_together_is_each_ones_part(monkeypatch):
     for rank in range(2):
         gather_state(torch.full((4, 3), rank + 1.0), World(rank, 2, torch.device("cpu")))
     assert sum(sent).tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
+
+
+def test_a_sample_of_validation_is_read_in_stretches_each_from_the_initial_state(make_trainer, config, float64):  # noqa: F811
+    trainer = make_trainer(with_trainer(config, eval_samples="50", eval_every="12step", ema_decay=None))
+    trainer.fit()
+    rows = [row["val/loss"] for row in trainer.recorder.rows if "val/loss" in row]
+    sample = trainer.evaluator.dataset("val")
+    assert len(rows) == 2 and len(sample) == 50
+    stretches = np.array_split(np.arange(50), evaluation_stream_count(50))
+    texts = [joined(sample.gather(stretch)["tokens"]) for stretch in stretches]
+    assert len(texts) == 4
+    total = sum(loss_of_whole(trainer.module, text) for text in texts)
+    assert rows[-1] == pytest.approx(total / (50 * LENGTH), rel=1e-9)

@@ -95,8 +95,8 @@ def test_stopped_inside_an_evaluation_it_is_done_again(make_trainer):
     trainer = make_trainer(config, "stopped")
     real = trainer.evaluator.batches
 
-    def batches(split):
-        for number, batch in enumerate(real(split)):
+    def batches(split, final=False):
+        for number, batch in enumerate(real(split, final)):
             if number == 0 and trainer.state.step == 10:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
@@ -118,8 +118,8 @@ def test_stopped_inside_the_last_evaluation_the_run_is_not_finished(make_trainer
     trainer = make_trainer(CONFIGS["adamw"])
     real = trainer.evaluator.batches
 
-    def batches(split):
-        for batch in real(split):
+    def batches(split, final=False):
+        for batch in real(split, final):
             if trainer.state.step == 24:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch

@@ -1,4 +1,5 @@
-"""A fixed sample of the training split, to be measured like validation: the distance between the two is the overfit.
+"""A fixed sample of a split, for evaluations in training: of the training split, beside validation, as the distance
+between the two is the overfit; of the validation split, where reading all of it would take too long.
 
 Which samples are in it follows from the sizes alone, so runs with other seeds, orders and ranks measure the same ones.
 """
@@ -14,22 +15,23 @@ from bigtrain.data.order import permute
 from bigtrain.randomness import SeedDomain
 
 TRAIN_SAMPLE = "train_eval"
-"""Its name among the splits, and before its metrics."""
+"""The name of the training split's sample among the splits, and before its metrics."""
 
-_SHARE = 5  # of the validation split's size, so an evaluation costs a fifth more
+_SHARE = 5  # of the validation samples that are read, so an evaluation costs a fifth more
 _LEAST, _MOST = 32, 1000
 
 
-class TrainSample(Dataset):
-    """`size` samples of a dataset; of windows that follow each other, stretches spread over the whole text.
+class FixedSample(Dataset):
+    """`size` samples of a dataset, drawn by a permutation with the key `domain`; or, of windows that follow each other,
+    stretches of neighbours spread over the whole text (`in_stretches`), which need no key.
 
     The stretches are those in which `evaluation_streams` reads a split, so a carried state runs on within each.
     """
 
-    def __init__(self, dataset: Dataset, size: int):
+    def __init__(self, dataset: Dataset, size: int, domain: SeedDomain, in_stretches: bool):
         self._dataset = dataset
-        self.contiguous = dataset.contiguous
-        self._ids = _spread(len(dataset), size) if self.contiguous else _drawn(len(dataset), size)
+        self.contiguous = in_stretches
+        self._ids = _spread(len(dataset), size) if in_stretches else _drawn(len(dataset), size, domain)
         self.lengths = None if dataset.lengths is None else dataset.lengths[self._ids]
 
     def __len__(self) -> int:
@@ -40,13 +42,13 @@ class TrainSample(Dataset):
 
 
 def train_sample_size(train: int, val: int) -> int:
-    """A fifth of the validation split's size, from 32 to 1,000, and no more than either split has."""
+    """A fifth of the `val` validation samples that an evaluation reads, from 32 to 1,000, and no more than either."""
     return min(train, val, max(_LEAST, min(val // _SHARE, _MOST)))
 
 
-def _drawn(total: int, size: int) -> np.ndarray:
+def _drawn(total: int, size: int, domain: SeedDomain) -> np.ndarray:
     """Not every k-th: labels that come in turns would be missed."""
-    return np.sort(permute(SeedDomain.TRAIN_SAMPLE, 0, np.arange(size), total))
+    return np.sort(permute(domain, 0, np.arange(size), total))
 
 
 def _spread(total: int, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The sample of the training split: of the right size, spread, the same for every seed, whole stretches of a text."""
+"""A fixed sample of a split: of the right size, spread, the same for every seed, whole stretches of a text."""
 
 import numpy as np
 import torch
@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtrain.data.base import Dataset
+from bigtrain.data.fixed_sample import FixedSample, train_sample_size
 from bigtrain.data.loader import evaluation_stream_count
-from bigtrain.data.train_sample import TrainSample, train_sample_size
+from bigtrain.randomness import SeedDomain
 
 
 class Numbers(Dataset):
@@ -22,6 +23,10 @@ class Numbers(Dataset):
 
     def gather(self, ids):
         return {"tokens": torch.from_numpy(ids)}
+
+
+def sample_of(dataset, size):
+    return FixedSample(dataset, size, SeedDomain.TRAIN_SAMPLE, dataset.contiguous)
 
 
 def ids_of(sample):
@@ -40,7 +45,7 @@ def test_it_costs_about_a_fifth_of_an_evaluation(train, val):
 def test_its_samples_are_different_ones_of_the_split(total, data):
     size = data.draw(st.integers(1, total))
     for contiguous in (False, True):
-        ids = ids_of(TrainSample(Numbers(total, contiguous), size))
+        ids = ids_of(sample_of(Numbers(total, contiguous), size))
         assert len(ids) == size and len(set(ids.tolist())) == size
         assert ids.min() >= 0 and ids.max() < total
 
@@ -48,16 +53,21 @@ def test_its_samples_are_different_ones_of_the_split(total, data):
 @given(st.integers(1, 3_000), st.data())
 def test_stretches_of_a_text_are_those_that_are_read_from_end_to_end(total, data):
     size = data.draw(st.integers(1, total))
-    ids = ids_of(TrainSample(Numbers(total, contiguous=True), size))
+    ids = ids_of(sample_of(Numbers(total, contiguous=True), size))
     stretches = np.array_split(ids, evaluation_stream_count(size))
     assert all((np.diff(stretch) == 1).all() for stretch in stretches)
 
 
 def test_labels_that_come_in_turns_are_all_met():
-    ids = ids_of(TrainSample(Numbers(5_000), 1_000))
+    ids = ids_of(sample_of(Numbers(5_000), 1_000))
     assert np.bincount(ids % 10).min() > 50
 
 
 def test_lengths_go_with_the_samples():
-    sample = TrainSample(Numbers(500), 50)
+    sample = sample_of(Numbers(500), 50)
     assert (sample.lengths == ids_of(sample) + 1).all()
+
+
+def test_each_purpose_draws_its_own():
+    samples = [FixedSample(Numbers(500), 50, domain, False) for domain in list(SeedDomain)[:3]]
+    assert len({tuple(ids_of(sample)) for sample in samples}) == 3
