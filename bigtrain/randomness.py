@@ -28,6 +28,7 @@ class SeedDomain(IntEnum):
     STREAM_OFFSET = 0x57EA  # where the first window of an epoch begins, for models that carry a state
     TRAIN_SAMPLE = 0x7EA1  # training samples that are evaluated beside the validation split
     VALIDATION_SAMPLE = 0x7A15  # validation samples that are evaluated in training, where not all are
+    NORMALIZATION_SAMPLE = 0x40A1  # training images whose mean and deviation stand for those of all
     BASELINE_SAMPLES = 0xBA5E  # training samples that the baselines read, where not all are
     PARTNERS = 0x9A127  # the second sample, for tasks that need one
     SECOND_TEXT = 0x2E47  # whether the second text of a pair is the one that follows (next-sentence prediction)

@@ -21,7 +21,7 @@ CORRELATION = 0.997
 MOST_PAIRS = 2e10  # compared by hash in half a minute or so
 _DISTANCE = 2 * (1 - CORRELATION)  # the mean square difference of standardised pixels
 _SIDE = 8  # blocks a side
-_READ = 4096  # samples gathered at once
+_READ, _READ_BYTES = 4096, 64 << 20  # samples gathered at once, at most so many bytes
 _TILE = (1024, 8192)  # distances held at once: 32 MB
 
 
@@ -72,9 +72,18 @@ def label_of(data: DataModule, split: str, sample: int) -> int | None:
 
 
 def _blocks(dataset: Dataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    for start in range(0, len(dataset), _READ):
-        ids = np.arange(start, min(start + _READ, len(dataset)))
+    count = _read_at_once(dataset)
+    for start in range(0, len(dataset), count):
+        ids = np.arange(start, min(start + count, len(dataset)))
         yield start, {name: tensor.numpy() for name, tensor in dataset.gather(ids).items()}
+
+
+def _read_at_once(dataset: Dataset) -> int:
+    """Samples; of photographs fewer than of digits."""
+    if not len(dataset):
+        return _READ
+    first = dataset.gather(np.zeros(1, dtype=np.int64))
+    return max(1, min(_READ, _READ_BYTES // max(1, sum(value.nbytes for value in first.values()))))
 
 
 def _contents(samples: dict[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray | None]:
@@ -124,6 +133,7 @@ def _close(firsts: np.ndarray, laters: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _pixels(dataset: Dataset, ids: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(ids), _READ):
-        images = dataset.gather(ids[start : start + _READ])["images"].numpy()
+    count = _read_at_once(dataset)
+    for start in range(0, len(ids), count):
+        images = dataset.gather(ids[start : start + count])["images"].numpy()
         yield from _standardised(images).reshape(len(images), -1)

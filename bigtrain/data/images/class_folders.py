@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bigtrain.data.base import SPLITS
 from bigtrain.data.images.image_file import SUFFIXES
@@ -81,6 +82,18 @@ def find_images(root: Path, broken: Broken) -> list[Found]:
                 "give it training images, or take it out",
             )
     return files
+
+
+def file_facts(root: Path, files: list[Found]) -> list[list[Any]]:
+    """Name, size and time of each file, which stand for its content. Raises DataError for one that is gone."""
+    facts = []
+    for file in files:
+        try:
+            status = file.path.stat()
+        except OSError as error:
+            raise unreadable_file(file.path, error) from error
+        facts.append([str(file.path.relative_to(root)), status.st_size, status.st_mtime_ns])
+    return facts
 
 
 def class_names(root: Path, files: list[Found]) -> list[str]:

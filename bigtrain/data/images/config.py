@@ -108,7 +108,8 @@ class CIFAR100Config(HoldOutConfig):
 
 @dataclass
 class ImageFolderConfig(HoldOutConfig):
-    """PNG, JPEG, WebP, BMP, GIF, TIFF, PPM and PGM files, in a folder per class; decoded once, then cached.
+    """PNG, JPEG, WebP, BMP, GIF, TIFF, PPM and PGM files, in a folder per class; decoded once, then cached, or
+    each time they are read where they are many.
 
     Under `path` either the class folders, which are split here, or train, perhaps val, and test with class folders.
     Links are followed. Of an animation the first frame is read.
@@ -135,6 +136,13 @@ class ImageFolderConfig(HoldOutConfig):
         False,
         "Leave out files that can't be read as images, and say how many; otherwise the first is an error.",
         before=False,
+    )
+    decode: str = setting(
+        "auto",
+        "ahead: once, to the cache; on_read: in threads, each time an image is read; auto: on_read where all images "
+        "have more than 4 GiB as pixels (docs/data.md).",
+        choices=("auto", "ahead", "on_read"),
+        before="ahead",
     )
     cache_dir: str | None = setting(None, "Where the images are cached; default: the user's cache folder.", path=True)
 

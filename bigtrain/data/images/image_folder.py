@@ -1,5 +1,6 @@
 """Images in a folder per class: the data module, its cache and its splits. Finding the files:
-`data/images/class_folders.py`; decoding one: `data/images/image_file.py`.
+`data/images/class_folders.py`; decoding one: `data/images/image_file.py`; decoding them when they are read:
+`data/images/decoded_on_read.py`.
 
 Splits that have no folder of their own are drawn out of train by a hash of each file's bytes, of each class the same
 part. So hardly a file changes its split when others come or go, and copies of one image are never in two.
@@ -16,13 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from bigtrain.data.base import SPLITS, DataModule, DataSpec
+from bigtrain.data.base import SPLITS, DataModule, Dataset, DataSpec
 from bigtrain.data.cache import Prepared, cache_root, fingerprint_of, load_or_build
 from bigtrain.data.file_state import changed_while_read, unchanged
 from bigtrain.data.images.augment import augmentation_for
-from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_names, find_images
+from bigtrain.data.images.class_folders import LAYOUT, Broken, Found, class_names, file_facts, find_images
 from bigtrain.data.images.config import ImageFolderConfig
-from bigtrain.data.images.image_file import read_image
+from bigtrain.data.images.decoded_on_read import (
+    FileSamples,
+    FolderFiles,
+    decodes_on_read,
+    file_normalization,
+    index_files,
+)
+from bigtrain.data.images.image_file import read_image, require_same_size
 from bigtrain.data.images.samples import ImageSamples, normalization, split_of
 from bigtrain.data.paths import as_path, require_target
 from bigtrain.data.splits import split_by_class, warn_of_missing_classes
@@ -47,31 +55,43 @@ class ImageFolder(DataModule):
         broken = Broken(config.skip_broken)
         files = find_images(root, broken)
         names = class_names(root, files)
-        prepared = _prepared(root, config, files)
+        facts = file_facts(root, files)
+        on_read = decodes_on_read(config, files, facts)
+        prepared = (index_files if on_read else _prepared)(root, config, files, facts)
         for index, problem in reversed(prepared.meta.get("broken", [])):
             broken.add(DataError(Problem(**problem)))
             del files[index]
         broken.tell(len(files))
         numbers = {name: number for number, name in enumerate(names)}
         labels = np.array([numbers[file.label] for file in files])
-        images = prepared.arrays["images"]
         chosen = split_images(config, files, labels, prepared.arrays["hashes"])
         _require_every_class(names, labels[chosen["train"]])
         of_splits = {split: labels[ids] for split, ids in chosen.items()}
         _warn_of_missing_classes(config, names, of_splits, {file.split for file in files})
-        self._samples = {split: ImageSamples(images, labels, ids) for split, ids in chosen.items() if len(ids)}
+        fingerprint = fingerprint_of(prepared.meta["fingerprint"], names, labels, *chosen.values())
+        self._samples: dict[str, Dataset]
+        if on_read:
+            folder = FolderFiles(root, config, files, prepared)
+            read = {split: FileSamples(split, folder, labels, ids) for split, ids in chosen.items() if len(ids)}
+            self._samples, shape = {**read}, folder.shape
+            mean_and_std = file_normalization(config, read["train"], fingerprint)
+        else:
+            images = prepared.arrays["images"]
+            decoded = {split: ImageSamples(images, labels, ids) for split, ids in chosen.items() if len(ids)}
+            self._samples, shape = {**decoded}, images.shape[1:]
+            mean_and_std = normalization(decoded["train"])
         self.spec = DataSpec(
             kind="images",
-            fingerprint=fingerprint_of(prepared.meta["fingerprint"], names, labels, *chosen.values()),
-            sizes={split: len(samples) for split, samples in self._samples.items()},
-            input_shape=tuple(map(int, images.shape[1:])),
+            fingerprint=fingerprint,
+            sizes={split: len(ids) for split, ids in chosen.items() if len(ids)},
+            input_shape=tuple(map(int, shape)),
             num_classes=len(names),
             labels=tuple(names),
-            normalization=normalization(self._samples["train"]),
+            normalization=mean_and_std,
         )
         self.augment = augmentation_for(config.augment, self.spec)
 
-    def dataset(self, split: str) -> ImageSamples:
+    def dataset(self, split: str) -> Dataset:
         return split_of(self._samples, split)
 
 
@@ -133,12 +153,11 @@ def _warn_of_missing_classes(
     warn_of_missing_classes(names, asked, fixes)
 
 
-def _prepared(root: Path, config: ImageFolderConfig, files: list[Found]) -> Prepared:
+def _prepared(root: Path, config: ImageFolderConfig, files: list[Found], facts: list[list[Any]]) -> Prepared:
     """`images` (N, C, H, W) and `hashes` (N,) of the files that can be read, from the cache while none has changed.
 
     meta: "broken", of each other file its index and what is wrong with it.
     """
-    facts = _facts(root, files)
     skipping = ["skip_broken"] if config.skip_broken else []
     key = fingerprint_of("image_folder", _VERSION, facts, config.size, config.channels, *skipping)
 
@@ -146,25 +165,13 @@ def _prepared(root: Path, config: ImageFolderConfig, files: list[Found]) -> Prep
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")  # of EXIF and the like: it does not say in which file
             decoded = _decoded(config, files)
-        changed = [now[0] for before, now in zip(facts, _facts(root, files), strict=True) if before != now]
+        changed = [now[0] for before, now in zip(facts, file_facts(root, files), strict=True) if before != now]
         if changed:
             cause = f"{len(changed):,} of {len(files):,} files were written to, or replaced"
             raise changed_while_read(root / changed[0], cause)
         return decoded
 
     return load_or_build(cache_root(config.cache_dir), "image_folder", key, build)
-
-
-def _facts(root: Path, files: list[Found]) -> list[list[Any]]:
-    """Name, size and time of each file, which stand for its content."""
-    facts = []
-    for file in files:
-        try:
-            status = file.path.stat()
-        except OSError as error:
-            raise unreadable_file(file.path, error) from error
-        facts.append([str(file.path.relative_to(root)), status.st_size, status.st_mtime_ns])
-    return facts
 
 
 def _decoded(config: ImageFolderConfig, files: list[Found]) -> Prepared:
@@ -191,7 +198,7 @@ def _decoded(config: ImageFolderConfig, files: list[Found]) -> Prepared:
                 image, hashes[count] = result
                 if not count:
                     first, images = file, np.empty((len(files), *image.shape), dtype=np.uint8)
-                _require_same_size(file, image, first, images[0])
+                require_same_size(file.path, image.shape, first.path, images.shape[1:])
                 images[count] = image
                 count += 1
             report((start + len(block)) / len(files))
@@ -201,17 +208,3 @@ def _decoded(config: ImageFolderConfig, files: list[Found]) -> Prepared:
     return Prepared(
         {"fingerprint": fingerprint_of(images, hashes), "broken": broken}, {"images": images, "hashes": hashes}
     )
-
-
-def _require_same_size(file: Found, image: np.ndarray, first: Found, other: np.ndarray) -> None:
-    if image.shape != other.shape:
-        raise DataError.of(
-            "DATA-IMAGE",
-            f"{file.path} has {_pixels(image.shape)} pixels, {first.path} has {_pixels(other.shape)}",
-            cause="images must be of one size",
-            fix=f"data.size={min(other.shape[1:])} scales and cuts them all to squares of that size",
-        )
-
-
-def _pixels(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]} x {shape[1]}"

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from bigtrain.data.base import Dataset
 from bigtrain.data.order import permute
 from bigtrain.data.splits import swap_in_missing, warn_of_missing_classes
 from bigtrain.errors import DataError
+
+S = TypeVar("S", bound=Dataset)
 
 _SPLIT_SEED = 20240229  # fixed: every run, whatever its seed, validates on the same images
 _BLOCK = 4096  # images counted at once: 3 MB of MNIST
@@ -59,7 +62,7 @@ def warn_of_missing(names: Sequence[str], samples: Mapping[str, ImageSamples], v
     warn_of_missing_classes(names, labels, {"val": "add images, or go without: data.val_fraction=0"})
 
 
-def split_of(samples: dict[str, ImageSamples], split: str) -> ImageSamples:
+def split_of(samples: Mapping[str, S], split: str) -> S:
     """The samples of a split. Raises DataError where there is none."""
     if split not in samples:
         raise DataError.of(
@@ -76,10 +79,14 @@ def normalization(samples: ImageSamples) -> dict[str, list[float]]:
 def normalization_of(images: np.ndarray, chosen: np.ndarray | None = None) -> dict[str, list[float]]:
     """The same of images (N, C, H, W) uint8, or of those that are chosen."""
     chosen = np.arange(len(images)) if chosen is None else chosen
-    channels = images.shape[1]
+    starts = range(0, len(chosen), _BLOCK)
+    return normalization_of_blocks((images[chosen[start : start + _BLOCK]] for start in starts), images.shape[1])
+
+
+def normalization_of_blocks(blocks: Iterable[np.ndarray], channels: int) -> dict[str, list[float]]:
+    """The same of images that come in blocks (B, C, H, W) uint8."""
     counts = np.zeros((channels, 256), dtype=np.int64)
-    for start in range(0, len(chosen), _BLOCK):
-        block = images[chosen[start : start + _BLOCK]]
+    for block in blocks:
         for channel in range(channels):
             counts[channel] += np.bincount(block[:, channel].reshape(-1), minlength=256)
     values = np.arange(256) / 255
