@@ -86,13 +86,14 @@ def find_images(root: Path, broken: Broken) -> list[Found]:
 
 def file_facts(root: Path, files: list[Found]) -> list[list[Any]]:
     """Name, size and time of each file, which stand for its content. Raises DataError for one that is gone."""
-    facts = []
+    facts, above = [], "" if str(root) == "." else f"{str(root).rstrip('/')}/"
     for file in files:
         try:
             status = file.path.stat()
         except OSError as error:
             raise unreadable_file(file.path, error) from error
-        facts.append([str(file.path.relative_to(root)), status.st_size, status.st_mtime_ns])
+        # Path.relative_to takes as long as the rest of a start with a million files.
+        facts.append([str(file.path).removeprefix(above), status.st_size, status.st_mtime_ns])
     return facts
 
 

@@ -152,10 +152,12 @@ def _read_all(config: ImageFolderConfig, files: list[Found], report: Any) -> Pre
 
 
 class FolderFiles:
-    """The files that an index is of: reads them by their number in it. 8 bytes and a name for each are in memory."""
+    """The files that an index is of, with their `file_facts`: reads them by their number in it. In memory are a name
+    and 16 bytes for each.
+    """
 
-    def __init__(self, root: Path, config: ImageFolderConfig, files: list[Found], index: Prepared):
-        names = [os.fsencode(file.path.relative_to(root)) for file in files]
+    def __init__(self, root: Path, config: ImageFolderConfig, facts: list[list[Any]], index: Prepared):
+        names = [os.fsencode(name) for name, *_ in facts]
         self.shape: tuple[int, ...] = tuple(index.meta["shape"])
         self._root = root
         self._size, self._channels = config.size, config.channels

@@ -60,7 +60,7 @@ class ImageFolder(DataModule):
         prepared = (index_files if on_read else _prepared)(root, config, files, facts)
         for index, problem in reversed(prepared.meta.get("broken", [])):
             broken.add(DataError(Problem(**problem)))
-            del files[index]
+            del files[index], facts[index]
         broken.tell(len(files))
         numbers = {name: number for number, name in enumerate(names)}
         labels = np.array([numbers[file.label] for file in files])
@@ -71,7 +71,7 @@ class ImageFolder(DataModule):
         fingerprint = fingerprint_of(prepared.meta["fingerprint"], names, labels, *chosen.values())
         self._samples: dict[str, Dataset]
         if on_read:
-            folder = FolderFiles(root, config, files, prepared)
+            folder = FolderFiles(root, config, facts, prepared)
             read = {split: FileSamples(split, folder, labels, ids) for split, ids in chosen.items() if len(ids)}
             self._samples, shape = {**read}, folder.shape
             mean_and_std = file_normalization(config, read["train"], fingerprint)
