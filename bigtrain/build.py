@@ -1,11 +1,13 @@
 """RunConfig → live objects. The only place that wires parts together, and the only one that resolves factories.
 
 Order of assembly: data → task → network (initialise, tie) → precision → optimizer → compile → restore → replicate →
-trainer. State is copied into what exists; nothing is built from a file.
+trainer. State is copied into what exists; nothing is built from a file. A network that is split over ranks is split
+before it is initialised, and so before anything else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from bigtrain.data.limited import LimitedData
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.data.order import ContiguousOrder, choose_order
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
-from bigtrain.distributed.replica import replicate
+from bigtrain.distributed.strategy import Strategy, choose_strategy, gathered, replicate, reshard
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network, tie_weights
@@ -38,7 +40,7 @@ from bigtrain.tracking.status_line import status_line
 from bigtrain.tracking.throughput import flops_per_sample
 from bigtrain.tracking.tracker import Tracker
 from bigtrain.training.cadence import Cadences, Length, WorkUnits, length_and_cadences
-from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.extension import lay_out, record_extension
 from bigtrain.training.machine import (
     choose_precision,
@@ -46,6 +48,7 @@ from bigtrain.training.machine import (
     compile_network,
     keep_threads,
     peak_flops,
+    precision_of_shards,
     records,
 )
 from bigtrain.training.moving_average import MovingAverage
@@ -53,6 +56,7 @@ from bigtrain.training.observer import Observer
 from bigtrain.training.precision import ResolvedPrecision
 from bigtrain.training.recurrent_state import carries_state, initial_state
 from bigtrain.training.selection import Selection
+from bigtrain.training.sharded_module import bytes_without_shards, sharded_module
 from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.speed_meter import Throughput
 from bigtrain.training.state import TrainState
@@ -71,6 +75,7 @@ class Parts:
     network: Network
     module: TrainingModule
     world: World
+    strategy: Strategy = Strategy("single", "one rank")
     audit: Report | None = None  # of the data, where it was audited
 
     @cached_property
@@ -98,14 +103,29 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None = None) -> DataMod
 
 
 def build_parts(
-    config: RunConfig, data: DataModule, world: World, spec: DataSpec | None = None, *, draw: bool = True
+    config: RunConfig,
+    data: DataModule,
+    world: World,
+    spec: DataSpec | None = None,
+    *,
+    draw: bool = True,
+    resolved: Mapping[str, str] | None = None,
 ) -> Parts:
-    """Task and network for the data; `spec`: a checkpoint's own; `draw`: see `build_network`."""
+    """Task and network for the data; `spec`: a checkpoint's own; `draw`: see `build_network`; `resolved`: what `auto`
+    became in a run that is resumed.
+    """
     spec = spec or data.spec
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, data.tokenizer)
+    strategy = choose_strategy(
+        config.trainer.strategy, world, lambda: bytes_without_shards(undrawn_network(config, task, spec), config)
+    )
     with status_line("Drawing the initial weights", ""):
-        network = build_network(config, task, spec, world.device, draw=draw)
-    return Parts(config, data, task, network, TrainingModule(network, task), world)
+        if strategy.shards:
+            network = undrawn_network(config, task, spec)
+            module = sharded_module(network, task, config, world, strategy, resolved or {}, draw=draw)
+        else:
+            module = TrainingModule(build_network(config, task, spec, world.device, draw=draw), task)
+    return Parts(config, data, task, module.network, module, world, strategy)
 
 
 def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.device, *, draw: bool = True) -> Network:
@@ -113,13 +133,21 @@ def build_network(config: RunConfig, task: Task, spec: DataSpec, device: torch.d
 
     Without `draw` weights can be uninitialised memory: for a caller that then loads all of them.
     """
+    network = undrawn_network(config, task, spec)
+    if draw:
+        draw_weights(network, config.seed)
+    return network.to(device)
+
+
+def undrawn_network(config: RunConfig, task: Task, spec: DataSpec) -> Network:
+    """Backbone and heads, tied, on the CPU. What is declared (`nn/init.py`) is memory that nothing has written to, and
+    that so takes none of the machine's.
+    """
     torch.manual_seed(mix(config.seed, SeedDomain.INITIALISATION))  # for constructors of plug-ins that draw
     backbone = MODELS.entry_of(config.model).load()(config.model, spec)
     network = Network(backbone, task.build_heads(backbone.hidden_size, config.model))
     tie_weights(network, config.model)
-    if draw:
-        draw_weights(network, config.seed)
-    return network.to(device)
+    return network
 
 
 def build_trainer(
@@ -144,7 +172,8 @@ def build_trainer(
     evaluator = build_evaluator(parts, precision, length, cadences)
     trainer = Trainer(
         module=module,
-        replica=replicate(module, world),
+        replica=replicate(module, world, parts.strategy),
+        strategy=parts.strategy,
         optimizer=optimizer,
         schedule=build_schedule(config, parts.units, length, state),
         clip_norm=settings.clip_norm,
@@ -157,7 +186,7 @@ def build_trainer(
         checkpoints=CheckpointStore(run_dir / "checkpoints", settings.keep_last),
         snapshot=snapshot,
         tracker=tracker,
-        show_samples=build_observer(parts, tracker),
+        show_samples=build_observer(parts, precision, tracker),
         watch=build_watch(parts, run_dir, tracker, state.step),
         length=length,
         cadences=cadences,
@@ -192,8 +221,12 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
             head.count(parts.data.dataset("train"))
     if isinstance(loader.order, ContiguousOrder):
         module.recurrent_state = initial_state(parts.network, loader.order.batch_size)
-    flops = flops_per_sample(module, to_device(loader.typical_batch(), world.device))
-    precision = choose_precision(module, config.trainer, loader, flops, state, world)
+    state.resolved["strategy"] = str(parts.strategy)
+    gathered_in = precision_of_shards(config.trainer, world.device, state.resolved) if parts.strategy.shards else "fp32"
+    with ResolvedPrecision(gathered_in, "").autocast(world.device):
+        flops = flops_per_sample(module, to_device(loader.typical_batch(), world.device))
+    reshard(module)
+    precision = choose_precision(module, config.trainer, loader, flops, state, world, parts.strategy.shards)
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     step_flops = flops * loader.order.samples_per_step
     choose_recording(module, config.trainer, optimizer, loader, precision, step_flops, state, world)
@@ -258,10 +291,18 @@ def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Se
     return selection
 
 
-def build_observer(parts: Parts, tracker: Tracker) -> Observer:
-    """What records samples at each evaluation, on rank 0."""
-    enabled = parts.config.tracking.samples and parts.world.is_main
-    return Observer(parts.task, parts.network, parts.data, parts.config, tracker, enabled)
+def build_observer(parts: Parts, precision: ResolvedPrecision, tracker: Tracker) -> Callable[[Evaluation, int], None]:
+    """What records samples at each evaluation, on rank 0; the weights of a sharded network are gathered for it."""
+    enabled = parts.config.tracking.samples
+    observer = Observer(parts.task, parts.network, parts.data, parts.config, tracker, enabled and parts.world.is_main)
+    if not (enabled and parts.strategy.shards):
+        return observer
+
+    def show(evaluation: Evaluation, step: int) -> None:
+        with gathered(parts.module), precision.autocast(parts.world.device):
+            observer(evaluation, step)
+
+    return show
 
 
 def build_watch(parts: Parts, run_dir: Path, tracker: Tracker, first_step: int) -> Watch:

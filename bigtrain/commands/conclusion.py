@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bigtrain.build import Parts
 from bigtrain.config.compose import Composed
 from bigtrain.config.kinds import TaskConfig
 from bigtrain.config.saved import plain_settings
+from bigtrain.distributed.strategy import gathered
 from bigtrain.errors import CheckpointError
 from bigtrain.nn.size import count_parameters
 from bigtrain.report.overfit import Fit, overfit_verdict
@@ -34,12 +36,11 @@ def conclude(
     """Records the results, on rank 0; returns facts for status.json, and what to print after. `columns`: of
     `evaluate_best`.
     """
+    example = _final_example(parts, trainer) if composed.config.tracking.samples else Example()
     if not parts.world.is_main:
         return {}, None
     baselines = _add_baselines(columns, parts, trainer.tracker)
     metrics = {f"{column.split}/{name}": value for column in columns for name, value in column.metrics.items()}
-    shown = composed.config.tracking.samples
-    example = parts.task.final_example(parts.network, parts.data, parts.config) if shown else Example()
     if example.text:
         trainer.tracker.text("test/sample", example.text, trainer.state.step)
     fresh = {tag: value for tag, value in metrics.items() if _comes_last(tag, parts.config.task)} | baselines
@@ -88,6 +89,15 @@ def best_evaluation(trainer: Trainer, columns: list[SplitMetrics]) -> dict[str, 
     name = f"val/{watched.metric}"
     found = {"metric": metric, "step": state.best_step, "name": name, "higher_is_better": watched.higher_is_better}
     return found | sampled
+
+
+def _final_example(parts: Parts, trainer: Trainer) -> Example:
+    """What rank 0 writes, for which sharded weights are gathered on all ranks, in the dtype of autocast."""
+    low = trainer.precision.autocast(parts.world.device) if parts.strategy.shards else nullcontext()
+    with gathered(trainer.module), low:
+        if parts.world.is_main:
+            return parts.task.final_example(parts.network, parts.data, parts.config)
+    return Example()
 
 
 def _comes_last(tag: str, task: TaskConfig) -> bool:

@@ -9,13 +9,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from bigtrain.build import Parts
+import torch
+
+from bigtrain.build import Parts, build_network
 from bigtrain.config.compose import Composed
 from bigtrain.config.overrides import escape
 from bigtrain.config.run import RunConfig
 from bigtrain.data.tokenizers.subword_definition import is_extension
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer, tokenizer_from_json
+from bigtrain.distributed.shards import copy_part
 from bigtrain.errors import CheckpointError, DataError
 from bigtrain.interop.hugging_face import load_folder
 from bigtrain.interop.pretrained import recognises, tokenizer_file, unread_tokenizer
@@ -23,7 +26,7 @@ from bigtrain.interop.tokenizer_files import definition_of
 from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.storage.finding import find_checkpoint
 from bigtrain.storage.run_directory import find_latest_run
-from bigtrain.training.snapshot import load_matching
+from bigtrain.training.snapshot import load_matching, module_tensors
 
 
 def settled(composed: Composed) -> Composed:
@@ -89,8 +92,23 @@ def initialise(config: RunConfig, parts: Parts) -> list[str]:
         notes.append(f"init_from: the settings of the model are those of {source / 'config.json'}")
         spare = (config.model.num_embeddings or 0) - (parts.data.spec.vocab_size or 0)
         notes += [f"init_from: {spare:,} embeddings are of no token: kept, and never generated"] if spare > 0 else []
-        return notes + load_folder(parts.network, source, config.model, path)
+        return notes + _load_folder(parts, source, path)
     return notes + load_matching(parts.network, find_checkpoint(config.init_from, ranks=parts.world))
+
+
+def _load_folder(parts: Parts, source: Path, tokenizer_path: str | None) -> list[str]:
+    """`load_folder`; where the network is split over ranks, each rank loads all of it in host memory, and keeps its
+    part.
+    """
+    config = parts.config
+    if not parts.strategy.shards:
+        return load_folder(parts.network, source, config.model, tokenizer_path)
+    whole = build_network(config, parts.task, parts.data.spec, torch.device("cpu"))
+    report = load_folder(whole, source, config.model, tokenizer_path)
+    given = module_tensors(whole)
+    for name, target in module_tensors(parts.network).items():
+        copy_part(target, given[name])
+    return report
 
 
 def _is_tokenizer_of_source(path: str | None, config: RunConfig) -> bool:

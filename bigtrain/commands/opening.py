@@ -35,6 +35,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
         config_text=document_text(composed.document),
         resolved={
             "device": ranks + device_name(world.device),
+            **({"strategy": state.resolved["strategy"]} if world.size > 1 else {}),
             "precision": f"{trainer.precision.name} ({trainer.precision.reason})",
             **({"evaluation": sampling} if (sampling := trainer.evaluator.sampling()) else {}),
             "compile": state.resolved["compile"],

@@ -179,7 +179,8 @@ def _build(
         )
     if world.is_main:
         tracker.open(opening(composed, run_dir, data))
-    parts = build_parts(config, data, world, draw=resumed is None)
+    resolved = None if resumed is None else resumed.fact("resolved")
+    parts = build_parts(config, data, world, draw=resumed is None, resolved=resolved)
     parts.audit = report
     if problems := refused(find_contradictions(config, parts.units.length), composed.asked):
         raise ConfigError(*(replace(problem, cause="the command line, with data of this size") for problem in problems))

@@ -26,7 +26,8 @@ FREE_KEYS = (
     "tags",
     *(f"data.{key}" for key in ("audit", "audit_limit", "audit_similarity")),
     *(f"trainer.{key}" for key in ("log_every", "eval_every", "eval_train", "save_every", "keep_last", "time_limit")),
-    *(f"trainer.{key}" for key in ("gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")),
+    *(f"trainer.{key}" for key in ("gpus", "processes", "strategy", "rank_timeout", "max_restarts")),
+    *(f"trainer.{key}" for key in ("profile", "find_nonfinite")),
 )
 
 LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "trainer.early_stopping.min_delta")
@@ -34,7 +35,10 @@ LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "train
 
 _OF_A_SESSION = tuple(
     f"trainer.{key}"
-    for key in ("time_limit", "gpus", "processes", "rank_timeout", "max_restarts", "profile", "find_nonfinite")
+    for key in (
+        *("time_limit", "gpus", "processes", "strategy"),
+        *("rank_timeout", "max_restarts", "profile", "find_nonfinite"),
+    )
 )
 
 

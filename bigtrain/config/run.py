@@ -61,6 +61,14 @@ class TrainerConfig:
         0, "Times that ranks killed from outside are started again, from the last checkpoint.", at_least=0
     )
     rank_timeout: str = setting("10min", "How long a rank waits for the others before it gives up.", duration="time")
+    strategy: str = setting(
+        "auto",
+        "How ranks share the model. ddp: each holds all of it; fsdp: each holds a part, and weights are gathered block "
+        "by block as they are needed; hsdp: so within a machine, and the same on every machine; auto: ddp, and fsdp "
+        "where weights, gradients and optimizer state would take more than half of a GPU's memory (docs/gpu.md).",
+        choices=("auto", "ddp", "fsdp", "hsdp"),
+        before="ddp",
+    )
     precision: Precision = setting(
         Precision.auto,
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "

@@ -40,6 +40,7 @@ class World:
     size: int
     device: torch.device
     host_group: Any = None
+    local_size: int = 1  # ranks on this machine
     timeout: timedelta | None = None  # of a collective
 
     @property
@@ -170,7 +171,7 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
             device_id=device if device.type == "cuda" else None,
         )
         host_group = dist.new_group(backend="gloo", timeout=timeout)
-        world = World(environment.rank, environment.size, device, host_group, timeout=timeout)
+        world = World(environment.rank, environment.size, device, host_group, environment.local_size, timeout)
     try:
         with lost_ranks():
             yield world

@@ -19,6 +19,7 @@ from bigtrain.nn.block import Block
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, normal_linear
+from bigtrain.nn.norm import LayerNorm
 from bigtrain.nn.positional import LearnedPositions
 from bigtrain.nn.stochastic_depth import skip_probabilities
 
@@ -43,12 +44,12 @@ class Bert(Backbone):
         self.token_embedding = normal_embedding(rows, width, std=std)
         self.positions = LearnedPositions(config.max_length, width, std=std)
         self.segment_embedding = normal_embedding(SEGMENTS, width, std=std)
-        self.embedding_norm = nn.LayerNorm(width, eps=config.norm_epsilon)
+        self.embedding_norm = LayerNorm(width, eps=config.norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         skips = skip_probabilities(config.stochastic_depth, config.num_layers)
         self.blocks = nn.ModuleList(_block(config, skip) for skip in skips)
         pre_norm = config.norm_position is NormPosition.pre
-        self.norm = nn.LayerNorm(width, eps=config.norm_epsilon) if pre_norm else None
+        self.norm = LayerNorm(width, eps=config.norm_epsilon) if pre_norm else None
         self.pooler: nn.Linear | None = normal_linear(width, width, bias=True, std=std)
 
     def forward(
@@ -87,7 +88,7 @@ def _block(config: BertConfig, skip_probability: float) -> Block:
         pre_norm=config.norm_position is NormPosition.pre,
         skip_probability=skip_probability,
         attention=Attention(width, config.num_heads, attention_dropout=config.attention_dropout, **settings),
-        attention_norm=nn.LayerNorm(width, eps=config.norm_epsilon),
+        attention_norm=LayerNorm(width, eps=config.norm_epsilon),
         feedforward=FeedForward(width, size, "gelu", **settings),
-        feedforward_norm=nn.LayerNorm(width, eps=config.norm_epsilon),
+        feedforward_norm=LayerNorm(width, eps=config.norm_epsilon),
     )

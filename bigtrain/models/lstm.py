@@ -98,7 +98,8 @@ class LSTM(Backbone):
 
     def initial_state(self, batch: int, max_length: int = 0) -> Tensor:
         """Zeros, (B, L, K, H): at the beginning of a text. Its size does not depend on `max_length`."""
-        return self.token_embedding.weight.new_zeros(batch, *self._state_shape)
+        weight = self.token_embedding.weight  # zeros made of it would be split over ranks as it is
+        return torch.zeros(batch, *self._state_shape, dtype=weight.dtype, device=weight.device)
 
     def _pooled(self, hidden_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
         if self._pooling == "last" and self._bidirectional:

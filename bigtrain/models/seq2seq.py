@@ -23,6 +23,7 @@ from bigtrain.nn.cache import KeyValueCache
 from bigtrain.nn.features import Features, padding_mask
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, xavier_std
+from bigtrain.nn.norm import LayerNorm
 from bigtrain.nn.positional import added_positions
 
 
@@ -155,17 +156,17 @@ def _block(config: Seq2SeqConfig, *, decoder: bool) -> Block:
     std = xavier_std(width, size)
     parts: dict[str, nn.Module] = {
         "attention": Attention(width, heads, causal=decoder, **attention),
-        "attention_norm": nn.LayerNorm(width, config.norm_epsilon),
+        "attention_norm": LayerNorm(width, config.norm_epsilon),
     }
     if decoder:
         parts["cross_attention"] = Attention(width, heads, cross=True, **attention)
-        parts["cross_attention_norm"] = nn.LayerNorm(width, config.norm_epsilon)
+        parts["cross_attention_norm"] = LayerNorm(width, config.norm_epsilon)
     parts["feedforward"] = FeedForward(width, size, activation, **common, std=std, projection_std=std)
-    parts["feedforward_norm"] = nn.LayerNorm(width, config.norm_epsilon)
+    parts["feedforward_norm"] = LayerNorm(width, config.norm_epsilon)
     return Block(pre_norm=config.norm_position is NormPosition.pre, **parts)
 
 
 def _last_norm(config: Seq2SeqConfig) -> nn.Module:
     if config.norm_position is NormPosition.post:
         return nn.Identity()
-    return nn.LayerNorm(config.hidden_size, config.norm_epsilon)
+    return LayerNorm(config.hidden_size, config.norm_epsilon)

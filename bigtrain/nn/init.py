@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bigtrain.distributed.shards import is_sharded, part_of
 from bigtrain.randomness import SeedDomain, mix
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -118,15 +119,14 @@ def declared(module: nn.Module) -> Mapping[str, Distribution]:
 def draw_weights(network: nn.Module, seed: int) -> None:
     """Draws every declared parameter of a network on the CPU; a tied one once, under the first of its names.
 
-    In as many threads as torch has; the numbers don't depend on that.
+    In as many threads as torch has; the numbers don't depend on that. Of a parameter that is split over ranks this
+    rank's part is drawn, with the numbers that it has in the whole.
     """
-    modules = dict(network.named_modules())
     copies, pending = [], []
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for name, parameter in network.named_parameters():
-            owner, _, own_name = name.rpartition(".")
-            distribution = declared(modules[owner]).get(own_name)
-            if distribution is None:
+        for name, parameter, distribution in _declared_parameters(network):
+            if is_sharded(parameter):
+                _draw_part(parameter, distribution, seed, name, threads)
                 continue
             values = parameter.detach().contiguous()
             if not parameter.is_contiguous():
@@ -141,6 +141,47 @@ def draw_weights(network: nn.Module, seed: int) -> None:
             block.result()
     for target, values in copies:
         target.copy_(values)
+
+
+def forget_declared(network: nn.Module) -> None:
+    """Moves every declared parameter to the meta device: its shape stays, its memory goes. Ties stay."""
+    metas = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for _, parameter, _ in _declared_parameters(network)
+    }
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) in metas:
+                setattr(module, name, metas[id(parameter)])
+
+
+def _declared_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter, Distribution]]:
+    modules = dict(network.named_modules())
+    for name, parameter in network.named_parameters():
+        owner, _, own_name = name.rpartition(".")
+        if (distribution := declared(modules[owner]).get(own_name)) is not None:
+            yield name, parameter, distribution
+
+
+def _draw_part(
+    parameter: Tensor, distribution: Distribution, seed: int, name: str, threads: ThreadPoolExecutor
+) -> None:
+    """Draws this rank's part, whole rows of the parameter, from the blocks that it touches."""
+    part = part_of(parameter, 0)
+    first = part.offsets[0] * math.prod(part.shape[1:])
+    last, size = first + part.values.numel(), distribution.block_size
+
+    def draw(index: int) -> None:
+        begin = index * size
+        end = min(begin + size, math.prod(part.shape))
+        block_N = torch.empty(end - begin, dtype=part.values.dtype, device="cpu")
+        draw_block(block_N, distribution, seed, name, index)
+        lower, upper = max(begin, first), min(end, last)
+        part.values.view(-1)[lower - first : upper - first].copy_(block_N[lower - begin : upper - begin])
+
+    blocks = range(first // size, -(-last // size)) if last > first else range(0)
+    for _ in threads.map(draw, blocks) if distribution.single_threaded else map(draw, blocks):
+        pass
 
 
 def draw_block(block_N: Tensor, distribution: Distribution, seed: int, name: str, index: int) -> None:

@@ -19,10 +19,26 @@ def make_norm(name: str, width: int, *, epsilon: float, bias: bool) -> nn.Module
     Raises ValueError for another name.
     """
     if name == "layernorm":
-        return nn.LayerNorm(width, eps=epsilon, bias=bias)
+        return LayerNorm(width, eps=epsilon, bias=bias)
     if name == "rmsnorm":
         return RMSNorm(width, epsilon)
     raise ValueError(f"norm is {name!r}; allowed: layernorm, rmsnorm")
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` (arXiv:1607.06450), also with parameters of a lower precision than its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype."""
+        bias = None if self.bias is None else at_least(self.bias, x)
+        return F.layer_norm(x, self.normalized_shape, at_least(self.weight, x), bias, self.eps)
+
+
+def at_least(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter in the precision of `x` or its own, whichever is higher: kernels don't take a lower one. Under FSDP
+    the parameters of a block are gathered in the dtype of autocast (`distributed/strategy.py`).
+    """
+    return parameter.to(torch.promote_types(parameter.dtype, x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -35,7 +51,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype."""
-        return rms_norm(x, self.weight, self.epsilon)
+        return rms_norm(x, at_least(self.weight, x), self.epsilon)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:

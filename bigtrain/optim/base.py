@@ -9,16 +9,23 @@ start, so that a checkpoint always has the same keys, and the two are arguments 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from bigtrain.distributed.shards import is_sharded, local, locals_of
 
 State = dict[str, Tensor]
 
 
 class UpdateRule(Protocol):
     """One algorithm with its settings. Immutable: all that changes from step to step is in the states."""
+
+    elementwise: ClassVar[bool]
+    """Whether what becomes of an element follows from its own gradient and state alone. `update` then gets this rank's
+    parts where tensors are split over ranks (`distributed/shards.py`); else the sharded tensors themselves.
+    """
 
     def initial_state(self, parameter: Tensor) -> State:
         """The state of one parameter before its first step, on its device."""
@@ -74,11 +81,14 @@ class Optimizer:
                 if parameters:
                     gradients = [_laid_out_as(parameter, parameter.grad) for parameter in parameters]
                     states = [self.state[parameter] for parameter in parameters]
+                    if group["rule"].elementwise:
+                        parameters, gradients = locals_of(parameters), locals_of(gradients)
+                        states = [{key: local(value) for key, value in state.items()} for state in states]
                     group["rule"].update(
                         parameters, gradients, states, lr=group["lr"], found_inf=found_inf, grad_scale=grad_scale
                     )
                     if group["l1"]:
-                        move_towards_zero(parameters, group["lr"] * group["l1"], found_inf)
+                        move_towards_zero(locals_of(parameters), group["lr"] * group["l1"], found_inf)
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
@@ -129,7 +139,9 @@ def move_towards_zero(targets: list[Tensor], threshold: float, found_inf: Tensor
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with the strides of its parameter: fused kernels on a CPU ignore strides."""
-    if gradient.stride() == parameter.stride():
+    """The gradient with the strides of its parameter: fused kernels on a CPU ignore strides. (Sharded
+    ones are contiguous.)
+    """
+    if is_sharded(parameter) or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

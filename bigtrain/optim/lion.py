@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from bigtrain.optim.base import State, fused_sgd
 @dataclass(frozen=True)
 class LionRule:
     """Every weight moves by exactly the learning rate, plus decoupled decay; half the state of Adam."""
+
+    elementwise: ClassVar[bool] = True
 
     betas: tuple[float, float]
     weight_decay: float

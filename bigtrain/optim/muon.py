@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bigtrain.distributed.row_exchange import RowExchange
+from bigtrain.distributed.shards import is_sharded, local, locals_of
 from bigtrain.optim.base import State, fused_sgd
 
 # Jordan's: steep at zero instead of exact at one. Of 128x512 noise, singular values come out at 0.67 … 1.14.
@@ -28,6 +31,8 @@ class MuonRule:
     So AdamW's rates and decoupled decays carry over (arXiv:2502.16982). A convolution kernel counts as a matrix
     (out, in · height · width).
     """
+
+    elementwise: ClassVar[bool] = False
 
     momentum: float
     nesterov: bool
@@ -47,19 +52,17 @@ class MuonRule:
         found_inf: Tensor,
         grad_scale: Tensor,
     ) -> None:
-        directions = self._directions(gradients, states, found_inf, grad_scale)
+        states = [{key: local(value) for key, value in state.items()} for state in states]
+        directions = self._directions(locals_of(gradients), states, found_inf, grad_scale)
+        if is_sharded(parameters[0]):
+            orthogonalize_parts(directions, parameters)
+        else:
+            orthogonalize_all(directions)
         by_shape = defaultdict(list)
         for parameter, direction in zip(parameters, directions, strict=True):
-            by_shape[tuple(direction.flatten(1).shape)].append((parameter, direction))
+            by_shape[parameter.shape[0], math.prod(parameter.shape[1:])].append((local(parameter), direction))
         for (rows, columns), group in by_shape.items():
             members, directions = map(list, zip(*group, strict=True))
-            matrices = torch.empty(
-                len(group), rows, columns, dtype=orthogonalization_dtype(found_inf.device), device=found_inf.device
-            )
-            # One kernel each for all matrices, in and out.
-            torch._foreach_copy_(matrices.unbind(), [direction.flatten(1) for direction in directions])
-            orthogonal = orthogonalize(matrices).unbind()
-            torch._foreach_copy_(directions, [x.view(y.shape) for x, y in zip(orthogonal, directions, strict=True)])
             scale = _RMS_OF_ADAMW * math.sqrt(max(rows, columns))
             fused_sgd(
                 members,
@@ -92,6 +95,34 @@ class MuonRule:
         return directions
 
 
+def orthogonalize_all(directions: list[Tensor]) -> None:
+    """`orthogonalize` each, as a matrix (rows, all other axes), in place; those of one shape together."""
+    by_shape = defaultdict(list)
+    for direction in directions:
+        by_shape[tuple(direction.flatten(1).shape)].append(direction)
+    for (rows, columns), group in by_shape.items():
+        device = group[0].device
+        matrices = torch.empty(len(group), rows, columns, dtype=orthogonalization_dtype(device), device=device)
+        # One kernel each for all matrices, in and out.
+        torch._foreach_copy_(matrices.unbind(), [direction.flatten(1) for direction in group])
+        orthogonal = orthogonalize(matrices).unbind()
+        torch._foreach_copy_(group, [x.view(y.shape) for x, y in zip(orthogonal, group, strict=True)])
+
+
+def orthogonalize_parts(directions: list[Tensor], wholes: list[Tensor]) -> None:
+    """`orthogonalize_all` for this rank's parts of matrices that are split over N ranks by rows (arXiv:2502.16982,
+    section 2.3, with one owner for each matrix: pytorch/torchtitan#4034).
+
+    Matrix i is gathered on rank i mod N, made orthogonal there, and its parts sent back: two all-to-alls, in which a
+    rank sends and receives 1/N of all numbers each, in the dtype of the iteration. It holds 1/N of the matrices whole.
+    """
+    dtype = orthogonalization_dtype(directions[0].device)
+    exchange = RowExchange(wholes, dtype)
+    mine = exchange.gather([direction.to(dtype) for direction in directions])
+    orthogonalize_all(mine)
+    torch._foreach_copy_(directions, exchange.scatter(mine))
+
+
 def orthogonalize(matrices: Tensor) -> Tensor:
     """(N, rows, columns) → about the nearest matrices with orthonormal rows, or columns where those are fewer.
 
@@ -100,7 +131,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=torch.float32)
+    precise = torch.promote_types(matrices.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True, dtype=precise)
     x = matrices.div_(norms.clamp(min=1e-7))
     for _ in range(_ITERATIONS):
         # a x + b (x xᵀ) x + c (x xᵀ)² x, with a on the diagonal: one large product instead of one and a sum.

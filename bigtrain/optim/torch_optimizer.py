@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bigtrain.distributed.shards import is_sharded, locals_of
 from bigtrain.errors import ConfigError
 from bigtrain.optim.base import Optimizer, State, move_towards_zero
 from bigtrain.optim.config import CommonConfig
@@ -34,7 +35,8 @@ class TorchOptimizer(Optimizer):
     """Wraps `optimizer_class(groups, lr=…, **arguments)`, whose `step()` takes no closure.
 
     Groups follow the settings (rates, decay, freezing); one that is not decayed has `weight_decay` 0. Raises
-    ConfigError for a decay that the class does not have, and for a state that a checkpoint can't hold.
+    ConfigError for a decay that the class does not have, for a state that a checkpoint can't hold, and, where
+    parameters are split over ranks, for a class that can't compute on DTensors.
 
     A torch optimizer makes its state of a parameter in that parameter's first step; a checkpoint has the same tensors
     from the start. So a trial step on copies shows which there are, and until `started` is 1 zeros are in their place.
@@ -61,7 +63,14 @@ class TorchOptimizer(Optimizer):
         self.state = {parameter: {} for group in self.param_groups for parameter in group["params"]}
         copies = {parameter: _copy_with_gradient(parameter) for parameter in self.state}
         trial = make([group | {"params": [copies[one] for one in group["params"]]} for group in self.param_groups])
-        trial.step()
+        try:
+            trial.step()
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(map(is_sharded, self.state)):
+                raise
+            what = str(error).splitlines()[0]
+            problem = f"it can't compute on tensors that are split over ranks ({what})"
+            raise self._refusal(problem, "trainer.strategy=ddp") from error
         self._kept = [self._keep(self._theirs.state, one, trial.state[copies[one]], one, "") for one in self.state]
         for index, (group, tried) in enumerate(zip(self.param_groups, trial.param_groups, strict=True)):
             self._kept.append(self._keep({index: group}, index, tried, group["params"][0], "group."))
@@ -78,7 +87,7 @@ class TorchOptimizer(Optimizer):
             for group in self.param_groups:
                 if group["l1"]:
                     moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-                    move_towards_zero(moved, group["lr"] * group["l1"], found_inf)
+                    move_towards_zero(locals_of(moved), group["lr"] * group["l1"], found_inf)
 
     def _keep(
         self, table: Mapping[Any, dict[str, Any]], at: Any, tried: dict[str, Any], parameter: nn.Parameter, prefix: str

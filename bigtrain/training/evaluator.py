@@ -15,6 +15,7 @@ from torch import Tensor
 from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.fixed_sample import TRAIN_SAMPLE
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
+from bigtrain.distributed.strategy import gathered, inference, reshard
 from bigtrain.distributed.world import World
 from bigtrain.tasks.base import Batch, Task, TrainingModule, evaluation_totals
 from bigtrain.tasks.generation import eagerly
@@ -89,7 +90,8 @@ class Evaluator:
 
     def sample_metrics(self, split: str) -> dict[str, float]:
         """The metrics of one batch: to know their names."""
-        with self._evaluating(split):
+        whole = gathered(self.module) if self.task.measures_more_at_end else nullcontext()
+        with self._evaluating(split), whole:
             batch, _ = next(self.batches(split))
             totals = self._totals(batch, final=False)
         return self._metrics({name: value.cpu() for name, value in totals.items()}, split)
@@ -102,7 +104,9 @@ class Evaluator:
         """
         totals: dict[str, Tensor] = {}
         self._world.broadcast_buffers(self.module.network)
-        with self._evaluating(split, final), self._status(split, final) as batch_begins:
+        # Of what each rank writes for itself, one writes more than another.
+        whole = gathered(self.module) if self.task.measures_more_at_end else nullcontext()
+        with self._evaluating(split, final), whole, self._status(split, final) as batch_begins:
             for batch, counts in self.batches(split, final):
                 batch_begins()
                 if stop():
@@ -151,7 +155,8 @@ class Evaluator:
         self.module.eval()
         state = evaluation_state(self.module, self.dataset(split, final))
         try:
-            with torch.inference_mode(), state, self._precision.autocast(self._world.device):
+            with inference(self.module), state, self._precision.autocast(self._world.device):
                 yield
         finally:
+            reshard(self.module)
             self.module.train(was_training)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from bigtrain.config.run import Precision, TrainerConfig
 from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
+from bigtrain.errors import ConfigError
 from bigtrain.nn.compiler import prepare_compiler
 from bigtrain.nn.cross_entropy import chunking_for
 from bigtrain.nn.heads import VocabularyHead
@@ -76,10 +79,16 @@ def order_attention_kernels(capability: tuple[int, int], deterministic: bool) ->
 
 
 def choose_precision(
-    module: TrainingModule, settings: TrainerConfig, loader: TrainLoader, flops: float, state: TrainState, world: World
+    module: TrainingModule,
+    settings: TrainerConfig,
+    loader: TrainLoader,
+    flops: float,
+    state: TrainState,
+    world: World,
+    sharded: bool = False,
 ) -> ResolvedPrecision:
     """The number format: what a resumed run has resolved, else as set, by rule, or by probe. Under fp8 the module's
-    wide linear layers now train in it.
+    wide linear layers now train in it. `flops`: of a sample; a `sharded` module counts as large.
     """
     if settings.precision is Precision.fp8:  # never chosen by auto or probe
         state.resolved["precision"] = "fp8"
@@ -88,6 +97,8 @@ def choose_precision(
         return ResolvedPrecision(state.resolved["precision"], "as the run began with")
     # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
     forward_flops = flops / 3 * (settings.micro_batch_size or loader.order.samples_per_step)
+    if sharded:
+        forward_flops = math.inf
     precision = resolve_precision(
         settings.precision,
         world.device,
@@ -97,6 +108,21 @@ def choose_precision(
     name = world.broadcast(precision.name)  # ranks that probed may not agree
     state.resolved["precision"] = name
     return ResolvedPrecision(name, precision.reason)
+
+
+def precision_of_shards(settings: TrainerConfig, device: torch.device, resolved: Mapping[str, str]) -> str:
+    """The number format of a sharded run, which must be known before its module is: the rule for a large model.
+    `resolved`: of a resumed run. Raises ConfigError for a probe, which runs the module.
+    """
+    if settings.precision is Precision.probe:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            "trainer.precision is probe, which times passes before the weights are split over the ranks",
+            fix="trainer.precision=auto, or trainer.strategy=ddp",
+        )
+    if "precision" in resolved:
+        return resolved["precision"]
+    return resolve_precision(settings.precision, device, math.inf, lambda candidate: None).name
 
 
 def try_step(module: TrainingModule, loader: TrainLoader, precision: ResolvedPrecision, world: World) -> None:

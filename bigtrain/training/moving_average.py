@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from bigtrain.distributed.shards import is_sharded, local, locals_of
+
 
 class MovingAverage:
     """average += (1 - decay_t) · (weight - average), for every floating parameter and buffer of a network.
@@ -29,12 +31,14 @@ class MovingAverage:
             weight = share.to(found_inf.dtype) * (1 - found_inf)
         else:
             weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (1 - found_inf)
-        averages = list(self.tensors.values())
-        torch._foreach_lerp_(averages, list(self._live.values()), [weight.to(value.dtype) for value in averages])
+        averages, live = locals_of(self.tensors.values()), locals_of(self._live.values())
+        torch._foreach_lerp_(averages, live, [weight.to(value.dtype) for value in averages])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the averages are the network's weights. Nothing is copied: storages are swapped, and back."""
+        """Within it the averages are the network's weights: storages are swapped, and back. Of sharded ones, which FSDP
+        knows by their storage, the values are.
+        """
         self._swap()
         try:
             yield
@@ -45,9 +49,15 @@ class MovingAverage:
     def adopt(self) -> None:
         """Copies the averages into the network."""
         for name, value in self._live.items():
-            value.copy_(self.tensors[name])
+            local(value).copy_(local(self.tensors[name]))
 
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, value in self._live.items():
             average = self.tensors[name]
-            value.data, average.data = average.data, value.data
+            if is_sharded(value):
+                held = local(value).clone()
+                local(value).copy_(local(average))
+                local(average).copy_(held)
+            else:
+                value.data, average.data = average.data, value.data

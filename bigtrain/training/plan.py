@@ -19,16 +19,18 @@ class StepPlan:
     counts: dict[str, float]  # targets per loss term over all ranks and micro-batches, at least 1
     stop_reason: str  # why to stop before this step, or ""
     train_seconds: float  # of rank 0's clock
+    passes: int = 1  # micro-batches of the rank that has most: a batch of texts can be shared unequally
 
     @classmethod
     def agree(
         cls, world: World, micro_batches: list[Batch], counts: dict[str, float], stop_code: int, train_seconds: float
     ) -> StepPlan:
-        """One collective on the host. From every rank: its own targets per loss term, its `StopRequest.code`, its
-        clock.
+        """One collective on the host. From every rank: its own targets per loss term, the number of its micro-batches,
+        its `StopRequest.code`, its clock.
         """
-        rows = world.gather([*counts.values(), stop_code, train_seconds])  # (ranks, terms + 2)
-        term_counts, stop_codes, clocks = rows[:, :-2], rows[:, -2], rows[:, -1]
+        rows = world.gather([*counts.values(), len(micro_batches), stop_code, train_seconds])  # (ranks, terms + 3)
+        term_counts, passes, stop_codes, clocks = rows[:, :-3], rows[:, -3], rows[:, -2], rows[:, -1]
         totals = np.maximum(term_counts.sum(axis=0), 1.0)
         stop_reason = reason_of(int(stop_codes.max()))
-        return cls(micro_batches, dict(zip(counts, totals.tolist(), strict=True)), stop_reason, float(clocks[0]))
+        counts = dict(zip(counts, totals.tolist(), strict=True))
+        return cls(micro_batches, counts, stop_reason, float(clocks[0]), int(passes.max()))

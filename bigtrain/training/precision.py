@@ -45,6 +45,11 @@ class ResolvedPrecision:
         """Of autocast. That of fp8 is bf16, and so is the ceiling that its steps are measured by, as is usual."""
         return _DTYPES[self.name]
 
+    @property
+    def low_dtype(self) -> torch.dtype | None:
+        """`dtype` where that is not fp32: what weights can be gathered in."""
+        return None if self.name == "fp32" else self.dtype
+
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context of a forward pass."""
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.name != "fp32")
@@ -53,7 +58,8 @@ class ResolvedPrecision:
         """Around the passes of a step: within it autocast keeps its low-precision copy of each weight, which else is
         forgotten after each pass. What runs here and not under `autocast` keeps its dtype.
 
-        Of a single pass the copies go as they are used: kept, they would take memory in its backward pass.
+        Of a single pass the copies go as they are used: kept, they would take memory in its backward pass. (So `passes`
+        is 1 too where a rank has a part of the weights only, and no room for copies of all.)
         """
         keeps = self.name != "fp32" and passes > 1
         return torch.autocast(device.type, enabled=False) if keeps else nullcontext()

@@ -27,6 +27,7 @@ class StepInputs:
     counts: dict[str, Any]  # targets per loss term over all ranks and micro-batches
     step: Any  # its number, from 0
     rates: list[Any]  # the learning rate of each parameter group
+    idle_passes: int = 0  # forward and backward passes after the micro-batches, in step with ranks that have more
 
     @property
     def recorded(self) -> bool:

@@ -22,7 +22,8 @@ from torch.amp import GradScaler
 
 from bigtrain.data.fixed_sample import TRAIN_SAMPLE
 from bigtrain.data.loader import Prefetch, TrainLoader, to_device
-from bigtrain.distributed.replica import no_sync
+from bigtrain.distributed.shards import global_norm
+from bigtrain.distributed.strategy import Strategy, no_sync
 from bigtrain.distributed.world import World
 from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
@@ -55,6 +56,7 @@ class Trainer:
 
     module: TrainingModule
     replica: nn.Module  # the module itself, or what averages its gradients over the ranks
+    strategy: Strategy
     optimizer: Optimizer
     schedule: Schedule
     clip_norm: float | None
@@ -162,7 +164,8 @@ class Trainer:
         """What the step reads: its batches and counts, its number, the learning rate of each parameter group."""
         step = self.state.step
         factor = self.schedule(step)
-        return StepInputs(plan.micro_batches, plan.counts, step, [base_lr * factor for base_lr in self.base_lrs])
+        idle = (plan.passes - len(plan.micro_batches)) * self.strategy.shards  # where every pass communicates
+        return StepInputs(plan.micro_batches, plan.counts, step, [rate * factor for rate in self.base_lrs], idle)
 
     def compute(self, inputs: StepInputs) -> None:
         """All that a step does on the device. It may be recorded: nothing here reads a number back."""
@@ -170,18 +173,31 @@ class Trainer:
             group["lr"] = rate
         self.guard.before_forward()
         step_loss = torch.zeros((), device=self.world.device)
-        with self.precision.one_cast_per_weight(self.world.device, len(inputs.micro_batches)):
+        passes = len(inputs.micro_batches) + inputs.idle_passes
+        with self.precision.one_cast_per_weight(self.world.device, 1 if self.strategy.shards else passes):
             for index, batch in enumerate(inputs.micro_batches):
                 if not inputs.recorded:
                     seed_generators(self.world.device, self.seed, inputs.step, self.world.rank, index)
-                with no_sync(self.replica, when=index < len(inputs.micro_batches) - 1):
+                with no_sync(self.replica, when=index < passes - 1):
                     with self.precision.autocast(self.world.device):
                         output = self.replica(to_device(batch, self.world.device))
                         loss = self.objective(output, inputs.counts)
                     self.scaler.scale(loss).backward()
                 step_loss += loss.detach()
                 self.loss_meter.add(output.terms)
+            for index in range(passes - inputs.idle_passes, passes):
+                with no_sync(self.replica, when=index < passes - 1):
+                    self.idle_pass(inputs)
         self.update(inputs.step, self.world.sum(step_loss))
+
+    def idle_pass(self, inputs: StepInputs) -> None:
+        """A pass that takes part in the collectives of other ranks' passes, and adds nothing to gradients and state."""
+        batch = {name: value for name, value in inputs.micro_batches[0].items() if name != "streams"}  # they'd move on
+        self.module.eval()
+        with self.precision.autocast(self.world.device):
+            loss = 0.0 * self.objective(self.replica(to_device(batch, self.world.device)), inputs.counts)
+        self.scaler.scale(loss).backward()
+        self.module.train()
 
     def objective(self, output: LossOutput, counts: dict[str, float] | dict[str, Tensor]) -> Tensor:
         """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as gradients are averaged."""
@@ -195,7 +211,7 @@ class Trainer:
         """Clips and applies the gradients, unless they are not finite: then the device skips the update."""
         overflow = unscale(self.scaler, self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        self.grad_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.grad_norm = global_norm(gradients)
         grad_scale = self.one
         if self.clip_norm is not None:
             grad_scale = torch.clamp((self.grad_norm / self.clip_norm).float(), min=1.0)
@@ -311,9 +327,8 @@ class Trainer:
 
     def mark_best(self) -> None:
         """Points `best` at the best evaluation's checkpoint; again on resume, as a kill may have come before this."""
-        best = self.state.best_step
-        if best is not None and self.world.is_main:
-            self.saver.mark_best(best)
+        if self.state.best_step is not None and self.world.is_main:
+            self.saver.mark_best(self.state.best_step)
 
     def record(self, plan: StepPlan) -> None:
         """From now on steps of this shape are replayed as one CUDA graph. Raises whatever the recording fails with."""

@@ -14,13 +14,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_ranks(worker, ranks, *arguments):
-    """Runs `worker` (a path) as each of so many ranks, to their end; fails with the output of the first that fails."""
+def run_ranks(worker, ranks, *arguments, timeout=120, **variables):
+    """Runs `worker` (a path) as each of so many ranks, to their end; fails with the output of the first that fails.
+
+    `variables` are added to their environment.
+    """
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     processes = [
         subprocess.Popen(
             [sys.executable, str(worker), *map(str, arguments)],
-            env={**os.environ, **meeting, "RANK": str(rank), "GLOO_SOCKET_IFNAME": LOOPBACK},
+            env={**os.environ, **meeting, **variables, "RANK": str(rank), "GLOO_SOCKET_IFNAME": LOOPBACK},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -28,5 +31,5 @@ def run_ranks(worker, ranks, *arguments):
         for rank in range(ranks)
     ]
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=timeout)
         assert process.returncode == 0, output[-3000:]
