@@ -11,6 +11,9 @@ import safetensors.torch
 import torch
 
 from bigtrain.distributed.world import World
+from bigtrain.storage.checkpoint import verify
+from bigtrain.training.snapshot import whole_files
+from bigtrain.training.tensor_file import WholeFile
 
 from .ranks import run_ranks
 from .sharded_worker import QUICK, WIDE, train_all
@@ -21,11 +24,12 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 def tensors(folder):
     """All tensors of the newest checkpoint, but running statistics: those are of rank 0 alone."""
-    checkpoint = max((folder / "checkpoints").glob("step-*"))
+    checkpoint = verify(max((folder / "checkpoints").glob("step-*")))
     return {
-        f"{file.stem}/{name}": value
-        for file in checkpoint.glob("*.safetensors")
-        for name, value in safetensors.torch.load_file(file).items()
+        f"{file}/{name}": value
+        for file, content in whole_files(checkpoint).items()
+        if isinstance(content, WholeFile)
+        for name, value in safetensors.torch.load(b"".join(content.pieces())).items()
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
     }
 
