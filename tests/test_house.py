@@ -33,7 +33,7 @@ LAYERS = [
     {"bigtrain.nn", "bigtrain.optim"},
     {"bigtrain.tasks", "bigtrain.models", "bigtrain.sweep"},
     {"bigtrain.training", "bigtrain.report"},
-    {"bigtrain.build", "bigtrain.interop", "bigtrain.pipeline"},
+    {"bigtrain.build", "bigtrain.interop", "bigtrain.pipeline", "bigtrain.planning"},
     {"bigtrain.commands", "bigtrain.cli", "bigtrain.__main__"},
 ]
 # On one floor rooms may import each other, as long as no circle of rooms comes of it.

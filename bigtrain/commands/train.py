@@ -30,6 +30,7 @@ from bigtrain.config.saved import document_text
 from bigtrain.distributed.launch import end_with_launcher, launch
 from bigtrain.distributed.world import World, join_world, lost_ranks, ranks_to_start
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
+from bigtrain.planning.in_run import require_memory
 from bigtrain.signals import StopRequest
 from bigtrain.storage import durable
 from bigtrain.storage.checkpoint import Checkpoint, CheckpointStore
@@ -165,6 +166,7 @@ def _build(
     composed: Composed, world: World, tracker: Tracker, run_dir: Path, resumed: Checkpoint | None = None
 ) -> Parts:
     config: RunConfig = composed.config
+    require_memory(config, world)
     require_arithmetic(config.trainer.precision, world.device)
     prepare_device(config.trainer, world.device)
     with world.main_first("data"):
@@ -179,6 +181,7 @@ def _build(
         )
     if world.is_main:
         tracker.open(opening(composed, run_dir, data))
+    require_memory(config, world, data.spec)
     resolved = None if resumed is None else resumed.fact("resolved")
     parts = build_parts(config, data, world, draw=resumed is None, resolved=resolved)
     parts.audit = report

@@ -143,6 +143,11 @@ class TrainerConfig:
     )
     overfit: bool = setting(False, "Validate on the training samples: can the model learn them at all?")
     profile: bool = setting(False, "Profile a few steps; the table and the trace go to <run>/profile/.")
+    allow_oversize: bool = setting(
+        False,
+        "Start although weights, gradients and optimizer state alone take more memory than there is.",
+        before=False,
+    )
     find_nonfinite: bool = setting(False, "Slow: name the module where a value first stops being finite.")
 
     def problems(self) -> list[Invalid]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bigtrain.config.run import CompareConfig, EvalConfig, ExportConfig, GenerateConfig, RunConfig
+from bigtrain.planning.config import PlannedRunConfig
 
 DEFAULT = "train"
 
@@ -36,7 +37,7 @@ class Verb:
     @property
     def describes_training(self) -> bool:
         """Whether its overrides are those of a training: it trains, or looks at what would be trained."""
-        return self.settings is RunConfig
+        return issubclass(self.settings, RunConfig)
 
     @property
     def command(self) -> str:
@@ -84,6 +85,15 @@ _ALL = (
         "write a checkpoint in another library's format",
         ExportConfig,
         ("bigtrain export checkpoint=outputs/<name>/<run> path=my_model/",),
+    ),
+    Verb(
+        "plan",
+        "before any training: parameters, memory, time, and what would make it fit",
+        PlannedRunConfig,
+        (
+            "bigtrain plan model=gpt2 data.sequence_length=1024 trainer.batch_size=64",
+            "bigtrain plan model=llama model.hidden_size=4096 model.num_layers=32 plan.gpu=h100 plan.gpus=64",
+        ),
     ),
     Verb(
         "check-data",

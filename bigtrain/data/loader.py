@@ -45,7 +45,7 @@ class TrainLoader:
         self._micro_batch_size = micro_batch_size
         self._world = world
         self._seed = seed
-        self._partners = partners
+        self.needs_partners = partners
 
     def ids(self, step: int) -> np.ndarray:
         """Sample ids of the step's global batch, over all ranks."""
@@ -61,7 +61,7 @@ class TrainLoader:
         size = self._micro_batch_size or len(ids)
         pieces = [slice(first, first + size) for first in range(0, len(ids), size)]
         batches = [
-            self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self._partners)) for piece in pieces
+            self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self.needs_partners)) for piece in pieces
         ]
         if isinstance(self.order, ContiguousOrder):
             streams, begins = self._share(np.arange(self.order.batch_size)), self._share(self.order.begins(step))
@@ -73,7 +73,7 @@ class TrainLoader:
         """A batch to count FLOPs on, on the host: one sample where all are of one size, else a step's first."""
         if self.dataset.lengths is None:
             first = np.zeros(1, dtype=np.int64)
-            return self.collate(keyed_samples(self.dataset, first, sample_keys(0, 0, first), self._partners))
+            return self.collate(keyed_samples(self.dataset, first, sample_keys(0, 0, first), self.needs_partners))
         return self.micro_batches(0)[0]
 
     def _share(self, values: np.ndarray) -> np.ndarray:

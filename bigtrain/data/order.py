@@ -13,6 +13,7 @@ after window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -124,6 +125,11 @@ class BucketedOrder:
         self.seed = seed
         self._batches = _cut_batches(lengths, seed, batch_size, batch_tokens)
         self._epoch = lru_cache(maxsize=2)(self._order_of_epoch)
+
+    @property
+    def batches(self) -> Sequence[np.ndarray]:
+        """The ids of every batch; each epoch has them in another order."""
+        return self._batches
 
     @property
     def samples_per_step(self) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,13 +20,37 @@ _GELU_CUBIC = 0.044715 * _GELU_LINEAR
 _GELU_BLOCK = 2**17  # elements: 0.5 MB in fp32
 
 
+_imitates_gpu = False
+
+
+@contextlib.contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Within it tensors of a CPU are computed as a GPU's would be: for a plan, which runs on tensors without values."""
+    global _imitates_gpu
+    before, _imitates_gpu = _imitates_gpu, True
+    try:
+        yield
+    finally:
+        _imitates_gpu = before
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Whether to compute as on a CPU."""
+    return device.type == "cpu" and not _imitates_gpu
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether to compute as on a GPU."""
+    return device.type == "cuda" or (device.type == "cpu" and _imitates_gpu)
+
+
 def uses_own_rms_norm(x: Tensor) -> bool:
     """Whether `RMSNormFunction` is faster than `F.rms_norm`: in eager mode, where there is something to differentiate.
 
     PyTorch 2.13 has no fused kernel for CPUs and differentiates the formula operation by operation; the gradient
     written out takes about half the time (12x64x128: 0.32 against 0.59 ms, one core).
     """
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and is_cpu(x.device)
 
 
 class RMSNormFunction(torch.autograd.Function):
@@ -66,8 +91,9 @@ def attends_by_products(q_BHTK: Tensor, k_BGSK: Tensor) -> bool:
     T 1024: equal. A query or two, as in decoding, are left to the kernel.
     """
     length, source = q_BHTK.shape[2], k_BGSK.shape[2]
-    is_bf16 = q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16
-    return is_bf16 and length >= 16 and length * source <= 512 * 512 and not torch.compiler.is_compiling()
+    if q_BHTK.dtype != torch.bfloat16 or torch.compiler.is_compiling() or not is_cpu(q_BHTK.device):
+        return False
+    return length >= 16 and length * source <= 512 * 512
 
 
 class AttentionFunction(torch.autograd.Function):
@@ -119,7 +145,7 @@ def attention_bias(q_BHTK: Tensor, mask: Tensor | None, causal: bool) -> Tensor 
 
 def uses_own_gelu(x: Tensor) -> bool:
     """Whether `GeluTanhFunction` is faster than `F.gelu(approximate="tanh")`: for bf16 on CPUs, in eager mode."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    return x.dtype == torch.bfloat16 and not torch.compiler.is_compiling() and is_cpu(x.device)
 
 
 class GeluTanhFunction(torch.autograd.Function):

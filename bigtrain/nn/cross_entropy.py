@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bigtrain.nn.autocast import autocast_dtype, without_autocast
 from bigtrain.nn.compiler import prepare_compiler
+from bigtrain.nn.cpu import is_gpu
 
 UNSCORED = -100  # the target of a position that the loss ignores
 
@@ -46,7 +47,12 @@ def chunking_for(device: torch.device) -> Chunking:
     """By a fixed rule: on a GPU a chunk's logits, 2 bytes each, take a 32nd of all the memory that the device has."""
     if device.type != "cuda":
         return DEFAULT_CHUNKING
-    logits = torch.cuda.get_device_properties(device).total_memory // 64
+    return gpu_chunking(torch.cuda.get_device_properties(device).total_memory)
+
+
+def gpu_chunking(total_memory: int) -> Chunking:
+    """The rule for a GPU with so many bytes."""
+    logits = total_memory // 64
     return Chunking(max_logits=max(logits, DEFAULT_CHUNKING.max_logits), plain_logits=2**22, alignment=64)
 
 
@@ -221,7 +227,7 @@ def _padded(values: Tensor, dtype: torch.dtype, alignment: int) -> Tensor:
 
 def _weight_product(gradient_NP: Tensor, hidden_ND: Tensor, dtype: torch.dtype) -> Tensor:
     """gradientᵀ · hidden, (P, D), added up in fp32 and kept in `dtype` where the device has such a product."""
-    if gradient_NP.is_cuda and gradient_NP.dtype != dtype:
+    if is_gpu(gradient_NP.device) and gradient_NP.dtype != dtype:
         return torch.mm(gradient_NP.t(), hidden_ND, out_dtype=dtype)
     return gradient_NP.t() @ hidden_ND
 

@@ -22,7 +22,7 @@ from bigtrain.config.watched import watched_metric
 from bigtrain.report.curves import Panel, curves_png, series_of
 from bigtrain.report.document import Block, Heading, Listing, Paragraph, Picture, Table, Verbatim, write_document
 from bigtrain.report.overfit import Fit, OverfitVerdict, overfit_verdict
-from bigtrain.tracking.formatting import clock, number, percent, scaled
+from bigtrain.tracking.formatting import clock, memory, number, percent, scaled
 from bigtrain.tracking.jsonl import read_rows
 from bigtrain.tracking.results import Results, gain_over_baseline, result_rows
 from bigtrain.tracking.tracker import Row
@@ -182,6 +182,9 @@ def cost_blocks(results: Results, flops: float) -> Iterator[Block]:
     if results.tokens is not None:
         rows.append(["tokens", f"{results.tokens:,}"])
     rows.append(["compute", scaled(flops, "FLOP")])
+    if results.predicted_memory and results.measured_memory:
+        rows.append(["memory of a step at its peak, predicted", memory(results.predicted_memory)])
+        rows.append(["the same, measured", memory(results.measured_memory)])
     if results.share_of_peak is not None:
         rows.append(["share of this machine's measured peak", percent(results.share_of_peak)])
     yield Table(["", ""], rows)

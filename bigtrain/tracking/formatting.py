@@ -27,7 +27,7 @@ def number(value: float) -> str:
 
 def scaled(value: float, unit: str = "") -> str:
     """With a metric prefix: 41.2k tok/s, 812k, 3.10G FLOP/s."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{_three_figures(value / factor)}{prefix} {unit}".rstrip()
     return f"{_three_figures(value)} {unit}".rstrip()

@@ -6,8 +6,10 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -23,6 +25,19 @@ def memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def allocated_peak(profiler: Any) -> int:
+    """The largest sum of host memory that a finished `torch.profiler.profile(profile_memory=True)` has recorded, above
+    what was allocated when it began: by the allocator's own account.
+    """
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.device_type() == DeviceType.CPU:
+            total += event.nbytes()
+            peak = max(peak, total)
+    return peak
 
 
 def memory_total_bytes(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bigtrain.tracking.console import encodable
-from bigtrain.tracking.formatting import clock, number, percent, scaled, short_path
+from bigtrain.tracking.formatting import clock, memory, number, percent, scaled, short_path
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Results:
     warning: str = ""  # that it has memorised its training samples, or diverged
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
     report: str = ""  # path of the written report
+    predicted_memory: int | None = None  # bytes of a rank at the peak of a step, as planned; None: not asked for
+    measured_memory: int | None = None
 
 
 BASELINES = {
@@ -114,6 +116,14 @@ def print_results(console: Console, results: Results) -> None:
     else:
         _print_line(console, "no metrics: there is neither a val nor a test split", style="yellow")
     console.print(Text(_effort(results)))
+    if results.predicted_memory and results.measured_memory:
+        difference = results.predicted_memory / results.measured_memory - 1
+        console.print(
+            Text(
+                f"memory of a step at its peak: {memory(results.predicted_memory)} predicted, "
+                f"{memory(results.measured_memory)} measured ({difference:+.1%})"
+            )
+        )
     if results.warning:
         _print_line(console, results.warning, style="yellow")
     if results.sample:

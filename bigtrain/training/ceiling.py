@@ -42,7 +42,18 @@ def ceiling_flops(device: torch.device, dtype: torch.dtype, threads: int) -> flo
     root = cache_root(None)
     if root is None:
         return measure().flops
-    return largest_seen(root / _FILE, f"{_processor(device)}, {threads} threads, {dtype}", measure)
+    return largest_seen(root / _FILE, _key(device, dtype, threads), measure)
+
+
+def known_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """FLOP/s as `ceiling_flops` has kept them, else as measured now; nothing is written."""
+    root = cache_root(None)
+    kept = {} if root is None else _read(root / _FILE)
+    return _flops(kept.get(_key(device, dtype, threads))) or measured_peak_flops(device, dtype).flops
+
+
+def _key(device: torch.device, dtype: torch.dtype, threads: int) -> str:
+    return f"{_processor(device)}, {threads} threads, {dtype}"
 
 
 def largest_seen(file: Path, key: str, measure: Callable[[], Peak]) -> float:

@@ -19,7 +19,7 @@ from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.nn.compiler import prepare_compiler
-from bigtrain.nn.cross_entropy import chunking_for
+from bigtrain.nn.cross_entropy import Chunking, chunking_for
 from bigtrain.nn.heads import VocabularyHead
 from bigtrain.nn.ngram import CountsTrainingSplit
 from bigtrain.optim.base import Optimizer
@@ -184,8 +184,8 @@ def compile_network(
 def set_chunking(module: TrainingModule, device: torch.device, state: TrainState, compiled: bool) -> None:
     """Sets the size of the chunks in which vocabulary heads compute the loss; a resumed run keeps its own."""
     rule = chunking_for(device)._replace(compiled=compiled)
-    if device.type == "cuda" and not compiled:  # several fp32 tensors of a chunk's size are alive at once
-        rule = rule._replace(max_logits=rule.max_logits // 6)
+    if device.type == "cuda" and not compiled:
+        rule = eager_chunking(rule)
     kept = state.resolved.get("logits_per_chunk")
     if kept is not None:
         rule = rule._replace(max_logits=int(kept))
@@ -193,6 +193,11 @@ def set_chunking(module: TrainingModule, device: torch.device, state: TrainState
         if isinstance(head, VocabularyHead):
             head.chunking = rule
             state.resolved["logits_per_chunk"] = str(rule.max_logits)
+
+
+def eager_chunking(rule: Chunking) -> Chunking:
+    """Of a GPU, without a compiler: several fp32 tensors of a chunk's size are alive at once."""
+    return rule._replace(max_logits=rule.max_logits // 6)
 
 
 def choose_recording(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 
 from bigtrain.errors import NumericsError
+from bigtrain.tracking.memory import allocated_peak
 from bigtrain.tracking.tracker import Tracker
 
 WARMUP_STEPS = 5  # kernels are chosen and caches filled: not profiled
@@ -42,6 +43,11 @@ class Watch:
                 stack.enter_context(self._profile.around(number))
             yield
 
+    @property
+    def allocated_peak(self) -> int | None:
+        """Host memory in the profiled steps, above what stood before them; None without a profile."""
+        return None if self._profile is None else self._profile.allocated_peak
+
     def close(self) -> None:
         """Call after the last step, also when training failed."""
         if self._profile is not None:
@@ -56,6 +62,7 @@ class Profile:
         self._tracker = tracker
         self._steps = range(first_step + WARMUP_STEPS, first_step + WARMUP_STEPS + PROFILED_STEPS)
         self._profiler: Any = None
+        self.allocated_peak: int | None = None  # bytes; see `tracking/memory.py`
         self._last = first_step
 
     @contextmanager
@@ -80,6 +87,7 @@ class Profile:
         profiler, self._profiler = self._profiler, None
         try:
             profiler.stop()  # one that is not stopped crashes the process at its end
+            self.allocated_peak = allocated_peak(profiler)
             self._write(profiler)
         except Exception as error:
             self._tracker.note(f"the profile is lost, training goes on: {type(error).__name__}: {error}", True)

@@ -1,0 +1,66 @@
+"""Predicted memory beside measured, of a training that has run; and the refusal before one that can't fit."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+
+from bigtrain.build import Parts
+from bigtrain.config.run import RunConfig
+from bigtrain.data.base import DataSpec
+from bigtrain.distributed.environment import rank_environment
+from bigtrain.distributed.world import World
+from bigtrain.planning.formula import refuse_oversize, smallest_spec
+from bigtrain.planning.setup import Setup
+from bigtrain.tracking.memory import memory_total_bytes
+from bigtrain.training.machine import device_name
+from bigtrain.training.trainer import Trainer
+
+
+class PeakMemory(NamedTuple):
+    """Bytes of this rank at the peak of a step."""
+
+    predicted: int
+    measured: int
+
+
+def require_memory(config: RunConfig, world: World, spec: DataSpec | None = None) -> None:
+    """Raises MachineError for a model whose training state alone is more than there is. Without the data's `spec`: by
+    the smallest that there can be.
+    """
+    device = world.device
+    environment = rank_environment(os.environ) if world.size > 1 else None
+    sharing = 1 if device.type == "cuda" or environment is None else environment.local_size
+    name = device_name(device) if device.type == "cuda" else "cpu"
+    refuse_oversize(config, spec or smallest_spec(config), world.size, sharing, memory_total_bytes(device), name)
+
+
+def peak_memory(config: RunConfig, parts: Parts, trainer: Trainer) -> PeakMemory | None:
+    """Of a training on a GPU, by its allocator; on a CPU where a few steps were profiled. Else None, and for a model
+    that is counted.
+    """
+    device, measured = parts.world.device, trainer.watch.allocated_peak
+    if config.model.counts or (device.type == "cpu" and measured is None):
+        return None
+    if device.type == "cuda":
+        measured = int(torch.cuda.max_memory_allocated(device))
+    else:
+        measured = (measured or 0) + _held_before(trainer)
+    from bigtrain.planning.step import measure_step, unchanged_generator  # fake tensors import the compiler: 0.6 s
+
+    setup = Setup.of(config, parts.world.size, device.type == "cpu").changed(precision=trainer.precision.name)
+    setup = setup.changed(strategy="ddp") if setup.strategy == "auto" else setup
+    total = memory_total_bytes(device) if device.type == "cuda" else None
+    with unchanged_generator():
+        step = measure_step(config, parts.data, setup, total)
+    return PeakMemory(sum(step.peak(setup).values()), measured)
+
+
+def _held_before(trainer: Trainer) -> int:
+    """Bytes of what stands between steps."""
+    tensors = [*trainer.module.parameters(), *trainer.module.buffers()]
+    tensors += [value for state in trainer.optimizer.state.values() for value in state.values()]
+    tensors += [] if trainer.average is None else list(trainer.average.tensors.values())
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())

@@ -1,0 +1,56 @@
+"""What a plan varies: micro-batch, ranks, sharding, recomputation, number format. Read from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bigtrain.config.run import Precision, RunConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a step is spread over ranks and cut into micro-batches."""
+
+    ranks: int
+    batch: int  # samples per step, over all ranks
+    micro_batch: int  # samples per rank and forward pass
+    precision: str = "fp32"  # fp32, bf16, fp16, fp8
+    strategy: str = "ddp"  # ddp, fsdp, hsdp; auto: fsdp where ddp does not fit
+    checkpointing: str = "off"  # off, full, attention, or N: every N-th block
+    ranks_per_node: int = 8
+
+    @classmethod
+    def of(cls, config: RunConfig, ranks: int, on_cpu: bool, ranks_per_node: int = 8) -> Setup:
+        """As the settings say, with at least a sample for each rank; precision `auto` is bf16 on a GPU, else fp32."""
+        settings: Any = config.trainer
+        precision = settings.precision.value
+        if settings.precision in (Precision.auto, Precision.probe):
+            precision = "fp32" if on_cpu else "bf16"
+        batch = ranks * -(-settings.batch_size // ranks)
+        given, share = settings.micro_batch_size, batch // ranks
+        micro_batch = min(given, share) if isinstance(given, int) else share
+        strategy = "ddp" if ranks == 1 else str(getattr(settings, "strategy", "auto"))
+        checkpointing = str(getattr(settings, "activation_checkpointing", "off"))
+        return cls(ranks, batch, micro_batch, precision, strategy, checkpointing, ranks_per_node)
+
+    @property
+    def share(self) -> int:
+        """Samples of a step on each rank."""
+        return self.batch // self.ranks
+
+    @property
+    def passes(self) -> int:
+        """Micro-batches of a step on each rank."""
+        return -(-self.share // self.micro_batch)
+
+    @property
+    def shards(self) -> int:
+        """Ranks that hold one copy of the training state together."""
+        if self.strategy == "hsdp":
+            return min(self.ranks, self.ranks_per_node)
+        return 1 if self.strategy == "ddp" else self.ranks
+
+    def changed(self, **changes: Any) -> Setup:
+        """With other values."""
+        return replace(self, **changes)
