@@ -17,7 +17,7 @@ from bigtrain.config.saved import plain_settings
 from bigtrain.distributed.strategy import gathered
 from bigtrain.errors import CheckpointError
 from bigtrain.nn.size import count_parameters
-from bigtrain.planning.in_run import peak_memory
+from bigtrain.planning.in_run import PeakMemory, peak_memory
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.storage.checkpoint import Checkpoint, verify
@@ -66,7 +66,7 @@ def conclude(
         sample=example.text,
         warning=_warning(composed, run_dir),
         commands=next_commands(run_dir, example.prompt, " ".join(composed.request.plugin_overrides)),
-        **memory,
+        memory=memory,
     )
     flops = samples * throughput.flops_per_sample
     cost = {"seconds": state.train_seconds, "samples": samples, "tokens": results.tokens, "flops": flops}
@@ -136,14 +136,13 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
         return results
 
 
-def _memory(composed: Composed, parts: Parts, trainer: Trainer) -> dict[str, int]:
-    """`predicted_memory` and `measured_memory` of the results, on rank 0, where memory was measured."""
+def _memory(composed: Composed, parts: Parts, trainer: Trainer) -> PeakMemory | None:
+    """Predicted and measured, on rank 0, where it was measured."""
     try:
-        peak = peak_memory(composed.config, parts, trainer) if parts.world.is_main else None
+        return peak_memory(composed.config, parts, trainer) if parts.world.is_main else None
     except Exception as error:  # what is only told must never end a run that has finished
         trainer.tracker.note(f"its memory can't be predicted: {type(error).__name__}: {error}", True)
-        peak = None
-    return {} if peak is None else {"predicted_memory": peak.predicted, "measured_memory": peak.measured}
+        return None
 
 
 def evaluate_best(trainer: Trainer) -> list[SplitMetrics]:

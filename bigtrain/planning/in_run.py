@@ -47,18 +47,23 @@ def peak_memory(config: RunConfig, parts: Parts, trainer: Trainer) -> PeakMemory
     if device.type == "cuda":
         measured = int(torch.cuda.max_memory_allocated(device))
     else:
-        measured = (measured or 0) + _held_before(trainer)
+        measured = (measured or 0) + held_between_steps(trainer)
+    total = memory_total_bytes(device) if device.type == "cuda" else None
+    return PeakMemory(predicted_peak(config, parts, trainer.precision.name, total), measured)
+
+
+def predicted_peak(config: RunConfig, parts: Parts, precision: str, gpu_memory: int | None) -> int:
+    """Bytes of a rank of this training. `gpu_memory`: of the GPU; None: on a CPU."""
     from bigtrain.planning.step import measure_step, unchanged_generator  # fake tensors import the compiler: 0.6 s
 
-    setup = Setup.of(config, parts.world.size, device.type == "cpu").changed(precision=trainer.precision.name)
+    setup = Setup.of(config, parts.world.size, gpu_memory is None).changed(precision=precision)
     setup = setup.changed(strategy="ddp") if setup.strategy == "auto" else setup
-    total = memory_total_bytes(device) if device.type == "cuda" else None
     with unchanged_generator():
-        step = measure_step(config, parts.data, setup, total)
-    return PeakMemory(sum(step.peak(setup).values()), measured)
+        step = measure_step(config, parts.data, setup, gpu_memory)
+    return sum(step.peak(setup).values())
 
 
-def _held_before(trainer: Trainer) -> int:
+def held_between_steps(trainer: Trainer) -> int:
     """Bytes of what stands between steps."""
     tensors = [*trainer.module.parameters(), *trainer.module.buffers()]
     tensors += [value for state in trainer.optimizer.state.values() for value in state.values()]

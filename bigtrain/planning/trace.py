@@ -122,10 +122,21 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def _inside(func: Callable[..., Any], args: Any) -> int:
-    """Bytes that a kernel of a CPU allocates besides its results, and frees: pooling's, two copies of its indices."""
+    """Bytes that a kernel allocates besides its results, and frees again.
+
+    `logsumexp`: the exponentials. On a CPU, pooling's backward pass: two copies of its indices; oneDNN's recurrence: the
+    gates, and the weights in another layout (in the backward pass in two).
+    """
+    if func is aten.logsumexp.default:
+        return int(args[0].nbytes)
     if func is aten.max_pool2d_with_indices_backward.default and is_cpu(args[0].device):
         return 2 * int(args[7].nbytes)
-    return 0
+    layouts = {aten.mkldnn_rnn_layer.default: 1, aten.mkldnn_rnn_layer_backward.default: 2}.get(func, 0)
+    if not layouts:
+        return 0
+    x, input_weight, hidden_weight = args[:3]
+    gates = x.shape[0] * x.shape[1] * hidden_weight.shape[0] * x.element_size()
+    return int(gates + layouts * (input_weight.nbytes + hidden_weight.nbytes))
 
 
 def _recurrence_workspace(x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_: Any) -> int:

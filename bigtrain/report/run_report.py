@@ -182,9 +182,9 @@ def cost_blocks(results: Results, flops: float) -> Iterator[Block]:
     if results.tokens is not None:
         rows.append(["tokens", f"{results.tokens:,}"])
     rows.append(["compute", scaled(flops, "FLOP")])
-    if results.predicted_memory and results.measured_memory:
-        rows.append(["memory of a step at its peak, predicted", memory(results.predicted_memory)])
-        rows.append(["the same, measured", memory(results.measured_memory)])
+    if results.memory:
+        predicted, measured = results.memory
+        rows.append(["memory of a step at its peak", f"{memory(predicted)} predicted, {memory(measured)} measured"])
     if results.share_of_peak is not None:
         rows.append(["share of this machine's measured peak", percent(results.share_of_peak)])
     yield Table(["", ""], rows)

@@ -49,8 +49,7 @@ class Results:
     warning: str = ""  # that it has memorised its training samples, or diverged
     commands: list[tuple[str, str]] = field(default_factory=list)  # (what for, command); see `next_commands`
     report: str = ""  # path of the written report
-    predicted_memory: int | None = None  # bytes of a rank at the peak of a step, as planned; None: not asked for
-    measured_memory: int | None = None
+    memory: tuple[int, int] | None = None  # bytes of a rank at the peak of a step: predicted, measured; if measured
 
 
 BASELINES = {
@@ -116,14 +115,10 @@ def print_results(console: Console, results: Results) -> None:
     else:
         _print_line(console, "no metrics: there is neither a val nor a test split", style="yellow")
     console.print(Text(_effort(results)))
-    if results.predicted_memory and results.measured_memory:
-        difference = results.predicted_memory / results.measured_memory - 1
-        console.print(
-            Text(
-                f"memory of a step at its peak: {memory(results.predicted_memory)} predicted, "
-                f"{memory(results.measured_memory)} measured ({difference:+.1%})"
-            )
-        )
+    if results.memory:
+        predicted, measured = results.memory
+        said = f"{memory(predicted)} predicted, {memory(measured)} measured ({predicted / measured - 1:+.1%})"
+        console.print(Text(f"memory of a step at its peak: {said}"))
     if results.warning:
         _print_line(console, results.warning, style="yellow")
     if results.sample:
