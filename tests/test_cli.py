@@ -154,7 +154,7 @@ def test_wrong_verbs_and_flags_are_told_apart(capsys):
         "sweep seed=1,2": "bigtrain -m",
         "fit": "bigtrain train",
         "predict": "bigtrain generate checkpoint=<run directory>",
-        "wibble": "the verbs are train, eval, generate, export, check-data, compare. Settings are key=value",
+        "wibble": "the verbs are train, eval, generate, export, plan, check-data, compare. Settings are key=value",
     }.items(),
 )
 def test_flags_and_verbs_of_other_programs_are_answered(capsys, words, expected):

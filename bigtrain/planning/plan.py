@@ -222,7 +222,7 @@ def _guessed(situation: Situation, setup: Setup) -> int:
 
 def _verified(planner: _Planner, situation: Situation, work: Work) -> Iterator[Verified]:
     """The cheapest changes with which a step does fit."""
-    before = step_cost(work, situation.setup).seconds
+    before, found = step_cost(work, situation.setup).seconds, 0
     for change in cheapest_changes(situation, limit=2 * _TRIED):
         config, setup = planner.config, change.setup or situation.setup
         if change.optimizer:
@@ -230,7 +230,8 @@ def _verified(planner: _Planner, situation: Situation, work: Work) -> Iterator[V
         if not change.average:
             config = replace(config, trainer=replace(config.trainer, ema_decay=None))
         step = planner.step(setup, config)
-        if _fits(step, setup, situation.available):
+        if found < _TRIED and _fits(step, setup, situation.available):
+            found += 1
             needed = sum(step.peak(setup).values())
             faster = planner.device.peak_flops(setup.precision)
             yield Verified(change, needed, step_cost(replace(work, peak_flops=faster), setup).seconds, before)

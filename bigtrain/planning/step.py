@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -139,6 +140,7 @@ def _run(config: RunConfig, data: DataModule, setup: Setup, gpu_memory: int | No
     module = TrainingModule(network, task)
     parts = Parts(config, data, task, network, module, World(0, 1, _CPU))
     batches = example_batches(parts, setup)
+    typical = parts.loader.typical_batch()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     to_fake(network, mode)
     _as_for(network, gpu_memory)
@@ -147,7 +149,7 @@ def _run(config: RunConfig, data: DataModule, setup: Setup, gpu_memory: int | No
         if isinstance(parts.loader.order, ContiguousOrder):
             module.recurrent_state = initial_state(network, parts.loader.order.batch_size)
         fakes = [{name: mode.from_tensor(value) for name, value in batch.items()} for batch in batches]
-        flops = flops_per_sample(module, fakes[0])
+        flops = flops_per_sample(module, {name: mode.from_tensor(value) for name, value in typical.items()})
         optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, network)
         decay = config.trainer.ema_decay
         average = MovingAverage(live_tensors(network), decay) if decay else None
@@ -205,7 +207,7 @@ def example_batches(parts: Parts, setup: Setup) -> list[Batch]:
         ids = ids[:count]
         passes = 2 if share > count else 1
     else:
-        ids, passes = order.ids(0)[:1].repeat(count), min(setup.passes, 2)
+        ids, passes = np.zeros(count, dtype=np.int64), min(setup.passes, 2)  # of one size: any will do
     batch = loader.collate(keyed_samples(loader.dataset, ids, sample_keys(0, 0, ids), loader.needs_partners))
     if isinstance(order, ContiguousOrder):
         batch |= stream_rows(ids * 0, ids < 0)

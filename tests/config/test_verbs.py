@@ -54,5 +54,13 @@ def test_every_verb_has_its_parts(verb):
 
 
 def test_verbs_of_a_training_share_its_settings():
-    assert [verb.name for verb in VERBS.values() if verb.describes_training] == [DEFAULT, "check-data"]
+    assert [verb.name for verb in VERBS.values() if verb.describes_training] == [DEFAULT, "plan", "check-data"]
     assert VERBS["check-data"].root == DEFAULT
+
+
+def test_a_plan_composes_as_a_training_does():
+    """Its root YAML is that of a training, but for the schema."""
+    lines = {
+        verb: (ROOT / f"configs/{verb}.yaml").read_text().partition("defaults:\n")[2] for verb in ("train", "plan")
+    }
+    assert lines["plan"].replace("schema/plan", "schema/run") == lines["train"]
