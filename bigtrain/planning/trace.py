@@ -124,8 +124,8 @@ def tensors_in(value: Any) -> list[Tensor]:
 def _inside(func: Callable[..., Any], args: Any) -> int:
     """Bytes that a kernel allocates besides its results, and frees again.
 
-    `logsumexp`: the exponentials. On a CPU, pooling's backward pass: two copies of its indices; oneDNN's recurrence: the
-    gates, and the weights in another layout (in the backward pass in two).
+    `logsumexp`: the exponentials. On a CPU, pooling's backward pass: two copies of its indices; oneDNN's recurrence:
+    the gates, and the weights in another layout (in the backward pass in two).
     """
     if func is aten.logsumexp.default:
         return int(args[0].nbytes)
