@@ -34,7 +34,7 @@ QUIET = [
     ["resume=latest"],
     ["eval"],
     ["eval", "model=cnn"],
-    ["plan"],
+    ["verify"],
     ["trian"],
     ["--cfgg", "job"],
     ["-m", "seed=1,2", "modle=cnn"],
@@ -120,7 +120,7 @@ def test_root_that_is_none(capsys, tmp_path):
 
 
 def test_wrong_verbs_and_flags_are_told_apart(capsys):
-    assert "'plan' is not a verb" in error_of(capsys, "plan")
+    assert "'verify' is not a verb" in error_of(capsys, "verify")
     assert "did you mean bigtrain train ?" in error_of(capsys, "trian")
     assert "neither a verb nor key=value" in error_of(capsys, "seed=1", "model")
     assert "The verb comes first" in error_of(capsys, "seed=1", "eval")
