@@ -16,7 +16,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.errors import MachineError
 from bigtrain.models.sizes import backbone_sizes, linear
 from bigtrain.optim.config import AdamConfig, AdamWConfig, CommonConfig, LionConfig, MuonConfig, SGDConfig
-from bigtrain.planning.changes import AVERAGE, GRADIENTS, OPTIMIZER, WEIGHTS, Situation, cheapest_changes
+from bigtrain.planning.changes import ACTIVATIONS, AVERAGE, GRADIENTS, OPTIMIZER, WEIGHTS, Situation, cheapest_changes
 from bigtrain.planning.setup import Setup
 from bigtrain.registry import OPTIMIZERS
 from bigtrain.tasks.config import (
@@ -133,30 +133,47 @@ def smallest_spec(config: RunConfig) -> DataSpec:
     return DataSpec(config.data.provides, "", {}, 1, input_shape=(1, 1, 1), num_classes=1, values=("",))
 
 
+def untraced_situation(
+    config: RunConfig, spec: DataSpec, setup: Setup, available: int, on_cpu: bool, used: int = 0
+) -> Situation | None:
+    """For `cheapest_changes` where no step can be traced, as in a process that has just run out of memory; None for a
+    model without a formula. `used`: bytes that the rank held then; what is no training state counts as activations.
+    """
+    parts, counts = certain_memory(config, spec), parameter_counts(config, spec)
+    if parts is None or counts is None:
+        return None
+    if used:
+        parts[ACTIVATIONS] = max(0, used - sum(parts.values()) // setup.shards)
+    return Situation(
+        setup,
+        parts,
+        available,
+        counts.num_blocks,
+        in_blocks=counts.blocks / counts.total,
+        has_gpu=not on_cpu,
+        optimizer=OPTIMIZERS.entry_of(config.optimizer).name,
+    )
+
+
 def refuse_oversize(config: RunConfig, spec: DataSpec, ranks: int, sharing: int, total_bytes: int, device: str) -> None:
     """Raises MachineError where what is certain is more than there is. `total_bytes` are those of the `device`, a GPU's
     name or "cpu", which so many ranks are `sharing`.
     """
-    parts, counts = certain_memory(config, spec), parameter_counts(config, spec)
-    if parts is None or counts is None or config.trainer.allow_oversize:
-        return
     on_cpu = device == "cpu"
     setup = Setup.of(config, ranks, on_cpu)
-    needed = sum(parts.values()) / setup.shards * sharing
+    situation = untraced_situation(config, spec, setup, total_bytes // sharing, on_cpu)
+    if situation is None or config.trainer.allow_oversize:
+        return
+    needed = sum(situation.parts.values()) / setup.shards * sharing
     if needed <= total_bytes:
         return
-    available = total_bytes // sharing
-    optimizer = OPTIMIZERS.entry_of(config.optimizer).name
-    in_blocks = counts.blocks / counts.total
-    situation = Situation(
-        setup, parts, available, counts.num_blocks, in_blocks, has_gpu=not on_cpu, optimizer=optimizer
-    )
+    counts = int(situation.parts[WEIGHTS] / _FP32)
     ways = " or ".join(" ".join(change.overrides) for change in cheapest_changes(situation))
-    said = ", ".join(f"{part} {memory(size)}" for part, size in parts.items() if size)
+    said = ", ".join(f"{part} {memory(size)}" for part, size in situation.parts.items() if size)
     split = f", split over {setup.shards} ranks" if setup.shards > 1 else ""
     raise MachineError.of(
         "MEMORY-MODEL",
-        f"the model has {scaled(counts.total)} parameters; training it takes {memory(needed)} before any activation, "
+        f"the model has {scaled(counts)} parameters; training it takes {memory(needed)} before any activation, "
         f"and {'this machine' if on_cpu else f'the GPU ({device})'} has {memory(total_bytes)}",
         cause=said + split,
         fix=f"{ways or 'a smaller model, or more GPUs'}; bigtrain plan, with the same words, shows what fits where; "

@@ -30,6 +30,7 @@ class Setup:
         batch = ranks * -(-settings.batch_size // ranks)
         given, share = settings.micro_batch_size, batch // ranks
         micro_batch = min(given, share) if isinstance(given, int) else share
+        # The next two by name: a version without these settings shards and recomputes nothing.
         strategy = "ddp" if ranks == 1 else str(getattr(settings, "strategy", "auto"))
         checkpointing = str(getattr(settings, "activation_checkpointing", "off"))
         return cls(ranks, batch, micro_batch, precision, strategy, checkpointing, ranks_per_node)

@@ -26,7 +26,15 @@ from bigtrain.models.config import (
 )
 from bigtrain.models.vision.config import CNNConfig, MLPConfig, ResNetConfig, VGGConfig
 from bigtrain.optim.config import AdamWConfig, LionConfig, MuonConfig, SGDConfig
-from bigtrain.planning.formula import certain_memory, parameter_counts, refuse_oversize, smallest_spec
+from bigtrain.planning.changes import cheapest_changes
+from bigtrain.planning.formula import (
+    certain_memory,
+    parameter_counts,
+    refuse_oversize,
+    smallest_spec,
+    untraced_situation,
+)
+from bigtrain.planning.setup import Setup
 from bigtrain.registry import TASKS
 from bigtrain.tasks.config import (
     ClassificationConfig,
@@ -197,6 +205,16 @@ def test_nothing_that_fits_is_refused():
     refuse_oversize(config, TEXT, 16, 1, -(-needed // 16), "H100")  # which may be split
     with pytest.raises(MachineError):
         refuse_oversize(config, TEXT, 16, 1, needed // 16 - 1, "H100")
+
+
+def test_out_of_memory_what_is_no_state_counts_as_activations():
+    config = run_config(TransformerConfig(**GPT2), LanguageModelingConfig(), batch_size=64)
+    spec, used = replace(TEXT, vocab_size=50257), 40 << 30
+    situation = untraced_situation(config, spec, Setup.of(config, 1, False), 24 << 30, False, used)
+    assert situation.needed == used
+    found = cheapest_changes(situation)
+    assert found[0].overrides == ("trainer.micro_batch_size=32",)
+    assert ("trainer.activation_checkpointing=full",) in [change.overrides for change in found]
 
 
 def test_every_task_has_a_formula_for_its_heads():
