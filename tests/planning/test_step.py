@@ -67,9 +67,7 @@ def layers(model_class, count):
     return run_config(tiny_config(model_class, num_layers=count), LanguageModelingConfig())
 
 
-@pytest.mark.parametrize(
-    ("model_class", "checkpointing"), [(TransformerConfig, "off"), (TransformerConfig, "full"), (LSTMConfig, "off")]
-)
+@pytest.mark.parametrize(("model_class", "checkpointing"), [(TransformerConfig, "full"), (LSTMConfig, "off")])
 def test_two_and_three_layers_tell_what_many_hold(model_class, checkpointing, monkeypatch):
     config = layers(model_class, 6)
     extended = measured(config, checkpointing=checkpointing)
