@@ -43,6 +43,7 @@ from bigtrain.training.cadence import Cadences, Length, WorkUnits, length_and_ca
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.extension import lay_out, record_extension
 from bigtrain.training.machine import (
+    choose_checkpointing,
     choose_precision,
     choose_recording,
     compile_network,
@@ -213,7 +214,7 @@ def begin_state(resume: Checkpoint | None, world: World, tracker: Tracker) -> Tr
 def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optimizer, ResolvedPrecision, float]:
     """Prepares the module for training; returns the optimizer, the number format and FLOPs per sample.
 
-    Choices that depend on the machine (precision, compiled blocks, recorded steps) are kept in `state.resolved`.
+    Choices of how it is computed (precision, compiled blocks, recorded steps, …) are kept in `state.resolved`.
     """
     config, module, loader, world = parts.config, parts.module, parts.loader, parts.world
     for head in parts.network.heads.values():
@@ -226,6 +227,7 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
     with ResolvedPrecision(gathered_in, "").autocast(world.device):
         flops = flops_per_sample(module, to_device(loader.typical_batch(), world.device))
     reshard(module)
+    choose_checkpointing(module, config.trainer.activation_checkpointing, state)
     precision = choose_precision(module, config.trainer, loader, flops, state, world, parts.strategy.shards)
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     step_flops = flops * loader.order.samples_per_step

@@ -140,6 +140,9 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     ),
     "accumulate_grad_batches gradient_accumulation_steps grad_accum_steps grad_accum accumulation_steps "
     "gradient_accumulation accum_iter": Habit(say=_ACCUMULATE),
+    "gradient_checkpointing activation_checkpoint use_checkpoint": Habit(
+        ("activation_checkpointing",), _switch("full", "off")
+    ),
     "epochs epoch num_epochs max_epochs max_epoch n_epochs nb_epochs num_train_epochs": Habit(
         ("max_duration",), _EPOCHS
     ),

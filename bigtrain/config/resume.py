@@ -29,6 +29,7 @@ FREE_KEYS = (
     *(f"trainer.{key}" for key in ("gpus", "processes", "strategy", "rank_timeout", "max_restarts")),
     *(f"trainer.{key}" for key in ("profile", "find_nonfinite")),
     "trainer.allow_oversize",
+    "trainer.activation_checkpointing",
 )
 
 LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "trainer.early_stopping.min_delta")

@@ -98,6 +98,12 @@ class TrainerConfig:
     micro_batch_size: int | None = setting(
         None, "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share.", at_least=1
     )
+    activation_checkpointing: str = setting(
+        "off",
+        "Compute activations again in the backward pass instead of keeping them: full (of every block), a number N (of "
+        "every N-th block), attention (of each block's attention only), off (docs/memory.md).",
+        before="off",
+    )
     max_duration: str = setting("1000step", "Length of the training.", duration="whole")
     time_limit: str | None = setting(
         None, "Stop after this time, state saved, exit 75: for instance 30min.", duration="time"
@@ -161,6 +167,10 @@ class TrainerConfig:
             found.append(
                 Invalid("eval_samples", f"is {self.eval_samples!r}; allowed: auto, all, or a number of samples above 0")
             )
+        keeps = self.activation_checkpointing
+        if keeps not in ("off", "full", "attention") and not (keeps.isdecimal() and int(keeps)):
+            sentence = f"is {keeps!r}; allowed: off, full, attention, or a number N for every N-th block"
+            found.append(Invalid("activation_checkpointing", sentence))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             sentence = f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
             found.append(Invalid("batch_size", sentence))

@@ -18,6 +18,7 @@ from bigtrain.data.loader import TrainLoader, to_device
 from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
+from bigtrain.nn.activation_checkpointing import checkpoint_activations, checkpointed_modules
 from bigtrain.nn.compiler import prepare_compiler
 from bigtrain.nn.cross_entropy import Chunking, chunking_for
 from bigtrain.nn.heads import VocabularyHead
@@ -200,6 +201,25 @@ def eager_chunking(rule: Chunking) -> Chunking:
     return rule._replace(max_logits=rule.max_logits // 6)
 
 
+def choose_checkpointing(module: TrainingModule, setting: str, state: TrainState) -> None:
+    """Which blocks compute their activations again. Raises ConfigError for a model that has none of what is set."""
+    state.resolved.pop("activation_checkpointing", None)  # of an earlier session, which may have been set otherwise
+    if setting == "off":
+        return
+    blocks: list[nn.Module] = module.network.backbone.ordered_blocks()  # type: ignore[operator, union-attr, assignment]
+    chosen = checkpointed_modules(blocks, setting)
+    if not chosen:
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.activation_checkpointing is {setting}, but this model has no "
+            + ("attention in its blocks" if blocks else "blocks"),
+            fix="trainer.activation_checkpointing=" + ("full" if blocks else "off"),
+        )
+    checkpoint_activations(chosen)
+    shown = f"attention of {len(blocks)} blocks" if setting == "attention" else f"{len(chosen)} of {len(blocks)} blocks"
+    state.resolved["activation_checkpointing"] = shown
+
+
 def choose_recording(
     module: TrainingModule,
     settings: TrainerConfig,
@@ -219,6 +239,7 @@ def choose_recording(
         " (the samples differ in length)": loader.dataset.lengths is not None,
         " (fp16 reads its loss scale back)": precision.name == "fp16",
         " (the model counts on the host)": counts,
+        " (activation checkpointing sets generators back on the host)": settings.activation_checkpointing != "off",
         " (trainer.find_nonfinite looks at every value)": settings.find_nonfinite,
         " (optimizer.l1 needs the learning rate on the host)": any(group["l1"] for group in optimizer.param_groups),
         " (the optimizer reads found_inf on the host)": not optimizer.recordable,
