@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from bigtrain.config.habits import VERBS as OTHER_VERBS
 from bigtrain.config.verbs import DEFAULT, VERBS
-from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, nearest, printable
+from bigtrain.errors import BigtrainError, ConfigError, ExitCode, Problem, is_memory_shortage, nearest, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,14 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         code = ExitCode.OK
     except OSError as error:
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+        if is_memory_shortage(error):
+            code = _report(_no_memory(error), ExitCode.ENVIRONMENT, debug)
+        elif error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
             code = _report(_bug(error), ExitCode.BUG, debug)
         else:
             _drop_output()
             problem = Problem("OUTPUT", "can't write the output", error.strerror or str(error), "look at where it goes")
             code = _report(problem, ExitCode.ENVIRONMENT, debug)
     except Exception as error:
-        code = _report(_bug(error), ExitCode.BUG, debug)
+        known = is_memory_shortage(error)
+        problem = _no_memory(error) if known else _bug(error)
+        code = _report(problem, ExitCode.ENVIRONMENT if known else ExitCode.BUG, debug)
     return int(code)
 
 
@@ -57,6 +61,12 @@ def _bug(error: Exception) -> Problem:
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     fix = "run it again with --debug for the traceback (a run keeps it in its error.log), and report it"
     return Problem("BUG", "this is a bug of bigtrain's, not of yours", cause, fix)
+
+
+def _no_memory(error: Exception) -> Problem:
+    """Outside of training, which says more about it (commands/shortage.py)."""
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Problem("MEMORY", "there is not enough memory for this", cause, "ask for less at a time, or free memory")
 
 
 def _drop_output() -> None:

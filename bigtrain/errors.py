@@ -8,6 +8,7 @@ bug of bigtrain: exit 70.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -94,10 +95,33 @@ class MachineError(BigtrainError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+class MemoryShortage(MachineError):
+    """Memory of the host or of a GPU ran out."""
+
+
 class NumericsError(BigtrainError):
     """The loss or a gradient stopped being finite."""
 
     exit_code = ExitCode.NUMERICS
+
+
+_SIGNS_OF_SHORTAGE = (
+    "can't allocate memory",  # PyTorch's allocator on a CPU
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+)
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out. PyTorch raises a RuntimeError of its own only for a GPU's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_SHORTAGE)
 
 
 _UNSEEN = re.compile(r"(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -21,6 +21,7 @@ from bigtrain.commands.conclusion import conclude, evaluate_best
 from bigtrain.commands.extend import extended_from, nothing_left
 from bigtrain.commands.init_from import brought_tokenizer, initialise, settled
 from bigtrain.commands.opening import advice, facts, opening, rate_of_extension, unmeasured
+from bigtrain.commands.shortage import shortage_of_memory
 from bigtrain.config.compose import Composed
 from bigtrain.config.contradictions import find_contradictions, refused
 from bigtrain.config.durations import parse_duration
@@ -65,7 +66,8 @@ def run(composed: Composed) -> int:
         return _launch(composed, ranks)
     with join_world(composed.config.trainer) as world, rank_errors(world, launched):
         require_same_settings(composed, world)
-        return _train_here(composed, world)
+        with shortage_of_memory(composed.config, world):
+            return _train_here(composed, world)
 
 
 def _launch(composed: Composed, ranks: int) -> int:
@@ -217,7 +219,7 @@ def _recorded(
     machine["ranks"] = parts.world.size
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=machine)
     try:
-        with lost_ranks():
+        with lost_ranks(), shortage_of_memory(composed.config, parts.world, run_dir):
             code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes, tracker)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)

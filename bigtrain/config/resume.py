@@ -28,8 +28,7 @@ FREE_KEYS = (
     *(f"trainer.{key}" for key in ("log_every", "eval_every", "eval_train", "save_every", "keep_last", "time_limit")),
     *(f"trainer.{key}" for key in ("gpus", "processes", "strategy", "rank_timeout", "max_restarts")),
     *(f"trainer.{key}" for key in ("profile", "find_nonfinite")),
-    "trainer.allow_oversize",
-    "trainer.activation_checkpointing",
+    *(f"trainer.{key}" for key in ("micro_batch_size", "activation_checkpointing", "allow_oversize")),
 )
 
 LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "trainer.early_stopping.min_delta")

@@ -38,6 +38,9 @@ def launch(
     added to their environment.
     """
     variables |= {LAUNCHED: str(os.getpid()), "OMP_NUM_THREADS": str(threads_per_rank(ranks))}
+    from bigtrain.tracking.memory import out_of_memory_kills  # imports torch, which a sweep's launcher does without
+
+    kills = out_of_memory_kills()
     with _set(variables):
         for restarts in range(max_restarts + 1):
             attempt = _Ranks(words, ranks)
@@ -48,6 +51,13 @@ def launch(
             if restarts < max_restarts:
                 _say(f"a rank was killed by {killer}; starting again, {restarts + 1}/{max_restarts}")
                 words = words_to_go_on()
+    if out_of_memory_kills() > kills:
+        _say("error[MEMORY]: a rank was killed by the kernel: the memory limit of this job or container was reached")
+        _say(
+            "  fix:   ask for more, or go on with resume= and trainer.activation_checkpointing=full or a smaller "
+            "trainer.micro_batch_size"
+        )
+        return ExitCode.ENVIRONMENT
     _say(f"error[RANK-KILLED]: a rank was killed by {killer}")
     hint = f"all {max_restarts} restarts are used" if max_restarts else "trainer.max_restarts=N starts it again"
     _say(f"  fix:   go on with resume=; {hint}")

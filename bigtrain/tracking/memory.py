@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,60 @@ def memory_total_bytes(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of the two versions of control groups
         with contextlib.suppress(OSError, ValueError):  # "max" is no number
             total = min(total, int((cgroup / name).read_text()))
-    return total
+    return min(total, _limit_of_process() or total)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be had: of the GPU, else of the host."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory_bytes()
 
 
 def available_memory_bytes() -> int:
-    """Host memory that can be had without swapping, within the limit of this process's cgroup; 0 where unknown."""
+    """Host memory that can be had without swapping, within the limits of this process and of its cgroup; 0 where
+    unknown.
+    """
     try:
         available = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
-        while group != group.parent:  # version 2, whose limits hold for what lies below; without one there is no file
-            if (limit := group / "memory.max").exists() and (text := limit.read_text().strip()) != "max":
+        if limit := _limit_of_process():
+            available = min(available, max(0, limit - _fields(Path("/proc/self/status"))["VmSize:"] * 1024))
+        for group in _cgroups():
+            if (file := group / "memory.max").exists() and (text := file.read_text().strip()) != "max":
                 cached = _fields(group / "memory.stat").get("inactive_file", 0)
                 used = int((group / "memory.current").read_text())
                 available = min(available, int(text) - used + cached)
-            group = group.parent
         return available
     except (OSError, ValueError, KeyError):  # not Linux
         return 0
+
+
+def out_of_memory_kills() -> int:
+    """How often the kernel has ended a process of this one's cgroup because memory ran out; 0 where unknown."""
+    with contextlib.suppress(OSError, ValueError):
+        found = (_fields(group / "memory.events") for group in _cgroups() if (group / "memory.events").exists())
+        return next(found, {}).get("oom_kill", 0)
+    return 0
+
+
+def _cgroups() -> Iterator[Path]:
+    """This process's cgroup and those that it lies in (version 2), whose limits hold for it too; without a limit a
+    folder has no file of it.
+    """
+    group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
+    while group != group.parent:
+        yield group
+        group = group.parent
+
+
+def _limit_of_process() -> int:
+    """Bytes of address space that this process may have (`ulimit -v`); 0: no limit."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 0 if soft == resource.RLIM_INFINITY else soft
 
 
 def _fields(path: Path) -> dict[str, int]:

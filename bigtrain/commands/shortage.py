@@ -1,0 +1,108 @@
+"""What a training says where memory runs out: what was asked for, what there was, when, and what needs less."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType
+
+from bigtrain.build import build_data, build_parts, build_trainer
+from bigtrain.config.run import Precision, RunConfig
+from bigtrain.distributed.world import World
+from bigtrain.errors import MemoryShortage, is_memory_shortage
+from bigtrain.registry import MODELS
+from bigtrain.storage.checkpoint import CheckpointStore
+from bigtrain.tracking.formatting import memory
+from bigtrain.tracking.memory import free_memory_bytes, memory_total_bytes
+from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.precision import emulated_on_cpu
+from bigtrain.training.trainer import Trainer
+
+# What a function does, in words; the innermost one of an error's traceback decides.
+_PHASES: dict[CodeType, str] = {
+    build_data.__code__: "while the data was read",
+    build_parts.__code__: "while the model was built",
+    build_trainer.__code__: "while the training was set up",
+    Trainer.plan_step.__code__: "while a batch was read",
+    Trainer.train_step.__code__: "in a training step",
+    Trainer.evaluate.__code__: "in an evaluation",
+    Evaluator.evaluate.__code__: "in an evaluation",
+    Trainer.write_checkpoint.__code__: "while a checkpoint was saved",
+}
+_ASKED = re.compile(r"allocate ([\d.]+) ?(bytes|[KMGTP]?i?B)\b")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+
+
+@contextmanager
+def shortage_of_memory(config: RunConfig, world: World, run_dir: Path | None = None) -> Iterator[None]:
+    """Raises MemoryShortage for a failed allocation, on the host or a GPU. Other errors are raised as they are."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_memory_shortage(error):
+            raise
+        raise _shortage(error, config, world, run_dir) from error
+
+
+def _shortage(error: BaseException, config: RunConfig, world: World, run_dir: Path | None) -> MemoryShortage:
+    # The traceback still holds the tensors of the functions that have failed: what is free now was free then.
+    free, total = free_memory_bytes(world.device), memory_total_bytes(world.device)
+    asked = asked_bytes(str(error))
+    parts = [f"{memory(asked)} were asked for"] if asked else []
+    parts += [f"{memory(free)} of {memory(total)} were free"] if free else [f"there is {memory(total)}"]
+    where = "on the GPU" if world.device.type == "cuda" else "on the host"
+    fix = f"what needs less, the cheapest first: {', '.join(cheapest_overrides(config, world)[:3])}"
+    if run_dir is not None and (steps := CheckpointStore(run_dir / "checkpoints").steps()):
+        fix += f"; the run goes on with resume={run_dir}, from its checkpoint of step {steps[-1]}"
+    return MemoryShortage.of(
+        "MEMORY",
+        f"memory {where} ran out {phase_of(error)}: {', '.join(parts)}",
+        cause=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300],
+        fix=fix,
+    )
+
+
+def phase_of(error: BaseException) -> str:
+    """What was being done, by the error's traceback, and in which step."""
+    phase = "at the start"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        phase = _PHASES.get(frame.f_code, phase)
+        if frame.f_code is Trainer.train_step.__code__:
+            phase += f" (step {frame.f_locals['self'].state.step + 1})"
+    return phase
+
+
+def asked_bytes(message: str) -> int:
+    """Bytes that were asked for, by the words of PyTorch or NumPy; 0 where they don't say."""
+    found = _ASKED.search(message)
+    return int(float(found[1]) * _UNITS.get(found[2][0], 1)) if found else 0
+
+
+def cheapest_overrides(config: RunConfig, world: World) -> list[str]:
+    """Overrides with which this run needs less memory: first those that leave the training the same, to rounding, or
+    cost it little time, then those that change it.
+    """
+    settings, model = config.trainer, config.model
+    share = settings.micro_batch_size or max(1, settings.batch_size // world.size)
+    found = []
+    if share > 1 and settings.batch_tokens is None:
+        found.append(f"trainer.micro_batch_size={largest_divisor(share, share // 2)}")
+    if settings.activation_checkpointing != "full" and not model.counts:
+        found.append("trainer.activation_checkpointing=full")
+    if settings.precision is Precision.fp32 and (world.device.type == "cuda" or not emulated_on_cpu("bf16")):
+        found.append("trainer.precision=bf16")
+    if settings.batch_tokens is not None:
+        found.append(f"trainer.batch_tokens={settings.batch_tokens // 2}")
+    if config.data.sequence_length is not None:
+        found.append(f"data.sequence_length={max(1, config.data.sequence_length // 2)}")
+    name = MODELS.entry_of(model).name
+    found.append(f"a smaller model (bigtrain --help model={name} lists its settings)")
+    return found
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of `number` that is not above `at_most`, at least 1."""
+    return next(divisor for divisor in range(max(1, at_most), 0, -1) if number % divisor == 0)
