@@ -52,9 +52,11 @@ from bigtrain.training.machine import (
     precision_of_shards,
     records,
 )
+from bigtrain.training.micro_batch import choose_micro_batch_size
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.observer import Observer
 from bigtrain.training.precision import ResolvedPrecision
+from bigtrain.training.recording import record_steps
 from bigtrain.training.recurrent_state import carries_state, initial_state
 from bigtrain.training.selection import Selection
 from bigtrain.training.sharded_module import bytes_without_shards, sharded_module
@@ -229,21 +231,13 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
     reshard(module)
     choose_checkpointing(module, config.trainer.activation_checkpointing, state)
     precision = choose_precision(module, config.trainer, loader, flops, state, world, parts.strategy.shards)
+    choose_micro_batch_size(module, config.trainer, loader, precision, state, world, parts.strategy.shards)
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
     step_flops = flops * loader.order.samples_per_step
     choose_recording(module, config.trainer, optimizer, loader, precision, step_flops, state, world)
     with status_line("Compiling the model", ""):
         compile_network(module, config.trainer.compile, loader, precision, state, tracker, world)
     return optimizer, precision, flops
-
-
-def record_steps(trainer: Trainer) -> None:
-    """Records the trainer's step as a CUDA graph. On failure there is one warning, and steps run eagerly."""
-    try:
-        trainer.record(trainer.plan_step())
-    except Exception as error:  # the errors of a recording have no common base class
-        trainer.tracker.note(f"recording a CUDA graph failed ({type(error).__name__}); going on without", True)
-        trainer.state.resolved["cuda_graph"] = "off (the recording failed)"
 
 
 def build_loader(parts: Parts) -> TrainLoader:
@@ -255,7 +249,9 @@ def build_loader(parts: Parts) -> TrainLoader:
     augment = parts.data.augment
     collate = lambda samples: task.collate(augment(samples) if augment else samples, training=True)  # noqa: E731
     partners = task.needs_partners or (augment is not None and augment.needs_partners)
-    return TrainLoader(dataset, collate, order, settings.micro_batch_size, parts.world, seed=seed, partners=partners)
+    return TrainLoader(
+        dataset, collate, order, settings.fixed_micro_batch_size, parts.world, seed=seed, partners=partners
+    )
 
 
 def build_evaluator(parts: Parts, precision: ResolvedPrecision, length: Length, cadences: Cadences) -> Evaluator:
@@ -274,7 +270,7 @@ def build_evaluator(parts: Parts, precision: ResolvedPrecision, length: Length, 
             dataset = parts.data.dataset("train")
             of_train = train_sample_size(sizes["train"], size)
             samples[TRAIN_SAMPLE] = FixedSample(dataset, of_train, SeedDomain.TRAIN_SAMPLE, dataset.contiguous)
-    batch_size = evaluation_batch_size(settings, parts.world.size)
+    batch_size = evaluation_batch_size(settings, parts.loader.micro_batch_size, parts.world.size)
     return Evaluator(parts.module, parts.task, parts.data, precision, batch_size, parts.world, samples)
 
 
@@ -314,9 +310,9 @@ def build_watch(parts: Parts, run_dir: Path, tracker: Tracker, first_step: int) 
     return Watch(profile, parts.module if settings.find_nonfinite else None)
 
 
-def evaluation_batch_size(settings: TrainerConfig, ranks: int = 1) -> int:
+def evaluation_batch_size(settings: TrainerConfig, micro_batch_size: int | None, ranks: int = 1) -> int:
     """Samples per forward pass of an evaluation: what fits in training fits here too."""
-    return settings.micro_batch_size or max(1, settings.batch_size // ranks)
+    return micro_batch_size or max(1, settings.batch_size // ranks)
 
 
 def build_schedule(config: RunConfig, units: WorkUnits, length: Length, state: TrainState) -> Schedule:

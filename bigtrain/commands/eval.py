@@ -45,7 +45,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     evaluated = evaluated_data(loaded, config)
     data, split = evaluated.data, evaluated.split
     precision = ResolvedPrecision(loaded.checkpoint.fact("resolved")["precision"], "as the run had it")
-    batch_size = config.batch_size or evaluation_batch_size(loaded.config.trainer)
+    settings, resolved = loaded.config.trainer, loaded.checkpoint.fact("resolved")
+    micro_batch_size = settings.fixed_micro_batch_size or int(resolved.get("micro_batch_size", 0))
+    batch_size = config.batch_size or evaluation_batch_size(settings, micro_batch_size)
     # The data that is measured may have another length per token and another optimum than the training's.
     spec = dataclasses.replace(
         loaded.spec, bytes_per_token=data.spec.bytes_per_token, optimal_loss=data.spec.optimal_loss

@@ -40,6 +40,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
             **({"evaluation": sampling} if (sampling := trainer.evaluator.sampling()) else {}),
             "compile": state.resolved["compile"],
             **({"cuda graph": state.resolved["cuda_graph"]} if world.device.type == "cuda" else {}),
+            **({"micro-batch": f"{size} samples (auto)"} if (size := state.resolved.get("micro_batch_size")) else {}),
             **({"checkpointing": kept} if (kept := state.resolved.get("activation_checkpointing")) else {}),
         },
         parameters=sum(parameter.numel() for parameter in parts.network.parameters()),

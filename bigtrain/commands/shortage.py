@@ -18,6 +18,7 @@ from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tracking.formatting import memory
 from bigtrain.tracking.memory import free_memory_bytes, memory_total_bytes
 from bigtrain.training.evaluator import Evaluator
+from bigtrain.training.micro_batch import smaller
 from bigtrain.training.precision import emulated_on_cpu
 from bigtrain.training.trainer import Trainer
 
@@ -50,11 +51,11 @@ def shortage_of_memory(config: RunConfig, world: World, run_dir: Path | None = N
 def _shortage(error: BaseException, config: RunConfig, world: World, run_dir: Path | None) -> MemoryShortage:
     # The traceback still holds the tensors of the functions that have failed: what is free now was free then.
     free, total = free_memory_bytes(world.device), memory_total_bytes(world.device)
-    asked = asked_bytes(str(error))
+    asked, size = asked_bytes(str(error)), _micro_batch_size(error)
     parts = [f"{memory(asked)} were asked for"] if asked else []
     parts += [f"{memory(free)} of {memory(total)} were free"] if free else [f"there is {memory(total)}"]
     where = "on the GPU" if world.device.type == "cuda" else "on the host"
-    fix = f"what needs less, the cheapest first: {', '.join(cheapest_overrides(config, world)[:3])}"
+    fix = f"what needs less, the cheapest first: {', '.join(cheapest_overrides(config, world, size)[:3])}"
     if run_dir is not None and (steps := CheckpointStore(run_dir / "checkpoints").steps()):
         fix += f"; the run goes on with resume={run_dir}, from its checkpoint of step {steps[-1]}"
     return MemoryShortage.of(
@@ -75,21 +76,27 @@ def phase_of(error: BaseException) -> str:
     return phase
 
 
+def _micro_batch_size(error: BaseException) -> int | None:
+    """Of the trainer that was training; None where none was."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is Trainer.fit.__code__)
+    return next((frame.f_locals["self"].loader.micro_batch_size for frame in frames), None)
+
+
 def asked_bytes(message: str) -> int:
     """Bytes that were asked for, by the words of PyTorch or NumPy; 0 where they don't say."""
     found = _ASKED.search(message)
     return int(float(found[1]) * _UNITS.get(found[2][0], 1)) if found else 0
 
 
-def cheapest_overrides(config: RunConfig, world: World) -> list[str]:
+def cheapest_overrides(config: RunConfig, world: World, micro_batch_size: int | None = None) -> list[str]:
     """Overrides with which this run needs less memory: first those that leave the training the same, to rounding, or
-    cost it little time, then those that change it.
+    cost it little time, then those that change it. `micro_batch_size`: what it is, where that is known.
     """
     settings, model = config.trainer, config.model
-    share = settings.micro_batch_size or max(1, settings.batch_size // world.size)
+    share = micro_batch_size or settings.fixed_micro_batch_size or max(1, settings.batch_size // world.size)
     found = []
-    if share > 1 and settings.batch_tokens is None:
-        found.append(f"trainer.micro_batch_size={largest_divisor(share, share // 2)}")
+    if (half := smaller(share)) and settings.batch_tokens is None:
+        found.append(f"trainer.micro_batch_size={half}")
     if settings.activation_checkpointing != "full" and not model.counts:
         found.append("trainer.activation_checkpointing=full")
     if settings.precision is Precision.fp32 and (world.device.type == "cuda" or not emulated_on_cpu("bf16")):
@@ -101,8 +108,3 @@ def cheapest_overrides(config: RunConfig, world: World) -> list[str]:
     name = MODELS.entry_of(model).name
     found.append(f"a smaller model (bigtrain --help model={name} lists its settings)")
     return found
-
-
-def largest_divisor(number: int, at_most: int) -> int:
-    """The largest divisor of `number` that is not above `at_most`, at least 1."""
-    return next(divisor for divisor in range(max(1, at_most), 0, -1) if number % divisor == 0)

@@ -95,8 +95,11 @@ class TrainerConfig:
         "Tokens per optimizer step, padding included, instead of batch_size: for texts of different lengths.",
         at_least=1,
     )
-    micro_batch_size: int | None = setting(
-        None, "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share.", at_least=1
+    micro_batch_size: int | str | None = setting(
+        None,
+        "Samples per rank and forward pass; smaller saves memory. Default: a rank's whole share; auto: as many as fit "
+        "(docs/memory.md).",
+        at_least=1,
     )
     activation_checkpointing: str = setting(
         "off",
@@ -171,10 +174,21 @@ class TrainerConfig:
         if keeps not in ("off", "full", "attention") and not (keeps.isdecimal() and int(keeps)):
             sentence = f"is {keeps!r}; allowed: off, full, attention, or a number N for every N-th block"
             found.append(Invalid("activation_checkpointing", sentence))
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            sentence = f"is {self.batch_size}, which micro_batch_size={self.micro_batch_size} does not divide"
-            found.append(Invalid("batch_size", sentence))
+        size = self.fixed_micro_batch_size
+        if size and self.batch_size % size:
+            found.append(Invalid("batch_size", f"is {self.batch_size}, which micro_batch_size={size} does not divide"))
+        if isinstance(self.micro_batch_size, str) and self.micro_batch_size != "auto":
+            sentence = f"is {self.micro_batch_size!r}; allowed: a number of samples, auto, or null"
+            found.append(Invalid("micro_batch_size", sentence))
+        elif self.micro_batch_size == "auto" and self.batch_tokens is not None:
+            sentence = "is auto, but batch_tokens says already what fits; give one of the two"
+            found.append(Invalid("micro_batch_size", sentence))
         return found
+
+    @property
+    def fixed_micro_batch_size(self) -> int | None:
+        """`micro_batch_size` where it is a number."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else None
 
 
 @dataclass

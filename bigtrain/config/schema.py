@@ -82,6 +82,8 @@ def without_none(hint: Any) -> Any:
 def describe_type(hint: Any) -> str:
     """A type in a user's words: `int | None` → "a whole number, or null"."""
     inner = without_none(hint)
+    if len(several := [part for part in typing.get_args(hint) if part in _WORDS]) > 1 and inner in several:
+        return f"{', '.join(_WORDS[part][0] for part in several)}, or null"
     if isinstance(inner, type) and issubclass(inner, Enum):
         words = "one of " + ", ".join(inner.__members__)
     elif typing.get_origin(inner) is list:

@@ -42,7 +42,7 @@ class TrainLoader:
         self.dataset = dataset
         self.order = order
         self.collate = collate
-        self._micro_batch_size = micro_batch_size
+        self.micro_batch_size = micro_batch_size  # may change between steps
         self._world = world
         self._seed = seed
         self.needs_partners = partners
@@ -58,7 +58,7 @@ class TrainLoader:
         """
         ids, epochs = self._share(self.ids(step)), self._share(self.order.epochs(step))
         keys = sample_keys(self._seed, epochs, ids)
-        size = self._micro_batch_size or len(ids)
+        size = self.micro_batch_size or len(ids)
         pieces = [slice(first, first + size) for first in range(0, len(ids), size)]
         batches = [
             self.collate(keyed_samples(self.dataset, ids[piece], keys[piece], self.needs_partners)) for piece in pieces
@@ -177,6 +177,10 @@ class Prefetch:
         batches = self._next[1].result()
         self._ask(self._thread, step + 1)
         return batches
+
+    def forget(self) -> None:
+        """Makes the next batches anew: the loader cuts them otherwise now."""
+        self._next = None
 
     def close(self) -> None:
         """Ends the thread."""

@@ -249,7 +249,7 @@ def _check_one_size(settings: TrainerConfig, ranks: int) -> None:
             "trainer.batch_tokens has no effect: the samples of this data are all of one size",
             fix="give trainer.batch_size",
         )
-    micro_batch_size = settings.micro_batch_size or 1
+    micro_batch_size = settings.fixed_micro_batch_size or 1
     if settings.batch_size % (micro_batch_size * ranks):
         raise ConfigError.of(
             "CONFIG-COMBINATION",

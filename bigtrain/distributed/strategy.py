@@ -66,11 +66,18 @@ def choose_strategy(setting: str, world: World, held_bytes: Callable[[], int]) -
     if world.device.type == "cpu":
         return Strategy("ddp", "auto: ranks on CPUs share the memory of their machine")
     held, memory = held_bytes(), memory_total_bytes(world.device)
-    name = "fsdp" if held > _SHARE_OF_MEMORY * memory else "ddp"
+    name = "fsdp" if needs_shards(held, memory) else "ddp"
     sign = ">" if name == "fsdp" else "≤"
     return Strategy(
         name, f"auto: weights, gradients and optimizer state, {held / 1e9:.1f} GB, {sign} half of {memory / 1e9:.0f} GB"
     )
+
+
+def needs_shards(held_bytes: int, memory_bytes: int) -> bool:
+    """The rule of auto: whether a rank would hold too much under ddp, with AdamW and beside activations, on a GPU of so
+    much memory.
+    """
+    return held_bytes > _SHARE_OF_MEMORY * memory_bytes
 
 
 def replicate(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:

@@ -139,7 +139,7 @@ def ranks_to_start(settings: TrainerConfig, launched: bool = False) -> int:
     visible = visible_gpus(settings.gpus)
     if settings.gpus != "auto":
         return max(1, int(settings.gpus))
-    micro_batch_size = settings.micro_batch_size or 1
+    micro_batch_size = settings.fixed_micro_batch_size or 1
     fitting = [count for count in range(1, visible + 1) if settings.batch_size % (count * micro_batch_size) == 0]
     return max(fitting, default=1)
 

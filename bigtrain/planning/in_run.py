@@ -11,6 +11,7 @@ from bigtrain.build import Parts
 from bigtrain.config.run import RunConfig
 from bigtrain.data.base import DataSpec
 from bigtrain.distributed.environment import rank_environment
+from bigtrain.distributed.shards import local
 from bigtrain.distributed.world import World
 from bigtrain.planning.formula import refuse_oversize, smallest_spec
 from bigtrain.planning.setup import Setup
@@ -56,8 +57,10 @@ def predicted_peak(config: RunConfig, parts: Parts, precision: str, gpu_memory: 
     """Bytes of a rank of this training. `gpu_memory`: of the GPU; None: on a CPU."""
     from bigtrain.planning.step import measure_step, unchanged_generator  # fake tensors import the compiler: 0.6 s
 
-    setup = Setup.of(config, parts.world.size, gpu_memory is None).changed(precision=precision)
-    setup = setup.changed(strategy="ddp") if setup.strategy == "auto" else setup
+    world, micro_batch = parts.world, parts.loader.micro_batch_size
+    setup = Setup.of(config, world.size, gpu_memory is None, world.local_size).changed(precision=precision)
+    setup = setup.changed(strategy="ddp" if world.size == 1 else parts.strategy.name)
+    setup = setup.changed(micro_batch=min(micro_batch or setup.share, setup.share))
     with unchanged_generator():
         step = measure_step(config, parts.data, setup, gpu_memory)
     return sum(step.peak(setup).values())
@@ -68,4 +71,4 @@ def held_between_steps(trainer: Trainer) -> int:
     tensors = [*trainer.module.parameters(), *trainer.module.buffers()]
     tensors += [value for state in trainer.optimizer.state.values() for value in state.values()]
     tensors += [] if trainer.average is None else list(trainer.average.tensors.values())
-    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+    return sum({id(tensor): local(tensor).nbytes for tensor in tensors}.values())

@@ -11,13 +11,24 @@ import torch
 from bigtrain.build import Parts, build_loader, build_network
 from bigtrain.config.run import Precision, RunConfig
 from bigtrain.data.base import DataModule
+from bigtrain.distributed.strategy import needs_shards
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
-from bigtrain.planning.changes import STATE, Change, Situation, cheapest_changes, of_setup, per_rank
+from bigtrain.planning.changes import (
+    AVERAGE,
+    GRADIENTS,
+    STATE,
+    WEIGHTS,
+    Change,
+    Situation,
+    cheapest_changes,
+    of_setup,
+    per_rank,
+)
 from bigtrain.planning.config import PlanConfig
 from bigtrain.planning.cost import SHARES, StepCost, Work, counts_up_to, kind_of, step_cost
 from bigtrain.planning.device import Device, planned_ranks
-from bigtrain.planning.formula import ParameterCounts, parameter_counts
+from bigtrain.planning.formula import ParameterCounts, certain_memory, parameter_counts
 from bigtrain.planning.setup import Setup
 from bigtrain.planning.sized_data import planned_data
 from bigtrain.planning.step import StepMemory, measure_step
@@ -94,13 +105,14 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
     planner = _Planner(config, data, device)
     step = planner.step(setup)
     if config.trainer.precision is Precision.auto and device.is_here:  # its rule asks for the work of a forward pass
-        forward = step.flops_per_sample / 3 * (config.trainer.micro_batch_size or setup.batch)
+        forward = step.flops_per_sample / 3 * (config.trainer.fixed_micro_batch_size or setup.batch)
         device_here = torch.device("cuda" if device.is_gpu else "cpu")
         setup = setup.changed(precision=resolve_precision(Precision.auto, device_here, forward, _untimed).name)
         step = planner.step(setup)
     if setup.strategy == "auto":
-        whole = sum(step.peak(setup.changed(strategy="ddp")).values())
-        setup = setup.changed(strategy="ddp" if whole <= available else "fsdp")
+        held = certain_memory(config, data.spec) or step.peak(setup.changed(strategy="ddp"))
+        with_adamw = held[WEIGHTS] + 3 * held.get(GRADIENTS, 0) + held.get(AVERAGE, 0)
+        setup = setup.changed(strategy="fsdp" if needs_shards(with_adamw, device.memory) else "ddp")
     peak = step.peak(setup)
     situation = _situation(config, settings, step, setup, available, device)
     work = _work(config, settings, step, setup, device)

@@ -16,23 +16,21 @@ class Setup:
     batch: int  # samples per step, over all ranks
     micro_batch: int  # samples per rank and forward pass
     precision: str = "fp32"  # fp32, bf16, fp16, fp8
-    strategy: str = "ddp"  # ddp, fsdp, hsdp; auto: fsdp where ddp does not fit
+    strategy: str = "ddp"  # ddp, fsdp, hsdp; auto: which of the first two is not known yet
     checkpointing: str = "off"  # off, full, attention, or N: every N-th block
     ranks_per_node: int = 8
 
     @classmethod
     def of(cls, config: RunConfig, ranks: int, on_cpu: bool, ranks_per_node: int = 8) -> Setup:
         """As the settings say, with at least a sample for each rank; precision `auto` is bf16 on a GPU, else fp32."""
-        settings: Any = config.trainer
+        settings = config.trainer
         precision = settings.precision.value
         if settings.precision in (Precision.auto, Precision.probe):
             precision = "fp32" if on_cpu else "bf16"
         batch = ranks * -(-settings.batch_size // ranks)
-        given, share = settings.micro_batch_size, batch // ranks
-        micro_batch = min(given, share) if isinstance(given, int) else share
-        # The next two by name: a version without these settings shards and recomputes nothing.
-        strategy = "ddp" if ranks == 1 else str(getattr(settings, "strategy", "auto"))
-        checkpointing = str(getattr(settings, "activation_checkpointing", "off"))
+        micro_batch = min(settings.fixed_micro_batch_size or batch, batch // ranks)
+        strategy = "ddp" if ranks == 1 or (on_cpu and settings.strategy == "auto") else settings.strategy
+        checkpointing = settings.activation_checkpointing
         return cls(ranks, batch, micro_batch, precision, strategy, checkpointing, ranks_per_node)
 
     @property

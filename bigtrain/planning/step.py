@@ -26,6 +26,7 @@ from bigtrain.data.loader import keyed_samples, stream_rows
 from bigtrain.data.order import BucketedOrder, ContiguousOrder
 from bigtrain.distributed.world import World
 from bigtrain.models.config import BertConfig, LSTMConfig, TransformerConfig
+from bigtrain.nn.activation_checkpointing import checkpointed_modules
 from bigtrain.nn.attention import Attention
 from bigtrain.nn.cpu import as_on_gpu
 from bigtrain.nn.cross_entropy import DEFAULT_CHUNKING, gpu_chunking
@@ -287,13 +288,7 @@ def _end_block(watch: StorageWatch, marks: _Marks, place: str, _: nn.Module, __:
 
 def _recompute(blocks: list[nn.Module], checkpointing: str) -> None:
     """As `trainer.activation_checkpointing` has it: PyTorch's, per block, without saved tensors inside."""
-    if checkpointing == "off":
-        return
-    if checkpointing == "attention":
-        chosen: list[nn.Module] = [part for block in blocks for part in block.modules() if isinstance(part, Attention)]
-    else:
-        chosen = blocks[:: int(checkpointing)] if checkpointing.isdigit() else blocks
-    for module in chosen:
+    for module in checkpointed_modules(blocks, checkpointing):
         run: Callable[..., Any] = module.forward
         module.forward = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
 

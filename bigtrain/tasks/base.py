@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -53,6 +53,18 @@ class LossOutput:
     terms: dict[str, LossTerm]
     statistics: dict[str, Tensor] = field(default_factory=dict)
     state: Any = None
+
+    def objective(self, counts: Mapping[str, float | Tensor], ranks: int) -> Tensor:
+        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as gradients are averaged."""
+        terms = []
+        for name, term in self.terms.items():
+            factor = term.weight * ranks / counts[name]
+            terms.append(term.sum * (factor.to(term.sum.dtype) if isinstance(factor, Tensor) else factor))
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
+
+    def detached(self) -> dict[str, LossTerm]:
+        """The terms without their graph."""
+        return {name: replace(term, sum=term.sum.detach()) for name, term in self.terms.items()}
 
 
 class Example(NamedTuple):

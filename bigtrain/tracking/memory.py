@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd import DeviceType
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -75,6 +78,41 @@ def available_memory_bytes() -> int:
         return available
     except (OSError, ValueError, KeyError):  # not Linux
         return 0
+
+
+class PeakMemory(TorchDispatchMode):
+    """`peak`: the most bytes that tensors made within it took at once, those of `module` and its buffers left out.
+
+    What kernels allocate for themselves is not seen. Gradients are.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.peak = self._held = 0
+        tensors = (*module.parameters(), *module.buffers())
+        self._known = {tensor.untyped_storage()._cdata for tensor in tensors}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the decorator that tells the compiler to skip this mode imports the compiler
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._held += storage.nbytes()
+            self.peak = max(self.peak, self._held)
+            weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._held -= size
 
 
 def out_of_memory_kills() -> int:

@@ -52,7 +52,7 @@ class Evaluator:
         self.task = task
         self.data = data
         self._precision = precision
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._world = world
         self._samples = samples or {}
 
@@ -82,9 +82,9 @@ class Evaluator:
         dataset = self.dataset(split, final)
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
         if carries_state(self.module.network, dataset):
-            batches = evaluation_streams(dataset, collate, self._batch_size, self._world)
+            batches = evaluation_streams(dataset, collate, self.batch_size, self._world)
         else:
-            batches = evaluation_batches(dataset, collate, self._batch_size, self._world, self.task.needs_partners)
+            batches = evaluation_batches(dataset, collate, self.batch_size, self._world, self.task.needs_partners)
         for batch, counts in batches:
             yield to_device(batch, self._world.device), counts
 
@@ -122,7 +122,7 @@ class Evaluator:
     def _compiled_as_before(self, batch: Batch) -> AbstractContextManager:
         """A batch of another size, as the last of a split, runs eagerly: compiling for its shape would take longer."""
         size = len(next(iter(batch.values())))
-        return nullcontext() if size == self._batch_size else eagerly(self.module.network)
+        return nullcontext() if size == self.batch_size else eagerly(self.module.network)
 
     def _metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
         return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
@@ -140,7 +140,7 @@ class Evaluator:
             yield lambda: None
             return
         of_split = "a sample of train" if split == TRAIN_SAMPLE else split
-        batches = max(1, len(self.dataset(split, final)) / (self._batch_size * self._world.size))
+        batches = max(1, len(self.dataset(split, final)) / (self.batch_size * self._world.size))
         begun = itertools.count()
         with status_line(f"Evaluating {of_split}", "") as report:
             yield lambda: report(min(1.0, next(begun) / batches))

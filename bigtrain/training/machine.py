@@ -97,7 +97,7 @@ def choose_precision(
     if "precision" in state.resolved:
         return ResolvedPrecision(state.resolved["precision"], "as the run began with")
     # Of the whole batch, not of a rank's share: the number of ranks does not change the format.
-    forward_flops = flops / 3 * (settings.micro_batch_size or loader.order.samples_per_step)
+    forward_flops = flops / 3 * (settings.fixed_micro_batch_size or loader.order.samples_per_step)
     if sharded:
         forward_flops = math.inf
     precision = resolve_precision(

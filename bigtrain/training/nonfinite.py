@@ -40,6 +40,12 @@ class NonFiniteGuard:
         for buffers, kept in zip(self._buffers, self._kept, strict=True):
             torch.cat([buffer.flatten() for buffer in buffers], out=kept)
 
+    def put_back(self) -> None:
+        """Puts the running statistics back to those of the last `before_forward`."""
+        for buffers, kept in zip(self._buffers, self._kept, strict=True):
+            parts = kept.split([buffer.numel() for buffer in buffers])
+            torch._foreach_copy_(buffers, [part.view(x.shape) for part, x in zip(parts, buffers, strict=True)])
+
     def found_inf(
         self, step: int | Tensor, loss: Tensor, grad_norm: Tensor, overflow: Overflow | None = None
     ) -> Tensor:

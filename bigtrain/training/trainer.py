@@ -29,13 +29,14 @@ from bigtrain.optim.base import Optimizer
 from bigtrain.optim.schedules import Schedule
 from bigtrain.signals import StopRequest, reason_of
 from bigtrain.storage.checkpoint import CheckpointStore
-from bigtrain.tasks.base import LossOutput, TrainingModule
+from bigtrain.tasks.base import TrainingModule
 from bigtrain.tracking.memory import memory_bytes
 from bigtrain.tracking.tracker import Row, Tracker
 from bigtrain.training.cadence import CADENCES, Cadences, Length
 from bigtrain.training.evaluator import Evaluation, Evaluator
 from bigtrain.training.loss_meter import LossMeter
 from bigtrain.training.machine import core_watch
+from bigtrain.training.micro_batch import FittingMicroBatches
 from bigtrain.training.moving_average import MovingAverage
 from bigtrain.training.nonfinite import NonFiniteGuard, nonfinite_error
 from bigtrain.training.plan import StepPlan
@@ -88,6 +89,7 @@ class Trainer:
         self.speed_meter = SpeedMeter(self.throughput, self.state.step, self.state.train_seconds)
         self.cores = core_watch(self.world)
         self.prefetch = Prefetch(self.loader, device)
+        self.fitting = FittingMicroBatches(self.loader, self.state, self.world, self.tracker, self.undo_passes)
         self.saver = Saver(self.checkpoints, self.snapshot)
         self.recorded: RecordedStep | None = None  # where a step is replayed instead of launched kernel by kernel
         self.updates = torch.full((), self.state.updates, dtype=torch.int64, device=device)
@@ -172,7 +174,11 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, inputs.rates, strict=True):
             group["lr"] = rate
         self.guard.before_forward()
-        step_loss = torch.zeros((), device=self.world.device)
+        self.update(inputs.step, self.world.sum(self.fitting.run(self.accumulate, inputs)))
+
+    def accumulate(self, inputs: StepInputs) -> Tensor:
+        """Forward and backward over the micro-batches; returns this rank's part of the step's loss."""
+        step_loss, terms = torch.zeros((), device=self.world.device), []
         passes = len(inputs.micro_batches) + inputs.idle_passes
         with self.precision.one_cast_per_weight(self.world.device, 1 if self.strategy.shards else passes):
             for index, batch in enumerate(inputs.micro_batches):
@@ -181,31 +187,33 @@ class Trainer:
                 with no_sync(self.replica, when=index < passes - 1):
                     with self.precision.autocast(self.world.device):
                         output = self.replica(to_device(batch, self.world.device))
-                        loss = self.objective(output, inputs.counts)
+                        loss = output.objective(inputs.counts, self.world.size)
                     self.scaler.scale(loss).backward()
                 step_loss += loss.detach()
-                self.loss_meter.add(output.terms)
+                terms.append(output.detached())
             for index in range(passes - inputs.idle_passes, passes):
                 with no_sync(self.replica, when=index < passes - 1):
                     self.idle_pass(inputs)
-        self.update(inputs.step, self.world.sum(step_loss))
+        for micro_batch in terms:
+            self.loss_meter.add(micro_batch)
+        return step_loss
+
+    def undo_passes(self) -> None:
+        """What the passes of a step have changed is again as it was before them."""
+        self.optimizer.zero_grad()
+        self.guard.put_back()
+        self.prefetch.forget()  # they have another size now
+        self.evaluator.batch_size = self.loader.micro_batch_size or self.evaluator.batch_size
 
     def idle_pass(self, inputs: StepInputs) -> None:
         """A pass that takes part in the collectives of other ranks' passes, and adds nothing to gradients and state."""
         batch = {name: value for name, value in inputs.micro_batches[0].items() if name != "streams"}  # they'd move on
         self.module.eval()
         with self.precision.autocast(self.world.device):
-            loss = 0.0 * self.objective(self.replica(to_device(batch, self.world.device)), inputs.counts)
+            output = self.replica(to_device(batch, self.world.device))
+            loss = 0.0 * output.objective(inputs.counts, self.world.size)
         self.scaler.scale(loss).backward()
         self.module.train()
-
-    def objective(self, output: LossOutput, counts: dict[str, float] | dict[str, Tensor]) -> Tensor:
-        """What a micro-batch back-propagates: Σ weight · sum / global count; × ranks, as gradients are averaged."""
-        terms = []
-        for name, term in output.terms.items():
-            factor = term.weight * self.world.size / counts[name]
-            terms.append(term.sum * (factor.to(term.sum.dtype) if isinstance(factor, Tensor) else factor))
-        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
     def update(self, step: int | Tensor, step_loss: Tensor) -> None:
         """Clips and applies the gradients, unless they are not finite: then the device skips the update."""
@@ -329,16 +337,6 @@ class Trainer:
         """Points `best` at the best evaluation's checkpoint; again on resume, as a kill may have come before this."""
         if self.state.best_step is not None and self.world.is_main:
             self.saver.mark_best(self.state.best_step)
-
-    def record(self, plan: StepPlan) -> None:
-        """From now on steps of this shape are replayed as one CUDA graph. Raises whatever the recording fails with."""
-        loss_sums = self.loss_meter.pooled()
-        try:
-            with self.guard.skipping_every_step():
-                self.recorded = RecordedStep(self.compute, self.inputs(plan), self.world.device)
-        finally:
-            self.loss_meter.set(loss_sums)
-            self.optimizer.zero_grad()
 
     @contextmanager
     def clock(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from bigtrain.config.schema import register_parts
 from bigtrain.distributed.world import World
 from bigtrain.optim.config import AdamWConfig
 from bigtrain.registry import OPTIMIZERS
+from bigtrain.training.recording import record
 
 from .conftest import tiny_config
 
@@ -64,7 +65,7 @@ def test_every_pair_records_a_step_that_reads_nothing_back(name, tmp_path):
     trainer = make_tiny_run(RUNS[name], tmp_path, ALONE, AdamWConfig(learning_rate=2**-6), **settings)
     before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
     trainer.module.train()
-    trainer.record(trainer.plan_step())
+    record(trainer, trainer.plan_step())
     changed = [key for key, value in trainer.module.state_dict().items() if not torch.equal(value, before[key])]
     assert not changed, "recording changes nothing"
     assert reads_back(trainer) == []
@@ -74,7 +75,7 @@ def test_every_pair_records_a_step_that_reads_nothing_back(name, tmp_path):
 def test_every_optimizer_updates_without_reading_back(name, make_trainer):
     trainer = make_trainer(tiny_config(optimizer=OPTIMIZERS[name].config_class(), trainer={"ema_decay": 0.9}))
     trainer.module.train()
-    trainer.record(trainer.plan_step())
+    record(trainer, trainer.plan_step())
     assert reads_back(trainer) == []
 
 
@@ -87,7 +88,7 @@ def test_every_pair_trains_recorded_as_it_does_eagerly(name, tmp_path):
         trainer.schedule = lambda step: 1.0
         trainer.module.train()
         if folder == "recorded":
-            trainer.record(trainer.plan_step())
+            record(trainer, trainer.plan_step())
         for _ in range(3):
             trainer.train_step(trainer.plan_step())
         weights.append(trainer.module.state_dict())

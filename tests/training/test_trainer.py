@@ -271,7 +271,7 @@ def test_terms_have_weights_and_counts_of_their_own(make_trainer):
         "a": LossTerm(torch.tensor(6.0), torch.tensor(3), weight=2.0),
         "b": LossTerm(torch.tensor(10.0), torch.tensor(4), weight=0.5),
     }
-    assert trainer.objective(LossOutput(terms), {"a": 3.0, "b": 4.0}) == 2 * 6 / 3 + 0.5 * 10 / 4
+    assert LossOutput(terms).objective({"a": 3.0, "b": 4.0}, 1) == 2 * 6 / 3 + 0.5 * 10 / 4
     trainer.loss_meter.add(terms)
     trainer.log()
     row = trainer.recorder.rows[-1]
