@@ -37,6 +37,11 @@ CONFLICTS = {
     ("name=a/b",): "one folder name",
     ("name=" + "x" * 101,): "one folder name",
     ("trainer.micro_batch_size=5",): "does not divide",
+    ("trainer.micro_batch_size=many",): "allowed: a number of samples, auto, or null",
+    ("trainer.micro_batch_size=0",): "it must be at least 1",
+    ("trainer.micro_batch_size=auto", "trainer.batch_tokens=100"): "give one of the two",
+    ("trainer.activation_checkpointing=0",): "allowed: off, full, attention, or a number N",
+    ("trainer.activation_checkpointing=some",): "allowed: off, full, attention, or a number N",
     ("model.num_heads=3",): "does not divide",
 }
 
@@ -56,6 +61,7 @@ def test_what_fits_is_accepted():
     composed("trainer.max_duration=30min", "scheduler=constant")
     composed("trainer.eval_every=3min", "trainer.time_limit=2h", "trainer.gpus=1")
     composed("model=cnn", "data=mnist")
+    composed("trainer.micro_batch_size=auto", "trainer.gpus=2", "trainer.activation_checkpointing=3")
     composed("model=bert", "data=python_docs_topics")  # masked language modelling has no use for the labels
     composed("model=bert_base", "data=text_corpus", "data.path=x", "data.tokenizer=byte")
     composed("model=mlp", "data=synthetic/gaussian_mixture")

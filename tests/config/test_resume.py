@@ -54,10 +54,13 @@ def test_cadences_and_logging_may_change_and_are_told(saved):
         "tags=[a]",
         "tracking.tensorboard=false",
         "trainer.time_limit=1h",
+        "trainer.micro_batch_size=8",
+        "trainer.activation_checkpointing=2",
     )
     assert (run.config.trainer.log_every, run.config.trainer.save_every) == (3, None)
     assert "trainer.log_every: 10 → 3" in run.resumed.differences
-    assert len(run.resumed.differences) == 5
+    assert run.document["trainer"]["micro_batch_size"] == 8, "a number, as in earlier configs"
+    assert len(run.resumed.differences) == 7
 
 
 def test_what_is_typed_again_unchanged_is_fine(saved):
