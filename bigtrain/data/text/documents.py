@@ -16,7 +16,7 @@ from pathlib import Path
 from bigtrain.data.tables.rows import Table, read_parquet
 from bigtrain.data.text.lines import is_utf8, read_lines, undecodable
 from bigtrain.data.text.text_files import FileState, broken_file, decode_utf8, json_object, read_chunks
-from bigtrain.data.tokenizers.subword import pieces_of
+from bigtrain.data.tokenizers import subword
 
 Piece = tuple[str, bool]  # some text, and whether a document ends with it
 
@@ -62,10 +62,10 @@ def _cut(texts: Iterable[Piece]) -> Iterator[Piece]:
     """Blank documents left out, long ones in pieces."""
     held, is_blank = "", True
     for text, ends in texts:
-        held += text
+        held = held + text if held else text
         is_blank = is_blank and (not held or held.isspace())
-        if not is_blank:
-            *whole, held = pieces_of([held])
+        if len(held) > subword.PIECE_CHARACTERS and not is_blank:
+            *whole, held = subword.pieces_of([held])
             yield from ((piece, False) for piece in whole)
         if ends:
             if not is_blank:
@@ -83,14 +83,17 @@ def _split_at_lines(texts: Iterable[str], separator: str) -> Iterator[Piece]:
     separator = separator.strip()
     held, glue = "", ""
     for text in texts:
-        *lines, held = (held + text).split("\n")
+        complete = text.rfind("\n") + 1
+        if not complete:
+            held += text
+            continue
+        lines, held = held + text[:complete], text[complete:]
         first = 0
-        for number, line in enumerate(lines):
-            if line.strip() == separator:
-                yield glue * (number > first) + "\n".join(lines[first:number]), True
-                first, glue = number + 1, ""
-        if lines[first:]:
-            yield glue + "\n".join(lines[first:]), False
+        for start, stop in _lines_equal_to(separator, lines):
+            yield (glue + lines[first : start - 1], True) if start > first else ("", True)
+            first, glue = stop, ""
+        if first < len(lines):
+            yield glue + lines[first:-1], False
             glue = "\n"
     if held.strip() == separator:
         yield "", True
@@ -98,15 +101,24 @@ def _split_at_lines(texts: Iterable[str], separator: str) -> Iterator[Piece]:
         yield glue + held, True
 
 
+def _lines_equal_to(separator: str, lines: str) -> Iterator[tuple[int, int]]:
+    """Where each line that is the separator, but for white space around it, begins, and where the next line does."""
+    place = lines.find(separator)
+    while 0 <= place < len(lines):
+        start, stop = lines.rfind("\n", 0, place) + 1, lines.find("\n", place) + 1
+        if lines[start:stop].strip() == separator:
+            yield start, stop
+        place = lines.find(separator, stop)
+
+
 def _decoded(path: Path, encoding: str | None) -> Iterator[str]:
     other = None if encoding is None or is_utf8(encoding) else encoding
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(other or "utf-8-sig")(), translate=True)
-    read_bytes, lines = 0, 0
+    read_bytes = 0
     try:
         for chunk in read_chunks(path):
             read_bytes += len(chunk)
             yield decoder.decode(chunk)
-            lines += chunk.count(b"\n")
         yield decoder.decode(b"", final=True)
     except UnicodeError as error:
         if other or not isinstance(error, UnicodeDecodeError):
@@ -114,7 +126,16 @@ def _decoded(path: Path, encoding: str | None) -> Iterator[str]:
         data, at = error.object, error.start
         first = data.rfind(b"\n", 0, at) + 1  # decoding the one line again says where in the file it is wrong
         start = read_bytes - len(data) + first
-        decode_utf8(data[first:].split(b"\n", 1)[0], path, lines + data.count(b"\n", 0, at) + 1, start)
+        decode_utf8(data[first:].split(b"\n", 1)[0], path, _lines_before(path, start) + 1, start)
+
+
+def _lines_before(path: Path, size_bytes: int) -> int:
+    """Lines that end within the first bytes of a file."""
+    lines = 0
+    for chunk in read_chunks(path):
+        lines += chunk.count(b"\n", 0, max(0, size_bytes))
+        size_bytes -= len(chunk)
+    return lines
 
 
 def _document_of(line: str, path: Path, number: int, text_key: str) -> str:
@@ -129,11 +150,11 @@ def _document_of(line: str, path: Path, number: int, text_key: str) -> str:
     if not isinstance(text, str):
         raise broken_file(path, f"its {text_key!r} is a {type(text).__name__}, not a text", fix, number)
     try:
-        text.encode()
+        text.isascii() or text.encode()
     except UnicodeEncodeError:
         raise broken_file(path, f"its {text_key!r} has a lone surrogate, so it is not Unicode", fix, number) from None
     return _with_our_line_ends(text)
 
 
 def _with_our_line_ends(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PIECE_CHARACTERS = 20_000
 LONGEST_PIECE = 1_000_000  # the regular expressions give up ("retry-limit-in-match") on 10 million spaces in a row
-_BATCH_CHARACTERS = 1 << 20
+_BATCH_CHARACTERS = max(1 << 20, 4 * PIECE_CHARACTERS * (os.cpu_count() or 1))  # four pieces for each core
 # Between two visible characters, before a space or after a single line end. Next to such a place there is nothing
 # that a normaliser might remove, and no combining mark that it might join to its neighbour.
 _BORDER = re.compile(r"(?<=[\w!-~])(?= [\w!-~])|(?<=[\w!-~]\n)(?=\w)")
