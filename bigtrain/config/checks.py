@@ -29,6 +29,7 @@ def find_conflicts(config: Any, parts: Parts, verb: str = "train") -> list[Probl
         found = [
             *_kinds(config, parts),
             *_lengths(config),
+            *_documents(config),
             *_durations(config),
             *_ranks(config),
             *_names(config),
@@ -120,6 +121,13 @@ def _lengths(config: RunConfig) -> Iterator[Problem]:
             else f"model.max_length={asked}, or {fix}"
         )
         yield _conflict("data.sequence_length", f"is {asked}, but model.max_length is {longest}", fix)
+
+
+def _documents(config: RunConfig) -> Iterator[Problem]:
+    if not config.data.attend_across_documents and not (config.model.masks_documents and config.task.needs == "causal"):
+        sentence = "is false, but only a transformer that models language can keep documents of a window apart"
+        fix = "leave it out, or choose model=transformer task=language_modeling"
+        yield _conflict("data.attend_across_documents", sentence, fix)
 
 
 def _durations(config: RunConfig) -> Iterator[Problem]:

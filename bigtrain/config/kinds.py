@@ -42,6 +42,7 @@ class ModelConfig:
     target: ClassVar[str] = ""  # a model reads inputs, whatever their target
     generates: ClassVar[bool] = False  # text, token by token: its backbone has `initial_state`
     counts: ClassVar[bool] = False  # what it knows is counted in the training split, not learnt by gradients
+    masks_documents: ClassVar[bool] = False  # its attention can stay within each document of a window
 
     @property
     def max_length(self) -> int | None:
@@ -97,6 +98,11 @@ class DataConfig:
     def sequence_length(self) -> int | None:
         """Tokens T that the model sees at once; None: no tokens, or as many as there are."""
         return None
+
+    @property
+    def attend_across_documents(self) -> bool:
+        """Whether a token sees the documents before its own in a window."""
+        return True
 
     @property
     def tokenizer_path(self) -> str | None:

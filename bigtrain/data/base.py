@@ -106,7 +106,8 @@ class Dataset(ABC):
         """The samples with these ids (B,), in this order, duplicates included.
 
         text        `tokens` (B, T+1) int64 and, where not every position is a target, `scored` (B, T) bool: whether
-                    tokens[:, t+1] is one
+                    tokens[:, t+1] is one; where a model is not to attend across documents, also `documents` (B, T)
+                    int64: which document of the window tokens[:, t] belongs to
         sentences   `tokens` (B, T) int64, padded with 0 on the right to the longest of them; `lengths` (B,) int64
         pairs       `source` (B, S) and `target` (B, T), padded likewise; `source_lengths` and `target_lengths` (B,)
         images      `images` (B, C, H, W) uint8

@@ -90,6 +90,7 @@ class TransformerConfig(ModelConfig):
 
     consumes: ClassVar[tuple[str, ...]] = ("text", "sentences")
     generates: ClassVar[bool] = True
+    masks_documents: ClassVar[bool] = True
 
     hidden_size: int = setting(128, "Width D of the residual stream.", at_least=1)
     num_layers: int = setting(2, "Blocks; with 0 and pooling=mean, a bag of embeddings.", at_least=0)

@@ -16,7 +16,7 @@ from bigtrain.nn.autocast import autocast_dtype
 from bigtrain.nn.backbone import Backbone
 from bigtrain.nn.block import Block
 from bigtrain.nn.cache import KeyValueCache
-from bigtrain.nn.features import Features, pool
+from bigtrain.nn.features import Features, document_mask, document_positions, pool
 from bigtrain.nn.feedforward import FeedForward, default_feedforward_size
 from bigtrain.nn.init import normal_embedding, residual_std
 from bigtrain.nn.norm import make_norm
@@ -56,11 +56,18 @@ class Transformer(Backbone):
         self.norm = _norm(config)
 
     def forward(
-        self, inputs_BT: Tensor, state: KeyValueCache | None = None, *, lengths: Tensor | None = None
+        self,
+        inputs_BT: Tensor,
+        state: KeyValueCache | None = None,
+        *,
+        lengths: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Features:
         """With a state, `inputs` are the T tokens after the `state.length` already seen.
 
         Positions from `lengths` (B,) on are padding: no token before them sees them, and pooling leaves them out.
+        `documents` (B, T): attention stays within each, and positions count from its first token in the row, so that
+        each gives what it would give alone. Not together with a state.
 
         Raises ValueError past `max_length`, or past the room that `initial_state` made.
         """
@@ -70,12 +77,16 @@ class Transformer(Backbone):
         if start + length > room:
             raise ValueError(f"{start + length} tokens, but there is room for {room} (model.max_length or the cache)")
         x_BTD = self.token_embedding(inputs_BT)
+        mask, positions_BT = None, None
+        if documents is not None:
+            mask, positions_BT = document_mask(documents), document_positions(documents)
         if self.positions is not None:
-            x_BTD = self.positions(x_BTD, start)
-        rotation = None if self.rotary is None else self.rotary(start, length)
+            x_BTD = self.positions(x_BTD, start, positions_BT)
+        rotation = None if self.rotary is None else self.rotary(start, length, positions_BT)
         x_BTD = self.dropout(x_BTD)
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotation_T21K=rotation, cache=None if state is None else state.layer(index))
+            cache = None if state is None else state.layer(index)
+            x_BTD = block(x_BTD, mask=mask, rotation_T21K=rotation, cache=cache)
         hidden_BTD = self.norm(x_BTD)
         next_state = None if state is None else state.extended(length)
         # Norm after pooling, so that long vectors weigh more: SST-2, bag of embeddings, 0.80 against 0.79.

@@ -26,8 +26,10 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.embedding = normal_embedding(max_length, width, std=std)
 
-    def forward(self, x_BTD: Tensor, start: int) -> Tensor:
-        """Adds positions start … start+T-1."""
+    def forward(self, x_BTD: Tensor, start: int, positions_BT: Tensor | None = None) -> Tensor:
+        """Adds positions start … start+T-1, or those given."""
+        if positions_BT is not None:
+            return x_BTD + self.embedding(positions_BT)
         return x_BTD + self.embedding.weight[start : start + x_BTD.shape[1]]
 
 
@@ -44,8 +46,10 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table_TD", table_TD.to(torch.get_default_dtype()), persistent=False)
         self.scale = width**0.5
 
-    def forward(self, x_BTD: Tensor, start: int) -> Tensor:
-        """Adds positions start … start+T-1 to the scaled embedding."""
+    def forward(self, x_BTD: Tensor, start: int, positions_BT: Tensor | None = None) -> Tensor:
+        """Adds positions start … start+T-1, or those given, to the scaled embedding."""
+        if positions_BT is not None:
+            return x_BTD * self.scale + self.table_TD[positions_BT]
         return x_BTD * self.scale + self.table_TD[start : start + x_BTD.shape[1]]
 
 
@@ -64,8 +68,10 @@ class RotaryPositions(nn.Module):
         table = torch.stack((torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)), dim=1)
         self.register_buffer("table_T21K", table.unsqueeze(2).to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, start: int, length: int) -> Tensor:
-        """Cosines and signed sines (T, 2, 1, K) of positions start … start+length-1."""
+    def forward(self, start: int, length: int, positions_BT: Tensor | None = None) -> Tensor:
+        """Cosines and signed sines (T, 2, 1, K) of positions start … start+length-1; (B, T, 2, 1, K) of those given."""
+        if positions_BT is not None:
+            return self.table_T21K[positions_BT]
         return self.table_T21K[start : start + length]
 
 
@@ -75,7 +81,7 @@ def rotate(x_BTHK: Tensor, rotation_T21K: Tensor) -> Tensor:
     Under autocast that is bf16, whose rounding of the sine is no larger than that of q and k themselves; fp32 would
     take three more passes over q and k.
     """
-    cosine, sine = rotation_T21K.to(x_BTHK.dtype).unbind(dim=1)
+    cosine, sine = rotation_T21K.to(x_BTHK.dtype).unbind(dim=-3)
     first, second = x_BTHK.chunk(2, dim=-1)
     return torch.addcmul(x_BTHK * cosine, torch.cat((second, first), dim=-1), sine)
 

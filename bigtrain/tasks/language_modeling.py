@@ -17,6 +17,7 @@ from bigtrain.data.base import DataModule, DataSpec
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import ConfigError, DataError
 from bigtrain.nn.cross_entropy import UNSCORED
+from bigtrain.nn.features import context_of
 from bigtrain.nn.heads import LanguageModelHead
 from bigtrain.nn.ngram import NgramHead
 from bigtrain.randomness import SeedDomain, mix
@@ -72,13 +73,14 @@ class LanguageModeling(Task):
 
     def collate(self, samples: Batch, training: bool) -> Batch:
         """`tokens` (B, T+1) and perhaps `scored` (B, T) → `inputs`, `targets` (B, T) int64, UNSCORED where
-        not asked.
+        not asked; `documents` as they are.
         """
         tokens = samples["tokens"]
         targets = tokens[:, 1:]
         if "scored" in samples:
             targets = targets.masked_fill(~samples["scored"], UNSCORED)
-        return {"inputs": tokens[:, :-1].contiguous(), "targets": targets.contiguous()}
+        batch = {"inputs": tokens[:, :-1].contiguous(), "targets": targets.contiguous()}
+        return batch | {name: samples[name] for name in ("documents",) if name in samples}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Scored tokens."""
@@ -86,7 +88,7 @@ class LanguageModeling(Task):
 
     def compute_loss(self, network: nn.Module, batch: Batch) -> LossOutput:
         """Sum of the cross entropy over scored tokens, with smoothed targets in training mode."""
-        output = network(batch["inputs"], batch.get("state"))
+        output = network(batch["inputs"], batch.get("state"), **context_of(batch))
         smoothing = self._label_smoothing if network.training else 0.0
         loss = output.predictions["language_model"].cross_entropy(batch["targets"], smoothing)
         return LossOutput({"loss": LossTerm(loss, num_scored(batch["targets"]))}, state=output.state)

@@ -18,6 +18,8 @@ CONFLICTS = {
     ("model=bert", "task=language_modeling"): "models that suit the data: model=gpt2",
     ("model=bert", "data.sequence_length=513"): "data.sequence_length is 513, but model.max_length is 512",
     ("data.sequence_length=4096",): "data.sequence_length is 4096, but model.max_length is 1024",
+    ("model=lstm", "data.attend_across_documents=false"): "only a transformer that models language",
+    ("model=bert", "data.attend_across_documents=false"): "only a transformer that models language",
     ("trainer.max_duration=30min",): "the schedule needs steps",
     ("trainer.max_duration=0step",): "nothing to train",
     ("scheduler.warmup=3min",): "use step, epoch, sample or tok",

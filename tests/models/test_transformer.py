@@ -55,6 +55,32 @@ def test_any_combination_trains_is_causal_and_decodes_exactly(combination):
         assert state.length == 12
 
 
+@pytest.mark.parametrize("positional", Positional)
+def test_documents_apart_equal_runs_of_each_document(positional):
+    """Loss sum and gradients, in float64; a row may begin inside a document and end inside one."""
+    tokens = torch.tensor([[3, 4, 10, 5, 6, 7, 10, 10, 8, 1, 2, 9, 10], [10, 2, 3, 10, 1, 1, 1, 1, 5, 10, 4, 3, 2]])
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+    task, network = tiny_network(tiny_config(TransformerConfig, positional=positional, num_kv_heads=2))
+    perturb(network.double(), 0.2)
+
+    def sum_and_gradients(batches):
+        network.zero_grad()
+        total = sum(task.compute_loss(network, batch).terms["loss"].sum for batch in batches)
+        total.backward()
+        return [total.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
+
+    documents = (batch["inputs"] == 10).cumsum(dim=1)
+    alone = [
+        {name: row[number][documents[number] == document][None] for name, row in batch.items()}
+        for number in range(2)
+        for document in documents[number].unique()
+    ]
+    expected = sum_and_gradients(alone)
+    found = sum_and_gradients([batch | {"documents": documents}])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert (sum_and_gradients([batch])[0] - expected[0]).abs() > 1e-3
+
+
 def test_blocks_with_zero_projections_start_as_the_identity():
     _, network = tiny_network(tiny_config(TransformerConfig, projection_init=ProjectionInit.zero))
     x = torch.randn(2, 5, 24)

@@ -107,6 +107,12 @@ class TextConfig(TokenizedConfig):
         "Fractions train,val,test, cut between documents (inside, if there is one only); "
         "or nanogpt: the last 10 % of the stream is validation, and there is no test split.",
     )
+    attend_across_documents: bool = setting(
+        True,
+        "A token sees the documents before its own in the window; false: only its own (document masking, as for "
+        "Llama 3).",
+        before=True,
+    )
 
     def problems(self) -> list[Invalid]:
         return super().problems() + self._split_problems()

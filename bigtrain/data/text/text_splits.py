@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,21 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
         return Prepared(meta, {}, found.streams)
 
     def datasets(self, prepared: Prepared) -> dict[str, TokenWindows]:
-        streams = prepared.arrays.items()
-        return {split: TokenWindows(stream, self.config.sequence_length, split) for split, stream in streams}
+        streams, length = prepared.arrays.items(), self.config.sequence_length
+        separator = None if self.config.attend_across_documents else self.tokenizer.end_of_text
+        return {split: TokenWindows(stream, length, split, separator) for split, stream in streams}
+
+    def notes(self, prepared: Prepared) -> Iterable[str]:
+        if not self.config.attend_across_documents and self.tokenizer.end_of_text is None:
+            yield "data.attend_across_documents=false has no effect: each split is one document"
 
     def facts(self, prepared: Prepared) -> dict[str, Any]:
         """Bits per byte would come out too low for a tokenizer that drops capitals or line ends: those have none."""
         scored, exact = prepared.meta["scored_bytes"], prepared.meta["exact"]
         windows = self._datasets.items() if exact else ()
+        apart = [] if self.config.attend_across_documents else ["documents apart"]
         return {
-            "fingerprint": fingerprint_of(prepared.meta["fingerprint"], self.config.sequence_length),
+            "fingerprint": fingerprint_of(prepared.meta["fingerprint"], self.config.sequence_length, *apart),
             "bytes_per_token": {split: scored[split] / of_split.num_targets for split, of_split in windows},
         }
 

@@ -55,13 +55,14 @@ class TokenWindows(Dataset):
     """Windows of T+1 tokens at stride T over a stream: every token but the first is a target exactly once.
 
     `gather` gives `tokens` (B, T+1) int64 and `scored` (B, T) bool. The last window is filled up with id 0,
-    and those positions are not scored; so it is in every split, the training split too. Raises DataError for
-    a stream shorter than two tokens; `split` names it.
+    and those positions are not scored; so it is in every split, the training split too. With a `separator`, the id
+    with which each document begins, also `documents` (B, T) int64: how many of them have begun up to each token. Raises
+    DataError for a stream shorter than two tokens; `split` names it.
     """
 
     contiguous = True
 
-    def __init__(self, stream: np.ndarray, sequence_length: int, split: str):
+    def __init__(self, stream: np.ndarray, sequence_length: int, split: str, separator: int | None = None):
         if len(stream) < 2:
             raise DataError.of(
                 "DATA-SHORT",
@@ -70,6 +71,7 @@ class TokenWindows(Dataset):
                 fix=f"give more text, or a larger part of it to {split} (data.split)",
             )
         self.sequence_length = sequence_length
+        self._separator = separator
         self.num_targets = len(stream) - 1
         self._full = self.num_targets // sequence_length
         rest = stream[self._full * sequence_length :]
@@ -96,4 +98,7 @@ class TokenWindows(Dataset):
         if last.any():
             tokens[last] = self._last
             scored[torch.from_numpy(last)] = self._last_scored
-        return {"tokens": torch.from_numpy(tokens.astype(np.int64)), "scored": scored}
+        samples = {"tokens": torch.from_numpy(tokens.astype(np.int64)), "scored": scored}
+        if self._separator is not None:
+            samples["documents"] = torch.from_numpy(np.cumsum(tokens[:, :-1] == self._separator, axis=1))
+        return samples

@@ -49,6 +49,18 @@ def test_a_file_comes_back_as_nanogpt_splits_it(tmp_path):
     assert "test" not in data.spec.sizes  # a test split that is the validation split would flatter
 
 
+def test_documents_apart_are_other_samples_of_the_same_tokens(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n<end>\n" * 30 + "two")
+    settings = {"path": str(tmp_path / "a.txt"), "document_separator": "<end>"}
+    across, apart = (corpus(tmp_path, **settings, attend_across_documents=setting) for setting in (True, False))
+    assert across.spec.fingerprint != apart.spec.fingerprint and across.spec.sizes == apart.spec.sizes
+    samples = apart.dataset("train").gather(range(3))
+    assert samples.keys() - across.dataset("train").gather(range(3)).keys() == {"documents"}
+    (tmp_path / "b.txt").write_text(STORY)
+    with pytest.warns(match="each split is one document"):
+        corpus(tmp_path, path=str(tmp_path / "b.txt"), attend_across_documents=False)
+
+
 def test_own_files_for_each_split(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(name * 20)

@@ -44,6 +44,13 @@ def test_a_memory_map_is_left_unchanged(tmp_path):
     assert windows.gather(np.array([0]))["tokens"].tolist() == [[0, 1, 2, 3, 4]]
 
 
+def test_which_document_of_its_window_a_token_belongs_to():
+    stream = np.array([9, 1, 2, 9, 3, 9, 9, 4, 5, 9], dtype=np.uint8)
+    documents = TokenWindows(stream, 4, "train", separator=9).gather(np.arange(3))["documents"]
+    assert documents.tolist() == [[1, 1, 1, 2], [0, 1, 2, 2], [0, 1, 1, 1]]
+    assert "documents" not in TokenWindows(stream, 4, "train").gather(np.arange(3))
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_too_short_a_stream_is_an_error_that_names_the_split(length):
     with pytest.raises(DataError, match="the val split"):
