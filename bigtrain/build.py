@@ -245,7 +245,7 @@ def build_loader(parts: Parts) -> TrainLoader:
     settings, size, seed = parts.config.trainer, parts.world.size, parts.config.seed
     dataset, task = parts.data.dataset("train"), parts.task
     contiguous = carries_state(parts.network, dataset)
-    order = choose_order(settings, len(dataset), dataset.lengths, seed, contiguous, size)
+    order = choose_order(settings, len(dataset), dataset.lengths, seed, contiguous, size, dataset.sources)
     augment = parts.data.augment
     collate = lambda samples: task.collate(augment(samples) if augment else samples, training=True)  # noqa: E731
     partners = task.needs_partners or (augment is not None and augment.needs_partners)

@@ -25,6 +25,8 @@ class SeedDomain(IntEnum):
     EVALUATION = 0xE7A1  # sample keys of an evaluation, which are the same for every run
     POOLS = 0x9001  # which samples share a pool, in batches of similar lengths
     BATCH_ORDER = 0xBA7C  # the order of those batches in an epoch
+    MIXED_SOURCES = 0x3153  # which source each position of a block of a mixture comes from
+    SOURCE_ORDER = 0x50DE  # the order of a source's samples in an epoch of it
     STREAM_OFFSET = 0x57EA  # where the first window of an epoch begins, for models that carry a state
     TRAIN_SAMPLE = 0x7EA1  # training samples that are evaluated beside the validation split
     VALIDATION_SAMPLE = 0x7A15  # validation samples that are evaluated in training, where not all are

@@ -11,6 +11,7 @@ from bigtrain.config.contradictions import find_contradictions, told_of
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.data.base import DataModule
+from bigtrain.data.order import MixedOrder
 from bigtrain.storage.checkpoint import Checkpoint
 from bigtrain.tracking.memory import memory_total_bytes
 from bigtrain.tracking.tracker import Opening, RunFacts
@@ -55,7 +56,7 @@ def facts(composed: Composed, run_dir: Path, parts: Parts, trainer: Trainer) -> 
         optimal_loss=parts.optimal_loss,
         optimal_accuracy=spec.optimal_accuracy,
         memory_total_bytes=memory_total_bytes(world.device) if world.device.type == "cuda" or world.size == 1 else None,
-        details=_details(parts.data),
+        details=_details(parts.data) | _epochs_of_sources(parts, trainer),
     )
 
 
@@ -90,6 +91,19 @@ def rate_of_extension(composed: Composed, trainer: Trainer) -> Iterator[str]:
 
 def _title(composed: Composed) -> str:
     return f"{composed.choices['model']} on {composed.choices['data']}"
+
+
+def _epochs_of_sources(parts: Parts, trainer: Trainer) -> dict[str, str]:
+    """Of a mixture: each source's part of the training, and how often the whole run reads it."""
+    order, sources = parts.loader.order, parts.data.dataset("train").sources
+    if not isinstance(order, MixedOrder):
+        return {}
+    lines = []
+    for source, share in zip(sources, order.counts / order.counts.sum(), strict=True):
+        steps = trainer.length.steps
+        epochs = f", {steps * order.batch_size * share / source.size:.3g} epochs" if steps else ""
+        lines.append(f"{source.name} {share:.3g} ({source.size:,} windows{epochs})")
+    return {"mixture": "; ".join(lines)}
 
 
 def _details(data: DataModule) -> dict[str, str]:

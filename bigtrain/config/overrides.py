@@ -28,7 +28,7 @@ from bigtrain.config.hydra_adapter import (
     quoted_text,
     text_override,
 )
-from bigtrain.config.schema import field_at, field_types, register_parts, without_none
+from bigtrain.config.schema import field_at, field_types, named_group, register_parts, without_none
 from bigtrain.config.verbs import VERBS
 from bigtrain.config.yaml_files import MAX_DEPTH
 from bigtrain.errors import Problem, nearest
@@ -134,7 +134,15 @@ def fields_named(verb: str, key: str) -> list[tuple[Field, Any]]:
     for entry in () if found or not VERBS[verb].describes_training else REGISTRIES.get(kind, ()):
         types = field_types(entry.config_class)
         candidates += [(field, types[name]) for field in fields(entry.config_class) if field.name == name]
+        candidates += _of_named_groups(types, name)
     return candidates
+
+
+def _of_named_groups(types: dict[str, Any], key: str) -> list[tuple[Field, Any]]:
+    """The setting `path` that `sources.wiki.path` names, with its type."""
+    head, _, rest = key.partition(".")
+    group, last = named_group(types.get(head)), rest.partition(".")[2]
+    return [(field, field_types(group)[last]) for field in fields(group) if field.name == last] if group else []
 
 
 def _verbatim(verb: str, word: str, multirun: bool) -> Override | Problem | None:

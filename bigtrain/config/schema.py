@@ -89,7 +89,7 @@ def describe_type(hint: Any) -> str:
     elif typing.get_origin(inner) is list:
         of = _WORDS.get(typing.get_args(inner)[0])
         words = f"a list of {of[1]} in brackets, such as [a,b]" if of else "a list of groups"
-    elif typing.get_args(inner) == (str, Any) or is_group(inner):
+    elif typing.get_args(inner) == (str, Any) or is_group(inner) or named_group(inner):
         words = "a group of settings"
     elif typing.get_origin(inner) is dict:
         words = f"{_WORDS[typing.get_args(inner)[1]][1]} by name in braces, such as {{a: 1, b: 2}}"

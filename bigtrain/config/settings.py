@@ -31,13 +31,15 @@ def setting(
     verbatim: bool = False,
     path: bool = False,
     one_or_more: bool = False,
+    extensible: bool = False,
     before: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with its meaning (unit included) and its range.
 
     Lists and dicts are copied per instance. `duration`: "part" of the training, which may be a share of it; the
     "whole" of it; or a "time". `verbatim`: free text; on the command line everything after = is taken as it stands.
-    `one_or_more`: of a list; a single value stands for a list of it. `before`: the value of configs that were saved
+    `one_or_more`: of a list; a single value stands for a list of it. `extensible`: of groups by name; an override may
+    add one. `before`: the value of configs that were saved
     before there was this setting.
     """
     metadata = {
@@ -51,6 +53,7 @@ def setting(
         "verbatim": verbatim,
         "path": path,
         "one_or_more": one_or_more,
+        "extensible": extensible,
         "before": before,
     }
     if isinstance(default, (list, dict)) or (isinstance(default, type) and dataclasses.is_dataclass(default)):
@@ -70,9 +73,11 @@ def walk(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every dataclass node of a tree with its dotted path, the root first."""
     yield path, config
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from walk(value, f"{path}.{field.name}" if path else field.name)
+        value, key = getattr(config, field.name), f"{path}.{field.name}" if path else field.name
+        groups = {f"{key}.{name}": group for name, group in value.items()} if isinstance(value, dict) else {key: value}
+        for below, group in groups.items():
+            if dataclasses.is_dataclass(group) and not isinstance(group, type):
+                yield from walk(group, below)
 
 
 def find_problems(config: Any, path: str = "") -> list[Problem]:

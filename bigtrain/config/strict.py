@@ -157,13 +157,15 @@ class StrictTree:
             self._assign(node[keys[-1]], keys, value, origin)
 
     def _assign_named(self, node: DictConfig, above: Keys, group: type, value: Any, origin: Origin) -> None:
-        """Groups by name: a file says which there are, an override only changes them."""
+        """Groups by name: a file says which there are; an override only changes them, if the setting is not one that
+        it may extend.
+        """
         if not isinstance(value, Mapping):
             self._wrong_type(above, value, dict, origin)
             return
         for name, content in value.items():
             keys, groups = (*above, str(name)), node[above[-1]]
-            if origin.word and str(name) not in groups:
+            if origin.word and str(name) not in groups and not self._limits(node, above).get("extensible"):
                 self._unknown(keys, content, origin)
             else:
                 groups.setdefault(str(name), OmegaConf.structured(group))
@@ -189,7 +191,7 @@ class StrictTree:
             return
         if without_none(hint) is str and isinstance(value, bool):
             value = str(value).lower()  # trainer.compile=true is the choice "true"
-        limits = {field.name: field.metadata for field in dataclasses.fields(node_type(node))}[keys[-1]]
+        limits = self._limits(node, keys)
         if isinstance(value, (str, int, float)) and limits.get("one_or_more"):
             value = [value]
         if hint == list[str] and isinstance(value, (list, ListConfig)):
@@ -200,6 +202,9 @@ class StrictTree:
             self._wrong_type(keys, value, hint, origin)
         else:
             self._set(node, keys, hint, value, origin)
+
+    def _limits(self, node: DictConfig, keys: Keys) -> Mapping[str, Any]:
+        return {field.name: field.metadata for field in dataclasses.fields(node_type(node))}[keys[-1]]
 
     def _set(self, node: DictConfig, keys: Keys, hint: Any, value: Any, origin: Origin) -> None:
         try:

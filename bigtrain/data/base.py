@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,18 @@ class DataSpec:
         return spec
 
 
+@dataclass(frozen=True)
+class Source:
+    """One of several that the samples of a dataset come from: `size` ids that follow each other.
+
+    `weight`, over the sum of all, is its part of what is trained on, and of what an evaluation says.
+    """
+
+    name: str
+    size: int
+    weight: float
+
+
 class Dataset(ABC):
     """The samples of one split, N of them."""
 
@@ -96,6 +109,8 @@ class Dataset(ABC):
     """(N,) int64 class of each sample, where they are known without reading the samples."""
     contiguous: bool = False
     """Whether samples are the windows of one long text, each beginning where the one before it ends."""
+    sources: tuple[Source, ...] = ()
+    """Where they come from several: each one's samples, in this order. `data/order.py` mixes them by weight."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -116,6 +131,45 @@ class Dataset(ABC):
         With a target beside the inputs, also `labels` (B,) int64 of classes, or `values` (B, K) fp32. Raises DataError,
         naming file and sample id, for a value that can't be read.
         """
+
+
+class _OfSource(Dataset):
+    """The samples of one source of a dataset."""
+
+    def __init__(self, dataset: Dataset, first: int, size: int):
+        self._dataset, self._first, self._size = dataset, first, size
+        self.lengths = None if dataset.lengths is None else dataset.lengths[first : first + size]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def gather(self, ids: np.ndarray) -> Samples:
+        return self._dataset.gather(self._first + np.asarray(ids))
+
+
+def by_source(dataset: Dataset) -> list[tuple[str, Dataset]]:
+    """The samples of each source by themselves, with its name; where there are no several, all, with the name ""."""
+    firsts = np.cumsum([0, *(source.size for source in dataset.sources)]).tolist()
+    parts = zip(dataset.sources, firsts, strict=False)
+    return [(source.name, _OfSource(dataset, first, source.size)) for source, first in parts] or [("", dataset)]
+
+
+def parts_of_sources(sources: Sequence[Source], size: int) -> list[tuple[int, int]]:
+    """Of each source the first id and how many of its samples to take, so that there are about `size` together, in the
+    proportion of the weights; one at least.
+    """
+    total, found, first = sum(source.weight for source in sources), [], 0
+    for source in sources:
+        found.append((first, max(1, min(source.size, int(size * source.weight / total)))))
+        first += source.size
+    return found
+
+
+def sources_among(sources: Sequence[Source], ids: np.ndarray) -> tuple[Source, ...]:
+    """The sources of the samples with these ids, which ascend and of each source have one at least."""
+    ends = np.cumsum([source.size for source in sources])
+    counts = np.diff(np.searchsorted(ids, ends, side="left"), prepend=0)
+    return tuple(replace(source, size=int(count)) for source, count in zip(sources, counts, strict=True))
 
 
 class Augmentation(ABC):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import Dataset
+from bigtrain.data.base import Dataset, parts_of_sources, sources_among
 from bigtrain.data.loader import evaluation_stream_count
 from bigtrain.data.order import permute
 from bigtrain.randomness import SeedDomain
@@ -31,7 +31,12 @@ class FixedSample(Dataset):
     def __init__(self, dataset: Dataset, size: int, domain: SeedDomain, in_stretches: bool):
         self._dataset = dataset
         self.contiguous = in_stretches
-        self._ids = _spread(len(dataset), size) if in_stretches else _drawn(len(dataset), size, domain)
+        if dataset.sources:
+            parts = zip(dataset.sources, parts_of_sources(dataset.sources, size), strict=True)
+            self._ids = np.concatenate([first + _drawn(source.size, count, domain) for source, (first, count) in parts])
+            self.sources = sources_among(dataset.sources, self._ids)
+        else:
+            self._ids = _spread(len(dataset), size) if in_stretches else _drawn(len(dataset), size, domain)
         self.lengths = None if dataset.lengths is None else dataset.lengths[self._ids]
 
     def __len__(self) -> int:

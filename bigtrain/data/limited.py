@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bigtrain.data.base import DataModule, Dataset, DataSpec
+from bigtrain.data.base import DataModule, Dataset, DataSpec, parts_of_sources, sources_among
 from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.tokenizers.tokenizer import Tokenizer
 from bigtrain.errors import DataError
@@ -32,6 +32,7 @@ class LimitedData(DataModule):
             sizes = {"train": sizes["train"], "val": sizes["train"]}
             per_byte = dict.fromkeys(sizes, per_byte["train"]) if per_byte else {}
         self._ids = {split: _few(self._source(split), size) for split, size in sizes.items()}
+        sizes = {split: len(ids) for split, ids in self._ids.items()}
         known = [field.name for field in fields(DataSpec) if field.name.startswith("optimal_")]
         # The optimum of unseen samples is not that of memorised ones.
         optima: dict[str, Any] = dict.fromkeys(known) if overfit else {}
@@ -62,6 +63,7 @@ class _Chosen(Dataset):
         self._ids = ids
         self.lengths = None if dataset.lengths is None else dataset.lengths[ids]
         self.contiguous = dataset.contiguous
+        self.sources = sources_among(dataset.sources, ids)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -71,7 +73,11 @@ class _Chosen(Dataset):
 
 
 def _few(dataset: Dataset, size: int) -> np.ndarray:
-    """Ids of `size` samples, ascending: the first, or the first of each class."""
+    """Ids of `size` samples, ascending: the first, or the first of each class; or about as many, the first of each
+    source.
+    """
+    if dataset.sources:
+        return np.concatenate([first + np.arange(count) for first, count in parts_of_sources(dataset.sources, size)])
     labels = dataset.labels
     if labels is None or len(np.unique(labels[:size])) == len(np.unique(labels)):
         return np.arange(size)

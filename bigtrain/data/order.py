@@ -7,6 +7,9 @@ cycle walking (Black & Rogaway 2002), so any position costs O(1) and nothing nee
 `BucketedOrder`, for samples that differ in length: which samples share a batch is fixed by (seed, lengths), so that
 little is padded; the order of the batches is permuted anew in each epoch. Every epoch has the same number of batches.
 
+`MixedOrder`, for samples from several sources: each has its exact part of every block of positions, and visits all of
+its own samples once in each epoch of its own.
+
 `ContiguousOrder`, for a recurrent model that carries its state: row b of every batch reads a stretch of its own, window
 after window.
 """
@@ -14,17 +17,21 @@ after window.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
+from math import lcm
 from typing import Protocol
 
 import numpy as np
 
 from bigtrain.config.run import TrainerConfig
+from bigtrain.data.base import Source
 from bigtrain.errors import ConfigError
 from bigtrain.randomness import SeedDomain, mix, mix_array
 
 _ROUNDS = 6
 _POOL_BATCHES = 100  # batches' worth of samples that are sorted by length together
+_MIXED_BLOCK, _LONGEST_MIXED_BLOCK = 1024, 1 << 16  # positions in which sources have their exact parts: at least, most
 _BLOCK_STEPS = 64  # ids are made for this many steps at once: 5 µs a step; one by one it was 120
 
 
@@ -108,6 +115,84 @@ class ShuffledOrder:
             chosen = epochs == epoch
             ids[chosen] = permute(self.seed, int(epoch), within[chosen], self.size)
         return ids.reshape(_BLOCK_STEPS, self.batch_size)
+
+
+def block_counts(weights: Sequence[float]) -> np.ndarray:
+    """How many positions of each block (S,) int64 belong to each source.
+
+    Exactly in the proportion of the weights, read as decimal fractions, in the shortest block of 1,024 positions or
+    more that allows it. Where none up to 65,536 does, one of that length, by largest remainders: no part is off by
+    more than 1 / 65,536, and none is 0.
+    """
+    decimals = [Fraction(str(weight)) for weight in weights]
+    shares = [weight / sum(decimals) for weight in decimals]
+    unit = lcm(*(share.denominator for share in shares))
+    if unit <= _LONGEST_MIXED_BLOCK:
+        size = unit * -(-_MIXED_BLOCK // unit)
+        return np.array([int(share * size) for share in shares])
+    spare = _LONGEST_MIXED_BLOCK - len(shares)  # beside one position for each
+    counts = np.array([1 + int(share * spare) for share in shares])
+    remainders = np.array([float(share * spare % 1) for share in shares])
+    counts[np.argsort(-remainders, kind="stable")[: _LONGEST_MIXED_BLOCK - counts.sum()]] += 1
+    return counts
+
+
+class MixedOrder:
+    """Samples of several sources, mixed by weight, whatever their sizes.
+
+    Positions come in blocks of K; which of a block belong to which source is permuted anew in each, their numbers c
+    (`block_counts`) are not. A block's r-th position of source s is the (block · c[s] + r)-th sample of s: that gives
+    its epoch and place, and the place is permuted within the epoch. So the batch of a step costs O(1), at any step.
+    """
+
+    def __init__(self, sources: Sequence[Source], batch_size: int, seed: int):
+        self.batch_size = batch_size
+        self.seed = seed
+        self.counts = block_counts([source.weight for source in sources])
+        self._sizes = np.array([source.size for source in sources])
+        self._block = lru_cache(maxsize=2)(self._make_block)
+
+    @property
+    def samples_per_step(self) -> float:
+        return self.batch_size
+
+    @property
+    def smallest_batch(self) -> int:
+        return self.batch_size
+
+    def ids(self, step: int) -> np.ndarray:
+        block, offset = divmod(step, _BLOCK_STEPS)
+        return self._block(block)[0][offset]
+
+    def epochs(self, step: int) -> np.ndarray:
+        """The epoch of its own source that each sample lies in."""
+        block, offset = divmod(step, _BLOCK_STEPS)
+        return self._block(block)[1][offset]
+
+    def _make_block(self, block: int) -> np.ndarray:
+        """Ids and epochs (2, _BLOCK_STEPS, batch_size) of so many steps."""
+        first = block * _BLOCK_STEPS * self.batch_size
+        source, number = self._sources_of(np.arange(first, first + _BLOCK_STEPS * self.batch_size, dtype=np.int64))
+        epochs, places = np.divmod(number, self._sizes[source])
+        ids = (np.cumsum(self._sizes) - self._sizes)[source]
+        for one in np.unique(source):
+            seed = mix(self.seed, SeedDomain.SOURCE_ORDER, int(one))
+            for epoch in np.unique(epochs[source == one]):
+                chosen = (source == one) & (epochs == epoch)
+                ids[chosen] += permute(seed, int(epoch), places[chosen], int(self._sizes[one]))
+        return np.stack((ids, epochs)).reshape(2, _BLOCK_STEPS, self.batch_size)
+
+    def _sources_of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each position, its source and how many positions of that source come before it, block by block."""
+        ends = np.cumsum(self.counts)
+        blocks, within = np.divmod(positions, ends[-1])
+        slots = np.empty_like(within)
+        for block in np.unique(blocks):
+            chosen = blocks == block
+            key = mix(self.seed, SeedDomain.MIXED_SOURCES)
+            slots[chosen] = permute(key, int(block), within[chosen], int(ends[-1]))
+        source = np.searchsorted(ends, slots, side="right")
+        return source, blocks * self.counts[source] + slots - (ends - self.counts)[source]
 
 
 class BucketedOrder:
@@ -215,15 +300,23 @@ def _cut_by_tokens(pool: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> 
 
 
 def choose_order(
-    settings: TrainerConfig, size: int, lengths: np.ndarray | None, seed: int, contiguous: bool, ranks: int
+    settings: TrainerConfig,
+    size: int,
+    lengths: np.ndarray | None,
+    seed: int,
+    contiguous: bool,
+    ranks: int,
+    sources: Sequence[Source] = (),
 ) -> Order:
-    """The order of `size` samples: bucketed where their `lengths` (N,) differ; `contiguous` for recurrent state.
+    """The order of `size` samples: bucketed where their `lengths` (N,) differ; `contiguous` for recurrent state; mixed
+    where there are several `sources`.
 
     Raises ConfigError for a batch that these samples can't make up or `ranks` ranks can't share.
     """
     if lengths is None:
         _check_one_size(settings, ranks)
         order: Order = (ContiguousOrder if contiguous else ShuffledOrder)(size, settings.batch_size, seed)
+        order = MixedOrder(sources, settings.batch_size, seed) if sources else order
     else:
         try:
             order = BucketedOrder(lengths, seed, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens)

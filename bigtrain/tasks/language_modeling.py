@@ -133,8 +133,8 @@ class LanguageModeling(Task):
         return answer
 
     def baselines(self, data: DataModule, splits: Sequence[str]) -> Baselines:
-        """`unigram_loss`, `bigram_loss` and `5gram_loss`."""
-        return ngram_baselines(data, splits)
+        """`unigram_loss`, `bigram_loss` and `5gram_loss`; none of a mixture, whose losses are weighted."""
+        return Baselines() if data.dataset("train").sources else ngram_baselines(data, splits)
 
     def _writes(self, config: RunConfig) -> bool:
         """Whether text can be generated."""

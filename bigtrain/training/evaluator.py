@@ -5,14 +5,14 @@ share it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bigtrain.data.base import DataModule, Dataset
+from bigtrain.data.base import DataModule, Dataset, Source, by_source
 from bigtrain.data.fixed_sample import TRAIN_SAMPLE
 from bigtrain.data.loader import evaluation_batches, evaluation_streams, to_device
 from bigtrain.distributed.strategy import gathered, inference, reshard
@@ -79,22 +79,28 @@ class Evaluator:
 
     def batches(self, split: str, final: bool = False) -> Iterator[tuple[Batch, bool]]:
         """This rank's batches on the device, and whether each counts; see `evaluation_batches`."""
-        dataset = self.dataset(split, final)
+        return ((batch, counts) for _, batch, counts in self._batches_by_source(split, final))
+
+    def _batches_by_source(self, split: str, final: bool) -> Iterator[tuple[str, Batch, bool]]:
+        """Each with the name of the source that all of it is from; "" where there are no several."""
+        for source, dataset in by_source(self.dataset(split, final)):
+            for batch, counts in self._batches_of(dataset):
+                yield source, to_device(batch, self._world.device), counts
+
+    def _batches_of(self, dataset: Dataset) -> Iterator[tuple[Batch, bool]]:
         collate = lambda samples: self.task.collate(samples, training=False)  # noqa: E731
         if carries_state(self.module.network, dataset):
-            batches = evaluation_streams(dataset, collate, self.batch_size, self._world)
-        else:
-            batches = evaluation_batches(dataset, collate, self.batch_size, self._world, self.task.needs_partners)
-        for batch, counts in batches:
-            yield to_device(batch, self._world.device), counts
+            return evaluation_streams(dataset, collate, self.batch_size, self._world)
+        return evaluation_batches(dataset, collate, self.batch_size, self._world, self.task.needs_partners)
 
     def sample_metrics(self, split: str) -> dict[str, float]:
         """The metrics of one batch: to know their names."""
         whole = gathered(self.module) if self.task.measures_more_at_end else nullcontext()
         with self._evaluating(split), whole:
             batch, _ = next(self.batches(split))
-            totals = self._totals(batch, final=False)
-        return self._metrics({name: value.cpu() for name, value in totals.items()}, split)
+            totals = {name: value.cpu() for name, value in self._totals(batch, final=False).items()}
+        sources = self.dataset(split).sources
+        return self._metrics({source.name: totals for source in sources} or {"": totals}, sources, split)
 
     def evaluate(self, split: str, stop: Callable[[], bool] = lambda: False, final: bool = False) -> Evaluation | None:
         """Metrics over a split, or None when `stop` returned True before its end. `final`: at the end of a run, where
@@ -102,30 +108,42 @@ class Evaluator:
 
         `stop` is called before every batch, equally often on all ranks, and must return the same on all of them.
         """
-        totals: dict[str, Tensor] = {}
+        of_sources: dict[str, dict[str, Tensor]] = {}
         self._world.broadcast_buffers(self.module.network)
         # Of what each rank writes for itself, one writes more than another.
         whole = gathered(self.module) if self.task.measures_more_at_end else nullcontext()
         with self._evaluating(split, final), whole, self._status(split, final) as batch_begins:
-            for batch, counts in self.batches(split, final):
+            for source, batch, counts in self._batches_by_source(split, final):
                 batch_begins()
                 if stop():
                     return None
                 with self._compiled_as_before(batch):
                     batch_totals = self._totals(batch, final)
+                totals = of_sources.setdefault(source, {})
                 for name, value in batch_totals.items():
                     value = value if counts else torch.zeros_like(value)
                     totals[name] = totals[name] + value if name in totals else value
-        totals = {name: self._world.sum(value).cpu() for name, value in totals.items()}
-        return Evaluation(self._metrics(totals, split), totals)
+        of_sources = {
+            source: {name: self._world.sum(value).cpu() for name, value in totals.items()}
+            for source, totals in of_sources.items()
+        }
+        sources = self.dataset(split, final).sources
+        return Evaluation(self._metrics(of_sources, sources, split), _together(of_sources, sources))
 
     def _compiled_as_before(self, batch: Batch) -> AbstractContextManager:
         """A batch of another size, as the last of a split, runs eagerly: compiling for its shape would take longer."""
         size = len(next(iter(batch.values())))
         return nullcontext() if size == self.batch_size else eagerly(self.module.network)
 
-    def _metrics(self, totals: dict[str, Tensor], split: str) -> dict[str, float]:
-        return self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)
+    def _metrics(
+        self, of_sources: dict[str, dict[str, Tensor]], sources: Sequence[Source], split: str
+    ) -> dict[str, float]:
+        """Of all together, and the loss of each source as `<source>_loss`."""
+        measure = lambda totals: self.task.metrics(totals, "train" if split == TRAIN_SAMPLE else split)  # noqa: E731
+        metrics = measure(_together(of_sources, sources))
+        if "" in of_sources or "loss" not in metrics:
+            return metrics
+        return metrics | {f"{source}_loss": measure(totals)["loss"] for source, totals in of_sources.items()}
 
     def _totals(self, batch: Batch, final: bool) -> dict[str, Tensor]:
         """Sums over this batch, with those of the targets that the network generates, where the task scores them."""
@@ -160,3 +178,13 @@ class Evaluator:
         finally:
             reshard(self.module)
             self.module.train(was_training)
+
+
+def _together(of_sources: dict[str, dict[str, Tensor]], sources: Sequence[Source]) -> dict[str, Tensor]:
+    """Totals in which each source counts as its weight says, as in training, whatever the size of its split."""
+    if "" in of_sources:
+        return of_sources[""]
+    scale = sum(source.size for source in sources) / sum(source.weight for source in sources)
+    weights = {source.name: source.weight * scale / source.size for source in sources}
+    parts = [{name: weights[source] * value for name, value in of_sources[source].items()} for source in of_sources]
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}

@@ -12,6 +12,7 @@ from PIL import Image
 from bigtrain.config.schema import field_types, register_parts
 from bigtrain.config.settings import find_problems
 from bigtrain.data.base import DataSpec
+from bigtrain.data.mixture.config import SourceConfig
 from bigtrain.data.text.config import Tokenizer
 from bigtrain.errors import DataError
 from bigtrain.registry import DATA
@@ -21,6 +22,7 @@ register_parts()
 SMALL = {
     "python_docs": {},
     "text_corpus": {"path": "corpus"},
+    "mixture": {"sources": {"a": {"path": "corpus"}, "b": {"path": "reviews.csv", "weight": 0.2}}},
     "markov": {"train_tokens": 5000, "eval_tokens": 1000},
     "idx": {"path": "images"},
     "glyphs": {"train_images": 100, "test_images": 20},
@@ -71,6 +73,9 @@ def build(request, folder, shared_cache):
     settings = dict(SMALL[request.param])
     if "path" in settings:
         settings["path"] = str(folder / settings["path"])
+    if "sources" in settings:
+        sources = settings["sources"].items()
+        settings["sources"] = {name: SourceConfig(**own | {"path": str(folder / own["path"])}) for name, own in sources}
     if "cache_dir" in field_types(entry.config_class):
         settings["cache_dir"] = shared_cache
     config = entry.config_class(**settings)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtrain.data.order import BucketedOrder, ContiguousOrder, ShuffledOrder, permute
+from bigtrain.data.base import Source
+from bigtrain.data.order import BucketedOrder, ContiguousOrder, MixedOrder, ShuffledOrder, block_counts, permute
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))
@@ -139,6 +140,52 @@ def test_golden_values_of_the_permutation_and_the_bucketed_order():
     lengths = np.arange(2000) % 37 + 2
     assert BucketedOrder(lengths, 0, batch_size=4).ids(0).tolist() == BUCKETED_FIRST
     assert BucketedOrder(lengths, 7, batch_size=1, batch_tokens=100).ids(12345).tolist() == BUCKETED_LATER
+    order = MixedOrder([Source("a", 1000, 0.7), Source("b", 50, 0.3)], 4, seed=7)
+    assert order.ids(0).tolist() == MIXED_FIRST
+    assert order.ids(12345).tolist() == MIXED_LATER
+
+
+weights = st.lists(st.sampled_from([0.1, 0.25, 0.3, 1.0, 2.0, 7.0]), min_size=1, max_size=5)
+
+
+@given(weights, st.integers(1, 700), st.integers(0, 10**9), st.integers(0, 3), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_each_block_of_a_mixture_has_its_exact_parts_and_each_source_all_of_its_samples(
+    weights, batch, seed, block, random
+):
+    sources = [Source(str(number), random.randint(1, 900), weight) for number, weight in enumerate(weights)]
+    order = MixedOrder(sources, batch, seed)
+    ends, size = np.cumsum([source.size for source in sources]), int(order.counts.sum())
+    assert np.allclose(order.counts / size, np.array(weights) / sum(weights), rtol=0, atol=1e-12)
+    steps = range((block + 2) * size // batch + 1)
+    ids, epochs = (np.concatenate([of(step) for step in steps]) for of in (order.ids, order.epochs))
+    source = np.searchsorted(ends, ids, side="right")
+    for first in range(0, len(ids) - size + 1, size):
+        assert np.array_equal(np.bincount(source[first : first + size], minlength=len(sources)), order.counts)
+    for number, known in enumerate(sources):
+        own, mine = ids[source == number], epochs[source == number]
+        for epoch in range((block + 2) * int(order.counts[number]) // known.size):
+            assert sorted(own[mine == epoch]) == list(range(ends[number] - known.size, ends[number]))
+
+
+@given(weights, st.integers(1, 64), st.integers(0, 10**9), st.integers(0, 10**7))
+@settings(max_examples=60, deadline=None)
+def test_any_step_of_a_mixture_is_found_at_once(weights, batch, seed, step):
+    """Positions make it, not steps: batches of half the size are halves of the same sequence; nothing is remembered."""
+    sources = [Source(str(number), 100 + number, weight) for number, weight in enumerate(weights)]
+    whole, fresh = (MixedOrder(sources, size, seed) for size in (2 * batch, batch))
+    for of in ("ids", "epochs"):
+        halves = [getattr(fresh, of)(2 * step + number) for number in (1, 0)][::-1]
+        assert np.array_equal(np.concatenate(halves), getattr(whole, of)(step))
+
+
+def test_parts_of_a_block():
+    assert block_counts([0.7, 0.3]).tolist() == [721, 309]
+    assert block_counts([5]).tolist() == [1024]
+    assert block_counts([1, 1, 1]).tolist() == [342, 342, 342]
+    odd = block_counts([1e-9, 0.123457, 0.7654321])
+    assert odd.sum() == 1 << 16 and odd[0] == 1
+    assert odd[1] / odd.sum() == pytest.approx(0.123457 / 0.888889, abs=2**-16)
 
 
 PERMUTED = [325063660, 748665858, 874563845, 286249760, 380553878, 926694567]
@@ -148,3 +195,5 @@ CONTIGUOUS_FIRST = [928, 178, 428, 678]
 CONTIGUOUS_LATER = [522, 772, 22, 272]
 GOLDEN_FIRST = [855, 753, 303, 573]
 GOLDEN_LATER = [874, 375, 533, 583]
+MIXED_FIRST = [761, 428, 81, 1024]
+MIXED_LATER = [1035, 1041, 434, 963]

@@ -4,11 +4,13 @@ import os
 import random
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bigtrain.config.run import EarlyStoppingConfig, Precision
 from bigtrain.config.schema import register_parts
+from bigtrain.data.mixture.config import MixtureConfig, SourceConfig
 from bigtrain.data.synthetic.config import MarkovConfig
 from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.errors import CheckpointError
@@ -43,6 +45,13 @@ CONFIGS = {
     "carried state": tiny_config(
         model=LSTMConfig(hidden_size=8, num_layers=2, dropout=0.2, variational_dropout=True),
         data=TextCorpusConfig(path=__file__, sequence_length=64),
+    ),
+    "mixture": tiny_config(
+        data=MixtureConfig(
+            sources={"code": SourceConfig(path=__file__), "tests": SourceConfig(path=f"{Path(__file__).parent}/*.py")},
+            sequence_length=32,
+            attend_across_documents=False,
+        )
     ),
     "tied": tiny_config(
         model=TransformerConfig(

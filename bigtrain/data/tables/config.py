@@ -6,28 +6,36 @@ import codecs
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from bigtrain.config.kinds import DataConfig
 from bigtrain.config.settings import Invalid, setting
+
+
+def encoding_setting() -> Any:
+    """For text files of the user's."""
+    return setting(
+        None,
+        "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8.",
+        before=None,
+    )
 
 
 @dataclass
 class EncodedConfig(DataConfig):
     """Settings of data that comes as text files of the user's."""
 
-    encoding: str | None = setting(
-        None,
-        "Encoding of the text files, for instance cp1252, latin1, utf-16, gb18030; default: UTF-8.",
-        before=None,
-    )
+    encoding: str | None = encoding_setting()
 
     def problems(self) -> list[Invalid]:
-        found = super().problems()
-        if self.encoding is not None and not is_encoding(self.encoding):
-            sentence = f"is {self.encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16"
-            found.append(Invalid("encoding", sentence))
-        return found
+        return super().problems() + encoding_problems(self.encoding)
+
+
+def encoding_problems(encoding: str | None) -> list[Invalid]:
+    """What is wrong with the name of an encoding."""
+    if encoding is None or is_encoding(encoding):
+        return []
+    return [Invalid("encoding", f"is {encoding!r}, which is none; for instance utf-8, cp1252, latin1, utf-16")]
 
 
 def is_encoding(name: str) -> bool:

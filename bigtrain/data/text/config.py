@@ -135,10 +135,8 @@ class PythonDocsConfig(TextConfig):
 
 
 @dataclass
-class TextCorpusConfig(EncodedConfig, TextConfig):
-    """Any local text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet. It may be larger
-    than memory; what is interrupted while it is tokenised goes on at the next start.
-    """
+class CorpusFiles:
+    """Where a corpus is, and how documents stand in its files."""
 
     path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
     train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
@@ -150,8 +148,9 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         "", "Line that ends a document inside a .txt file; empty: a file is one document."
     )
 
-    def problems(self) -> list[Invalid]:
-        found = super().problems()
+    def file_problems(self) -> list[Invalid]:
+        """What is wrong with the paths together."""
+        found = []
         if bool(self.path) == bool(self.train_path):
             found.append(one_path(self.path))
         if self.val_fraction is not None and (self.path or self.val_path):
@@ -165,6 +164,16 @@ class TextCorpusConfig(EncodedConfig, TextConfig):
         if self.path and (self.val_path or self.test_path):
             found.append(Invalid("path", "is split by itself; give train_path instead to use val_path or test_path"))
         return found
+
+
+@dataclass
+class TextCorpusConfig(CorpusFiles, EncodedConfig, TextConfig):
+    """Any text: a file, a glob or a directory of .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet. It may be larger than
+    memory; what is interrupted while it is tokenised goes on at the next start.
+    """
+
+    def problems(self) -> list[Invalid]:
+        return super().problems() + self.file_problems()
 
 
 class EmptyText(Enum):

@@ -95,6 +95,19 @@ def join(first: Divided, second: Divided) -> Divided:
     )
 
 
+def merged(several: list[Divided]) -> Divided:
+    """The documents of all, those of a split together under its name."""
+    splits = tuple(dict.fromkeys(split for divided in several for split in divided.splits))
+    starts = np.cumsum([0, *(divided.num_characters for divided in several)])
+    numbers = [np.array([splits.index(split) for split in divided.splits], dtype=np.uint8) for divided in several]
+    return Divided(
+        splits=splits,
+        corpus=_chained([divided.corpus for divided in several]),
+        ends=np.concatenate([divided.ends + start for divided, start in zip(several, starts, strict=False)]),
+        split_of=np.concatenate([of[divided.split_of] for of, divided in zip(numbers, several, strict=True)]),
+    )
+
+
 def _chained(corpora: list[Corpus]) -> Corpus:
     return Corpus(
         lambda: chain.from_iterable(corpora),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import glob
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,26 @@ class TextCorpus(TextSplits):
     """
 
     def __init__(self, config: TextCorpusConfig, tokenizer: Tokenizer | None = None):
-        files = _files_of_splits(config)
-        states = {path: FileState.of(path) for paths in files.values() for path in paths}
-        hashes = {key: content_hash(paths, config.cache_dir) for key, paths in files.items()}
-        source: list[Any] = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
-        source += [named for named in (config.encoding, config.val_fraction) if named is not None]
-        if "path" not in files and "val_path" not in files:
+        source, read = source_of(config)
+        if not config.path and not config.val_path:
             warnings.warn(
                 f"there is no val_path: {_val_fraction(config):g} of train is held out for val (data.val_fraction)",
                 stacklevel=2,
             )
-        super().__init__(config, source, lambda: _read_splits(config, files, states), tokenizer)
+        super().__init__(config, source, read, tokenizer)
+
+
+def source_of(config: TextCorpusConfig) -> tuple[list[Any], Callable[[], Divided]]:
+    """All that the texts of a corpus depend on, in JSON's types; and a function that divides them into splits.
+
+    Raises DataError for files that are not there.
+    """
+    files = _files_of_splits(config)
+    states = {path: FileState.of(path) for paths in files.values() for path in paths}
+    hashes = {key: content_hash(paths, config.cache_dir) for key, paths in files.items()}
+    source: list[Any] = ["text_corpus", hashes, config.split, config.text_key, config.document_separator]
+    source += [named for named in (config.encoding, config.val_fraction) if named is not None]
+    return source, lambda: _read_splits(config, files, states)
 
 
 def find_files(path: str, key: str) -> list[Path]:

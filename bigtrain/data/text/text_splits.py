@@ -89,12 +89,12 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
 def _fit_once(config: TextConfig, divided: Divided, folder: Path | None) -> Tokenizer:
     """Kept beside the shards, where there are several: what was interrupted goes on with the same one."""
     if folder is None or not needs_keeping(divided):
-        return _fit(config, divided)
-    fit = lambda: Prepared(_fit(config, divided).to_json(), {})  # noqa: E731
+        return fit_to_corpus(config, divided)
+    fit = lambda: Prepared(fit_to_corpus(config, divided).to_json(), {})  # noqa: E731
     return tokenizer_from_json(load_or_build(folder.parent, folder.name, "tokenizer", fit).meta)
 
 
-def _fit(config: TextConfig, divided: Divided) -> Tokenizer:
+def fit_to_corpus(config: TextConfig, divided: Divided) -> Tokenizer:
     """To the training split: to all of its characters, or, for pieces of words, to a sample of it.
 
     end_of_text only where something has to be kept apart; `unknown` only where val or test need it.

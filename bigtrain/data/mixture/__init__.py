@@ -1,0 +1,1 @@
+"""Several corpora, mixed by weight."""
