@@ -138,7 +138,9 @@ class PythonDocsConfig(TextConfig):
 class CorpusFiles:
     """Where a corpus is, and how documents stand in its files."""
 
-    path: str | None = setting(None, "File, glob or directory to split into train, val and test.", path=True)
+    path: str | None = setting(
+        None, "File, glob or directory to split into train, val and test; or a URL: s3://bucket/folder.", path=True
+    )
     train_path: str | None = setting(None, "Own training files, instead of path.", path=True)
     val_path: str | None = setting(None, "Own validation files; default: val_fraction of train.", path=True)
     test_path: str | None = setting(None, "Own test files; default: no test split.", path=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bigtrain.data.config import VAL_FRACTION
 from bigtrain.data.paths import dangling_link, list_files, require_target, warn_of_repeated
+from bigtrain.data.remote import fetch, is_remote
 from bigtrain.data.text.config import TextCorpusConfig
 from bigtrain.data.text.division import Divided, divide, given_splits, join
 from bigtrain.data.text.documents import SUFFIXES, Corpus, Piece, read_pieces
@@ -52,14 +53,17 @@ def source_of(config: TextCorpusConfig) -> tuple[list[Any], Callable[[], Divided
     return source, lambda: _read_splits(config, files, states)
 
 
-def find_files(path: str, key: str) -> list[Path]:
+def find_files(path: str, key: str, cache_dir: str | None = None) -> list[Path]:
     """The files that `path` means: itself, what a glob matches, or the text files under a directory, linked ones too;
-    sorted, each once.
+    sorted, each once. Of a URL, their copies in the cache.
 
     A file that is named, or matched by a glob, may have any suffix; in a directory only the known ones count,
     and names that begin with a dot are passed over. Raises DataError, naming the setting `key`, if there is
     none, and for a link that points nowhere.
     """
+    path = path.removeprefix("file://")
+    if is_remote(path):
+        return fetch(path, key, lambda name: name.endswith(SUFFIXES), cache_dir)
     try:
         given = Path(path).expanduser()
         if given.is_dir():
@@ -109,7 +113,7 @@ def _each_once(pattern: Path, files: list[Path]) -> list[Path]:
 
 def _files_of_splits(config: TextCorpusConfig) -> dict[str, list[Path]]:
     paths = {name: getattr(config, name) for name in ("path", "train_path", "val_path", "test_path")}
-    return {name: find_files(path, f"data.{name}") for name, path in paths.items() if path}
+    return {name: find_files(path, f"data.{name}", config.cache_dir) for name, path in paths.items() if path}
 
 
 def _read_splits(config: TextCorpusConfig, files: dict[str, list[Path]], states: dict[Path, FileState]) -> Divided:
