@@ -29,8 +29,8 @@ from bigtrain.tracking.status_line import status_line
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 _CONNECTIONS = 8
 # What file systems say of a file that changes with its content, by their own names.
-_STAMPS = """ETag etag md5Hash Content-MD5 Digest Last-Modified LastModified last_modified mtime created
-generation""".split()
+_HASHES = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "generation")
+_TIMES = ("Last-Modified", "LastModified", "last_modified", "mtime", "created")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
@@ -101,7 +101,7 @@ def _listed(system: Any, place: str, wanted: Callable[[str], bool], folder: Path
 
 def _file_of(system: Any, place: str, folder: Path) -> _File:
     facts = system.info(place)
-    stamps = [f"{name}={facts[name]}" for name in _STAMPS if facts.get(name) is not None]
+    stamps = [f"{name}={facts[name]}" for name in (*_HASHES, *_TIMES) if facts.get(name) is not None]
     name = PurePosixPath(place.partition("?")[0]).name or "file"
     version = fingerprint_of(str(system.protocol), place, facts.get("size"), stamps)
     return _File(place, facts.get("size"), folder / version[:32] / name)
