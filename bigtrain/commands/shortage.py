@@ -11,8 +11,12 @@ from types import CodeType
 
 from bigtrain.build import build_data, build_parts, build_trainer
 from bigtrain.config.run import Precision, RunConfig
+from bigtrain.data.base import DataSpec
 from bigtrain.distributed.world import World
 from bigtrain.errors import MemoryShortage, is_memory_shortage
+from bigtrain.planning.changes import cheapest_changes
+from bigtrain.planning.formula import certain_memory, untraced_situation
+from bigtrain.planning.setup import Setup
 from bigtrain.registry import MODELS
 from bigtrain.storage.checkpoint import CheckpointStore
 from bigtrain.tracking.formatting import memory
@@ -38,24 +42,36 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
 
 @contextmanager
-def shortage_of_memory(config: RunConfig, world: World, run_dir: Path | None = None) -> Iterator[None]:
-    """Raises MemoryShortage for a failed allocation, on the host or a GPU. Other errors are raised as they are."""
+def shortage_of_memory(
+    config: RunConfig, world: World, run_dir: Path | None = None, spec: DataSpec | None = None
+) -> Iterator[None]:
+    """Raises MemoryShortage for a failed allocation, on the host or a GPU. Other errors are raised as they are.
+
+    With the data's `spec` it says what the plan has for the training's state, and which changes are enough by it.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_memory_shortage(error):
             raise
-        raise _shortage(error, config, world, run_dir) from error
+        raise _shortage(error, config, world, run_dir, spec) from error
 
 
-def _shortage(error: BaseException, config: RunConfig, world: World, run_dir: Path | None) -> MemoryShortage:
+def _shortage(
+    error: BaseException, config: RunConfig, world: World, run_dir: Path | None, spec: DataSpec | None
+) -> MemoryShortage:
     # The traceback still holds the tensors of the functions that have failed: what is free now was free then.
     free, total = free_memory_bytes(world.device), memory_total_bytes(world.device)
     asked, size = asked_bytes(str(error)), _micro_batch_size(error)
     parts = [f"{memory(asked)} were asked for"] if asked else []
     parts += [f"{memory(free)} of {memory(total)} were free"] if free else [f"there is {memory(total)}"]
+    if spec is not None and (state := certain_memory(config, spec)):
+        setup = Setup.of(config, world.size, world.device.type == "cpu", world.local_size)
+        parts.append(f"by the plan the training's state takes {memory(sum(state.values()) // setup.shards)}")
     where = "on the GPU" if world.device.type == "cuda" else "on the host"
-    fix = f"what needs less, the cheapest first: {', '.join(cheapest_overrides(config, world, size)[:3])}"
+    enough = [] if spec is None else _enough(config, world, spec, total, total - free + asked)
+    ways = (enough or cheapest_overrides(config, world, size))[:3]
+    fix = f"what needs less, the cheapest first: {', '.join(ways)}; bigtrain plan, with the same words, shows what fits"
     if run_dir is not None and (steps := CheckpointStore(run_dir / "checkpoints").steps()):
         fix += f"; the run goes on with resume={run_dir}, from its checkpoint of step {steps[-1]}"
     return MemoryShortage.of(
@@ -64,6 +80,15 @@ def _shortage(error: BaseException, config: RunConfig, world: World, run_dir: Pa
         cause=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300],
         fix=fix,
     )
+
+
+def _enough(config: RunConfig, world: World, spec: DataSpec, available: int, used: int) -> list[str]:
+    """Overrides that make it fit by the plan's arithmetic; [] where none does, or the model has no formula."""
+    on_cpu = world.device.type == "cpu"
+    setup = Setup.of(config, world.size, on_cpu, world.local_size)
+    situation = untraced_situation(config, spec, setup, available, on_cpu, used)
+    changes = [] if situation is None else cheapest_changes(situation)
+    return [" ".join(change.overrides) for change in changes]
 
 
 def phase_of(error: BaseException) -> str:

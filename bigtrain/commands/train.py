@@ -219,7 +219,7 @@ def _recorded(
     machine["ranks"] = parts.world.size
     status.update(state="running", exit_code=None, reason="", tags=list(composed.config.tags), environment=machine)
     try:
-        with lost_ranks(), shortage_of_memory(composed.config, parts.world, run_dir):
+        with lost_ranks(), shortage_of_memory(composed.config, parts.world, run_dir, parts.data.spec):
             code, outcome, results = _train(composed, run_dir, parts, checkpoint, notes, tracker)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)

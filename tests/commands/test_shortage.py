@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from bigtrain import cli
+from bigtrain.commands import shortage
 from bigtrain.commands.shortage import asked_bytes, cheapest_overrides, phase_of, shortage_of_memory
 from bigtrain.config.run import Precision
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError, ExitCode, MemoryShortage, is_memory_shortage
 from bigtrain.models.config import NgramConfig
-from bigtrain.tracking import memory
+from bigtrain.planning.formula import certain_memory
+from bigtrain.tracking import formatting, memory
 from tests.training.conftest import make_trainer, tiny_config  # noqa: F401
 
 from .conftest import TINY, Shell
@@ -72,6 +74,20 @@ def test_it_says_when_it_happened_and_where_the_run_goes_on(training, phase, mak
     assert f"resume={tmp_path / 'run'}" in text and "checkpoint of step 6" in text
 
 
+def test_it_names_what_is_enough_by_the_plan(make_trainer, monkeypatch):  # noqa: F811
+    """Of 1 MiB, all of which was used when 1 MiB more was asked for: half of the activations have to go."""
+    config = tiny_config()
+    spec = make_trainer(config).snapshot.data.spec
+    monkeypatch.setattr(shortage, "memory_total_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(shortage, "free_memory_bytes", lambda device: 0)
+    with pytest.raises(MemoryShortage) as caught, shortage_of_memory(config, ALONE, spec=spec):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1048576 bytes.")
+    text = str(caught.value)
+    state = sum(certain_memory(config, spec).values())
+    assert f"by the plan the training's state takes {formatting.memory(state)}" in text
+    assert "the cheapest first: trainer.micro_batch_size=" in text and "bigtrain plan" in text
+
+
 def test_other_errors_pass():
     error = ConfigError.of("X", "y")
     with pytest.raises(ConfigError) as caught, shortage_of_memory(tiny_config(), ALONE):
@@ -119,6 +135,7 @@ def test_the_command_within_a_limit_of_memory(tmp_path):
     process = shell.start(
         *TINY,
         "model.hidden_size=32768",
+        "trainer.allow_oversize=true",  # else it is refused by its settings
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     _, errors = process.communicate(timeout=200)
