@@ -14,7 +14,7 @@ from bigtrain.planning.cost import StepCost
 from bigtrain.planning.plan import Plan
 from bigtrain.tracking.formatting import clock, memory, percent, scaled
 
-_BAR = 24  # characters
+_BAR = 6  # characters
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -135,17 +135,9 @@ def _time(plan: Plan) -> RenderableType:
 
 
 def _scaling(plan: Plan) -> RenderableType:
-    table = _table(
-        "GPUs",
-        "at a time",
-        "fits",
-        "step",
-        "bound",
-        "sent",
-        "the run",
-        "efficiency",
-        "speed",
-    )
+    table = _table("GPUs", "micro", "fits", "step", "bound", "sent", "the run", "eff.", "speed")
+    for column in table.columns:
+        column.no_wrap = True
     table.columns[4].justify = table.columns[8].justify = "left"
     first = plan.scaling[0][0]
     fastest = min(cost.seconds for cost, _ in plan.scaling)
