@@ -69,6 +69,8 @@ def advice(composed: Composed, parts: Parts, checkpoint: Checkpoint | None) -> I
             f"a batch is {units.batch_size:g} samples, but the training split has only {units.epoch_samples:,}: a step "
             f"takes the same ones more than once; trainer.batch_size={units.epoch_samples} takes each once"
         )
+    if parts.world.size == 1 and config.trainer.strategy in ("fsdp", "hsdp"):
+        yield f"trainer.strategy={config.trainer.strategy} has no effect on one rank: it holds all there is"
     precision = config.trainer.precision.value
     if checkpoint is None and parts.world.device.type == "cpu" and emulated_on_cpu(precision):
         better = "trainer.precision=fp32" + ("" if emulated_on_cpu("bf16") else " or bf16")

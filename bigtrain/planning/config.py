@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bigtrain.config.run import RunConfig
-from bigtrain.config.settings import setting
+from bigtrain.config.settings import Invalid, setting
 
 
 class Accelerator(NamedTuple):
@@ -62,7 +62,17 @@ class PlanConfig:
         above=0,
         at_most=1,
     )
+    measure: bool = setting(
+        False, "Time some steps of the training on this machine, and take the share of the peak from them."
+    )
     price_per_gpu_hour: float | None = setting(None, "Price of a GPU for an hour, for the cost of the run.", above=0)
+
+    def problems(self) -> list[Invalid]:
+        if self.measure and self.share_of_peak is not None:
+            return [
+                Invalid("share_of_peak", f"is {self.share_of_peak}, which measure=true finds out; give one of them")
+            ]
+        return []
 
 
 @dataclass

@@ -32,6 +32,7 @@ from bigtrain.planning.formula import ParameterCounts, certain_memory, parameter
 from bigtrain.planning.setup import Setup
 from bigtrain.planning.sized_data import planned_data
 from bigtrain.planning.step import StepMemory, measure_step
+from bigtrain.planning.timing import step_seconds
 from bigtrain.registry import OPTIMIZERS, TASKS
 from bigtrain.tasks.base import TrainingModule
 from bigtrain.training.cadence import WorkUnits
@@ -92,6 +93,11 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         fix = "plan another model; docs/training.md says what an n-gram model takes"
         raise ConfigError.of("PLAN-MODEL", "this model counts its data instead of training on it", fix=fix)
     device = Device.of(settings)
+    if settings.measure and not device.is_here:
+        fix = f"leave it out, or measure where there is a {settings.gpu}, and give plan.share_of_peak here"
+        raise ConfigError.of(
+            "PLAN-MEASURE", f"plan.measure times steps on this machine, and plan.gpu is {settings.gpu}", fix=fix
+        )
     ranks = planned_ranks(settings, config.trainer, device)
     setup = Setup.of(config, ranks, not device.is_gpu, settings.gpus_per_node)
     data, note = planned_data(config)
@@ -115,7 +121,7 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         setup = setup.changed(strategy="fsdp" if needs_shards(with_adamw, device.memory) else "ddp")
     peak = step.peak(setup)
     situation = _situation(config, settings, step, setup, available, device)
-    work = _work(config, settings, step, setup, device)
+    work = _work(config, data, settings, step, setup, device)
     units = _units(planner.parts, setup)
     return Plan(
         config=config,
@@ -194,11 +200,15 @@ def _situation(
     )
 
 
-def _work(config: RunConfig, settings: PlanConfig, step: StepMemory, setup: Setup, device: Device) -> Work:
+def _work(
+    config: RunConfig, data: DataModule, settings: PlanConfig, step: StepMemory, setup: Setup, device: Device
+) -> Work:
     usual = SHARES[kind_of(config.model)][0 if device.is_gpu else 1]
     samples = setup.micro_batch * min(setup.passes, 2)
     weights = step.phases["update"]["weights"]
     share, peak = settings.share_of_peak or usual, device.peak_flops(setup.precision)
+    if settings.measure:
+        share = step.flops_per_sample * setup.share / (step_seconds(config, data, setup) * peak)
     return Work(step.flops_per_sample, step.traffic / samples, weights, peak, share, device.sheet)
 
 

@@ -126,7 +126,9 @@ def _time(plan: Plan) -> RenderableType:
         if plan.settings.price_per_gpu_hour is not None:
             table.add_row("price", "", "", f"{hours * plan.settings.price_per_gpu_hour:,.2f}")
     whose = "measured" if plan.device.is_here else "by its data sheet"
-    stated = "as given" if plan.settings.share_of_peak else "usual for such a model, not measured"
+    stated = "as given" if plan.settings.share_of_peak else "usual for such a model, not measured: plan.measure=true"
+    if plan.settings.measure:
+        stated = "measured: steps of this training, on one rank"
     said = (
         f"time at {percent(work.share_of_peak)} ({stated}) of {scaled(work.peak_flops, 'FLOP/s')} ({whose}, "
         f"{setup.precision}) on each rank; bound by {cost.bound}; eager: compiled blocks move less memory"

@@ -93,28 +93,36 @@ class StepMemory:
 
 def measure_step(config: RunConfig, data: DataModule, setup: Setup, gpu_memory: int | None) -> StepMemory:
     """The memory of a step. `gpu_memory`: of the GPU to imitate; None: of a CPU. A few seconds, whatever the size."""
-    layers = getattr(config.model, "num_layers", 0)
+    found = [_run(with_layers(config, count), data, setup, gpu_memory) for count in depths(config, setup.checkpointing)]
+    if len(found) == 1:
+        return found[0]
+    return _extended(found[0], found[1], config.model.num_layers)  # type: ignore[attr-defined]
+
+
+def depths(config: RunConfig, checkpointing: str = "off") -> tuple[int, ...]:
+    """The numbers of layers from which those of the model are told: two and three, or (0,), which stands for all."""
     optimizer = config.optimizer
     named = isinstance(optimizer, CommonConfig) and bool(
         optimizer.freeze or optimizer.no_decay or optimizer.learning_rate_scale
     )  # patterns may name blocks
-    steady = setup.checkpointing in ("off", "full", "attention")
-    if type(config.model) not in _LINEAR or layers <= _FEW or named or not steady:
-        return _run(config, data, setup, gpu_memory)
-    two, three = (_run(_with_layers(config, count), data, setup, gpu_memory) for count in (2, 3))
-    return _extended(two, three, layers)
+    steady = checkpointing in ("off", "full", "attention")
+    deep = type(config.model) in _LINEAR and getattr(config.model, "num_layers", 0) > _FEW
+    return (2, 3) if deep and steady and not named else (0,)
 
 
-def _with_layers(config: RunConfig, count: int) -> RunConfig:
-    return replace(config, model=replace(config.model, num_layers=count))  # type: ignore[call-arg]
+def with_layers(config: RunConfig, count: int) -> RunConfig:
+    """The same training of another depth; 0 leaves it as it is."""
+    return replace(config, model=replace(config.model, num_layers=count)) if count else config  # type: ignore[call-arg]
+
+
+def extended(of_two: float, of_three: float, layers: int) -> float:
+    """What is linear in the number of layers, from two and three."""
+    return of_three + (layers - 3) * (of_three - of_two)
 
 
 def _extended(two: StepMemory, three: StepMemory, layers: int) -> StepMemory:
     """What more layers hold, from two and three."""
-
-    def extend(of_two: float, of_three: float) -> float:
-        return of_three + (layers - 3) * (of_three - of_two)
-
+    extend = partial(extended, layers=layers)
     phases = {
         phase: {part: int(extend(parts.get(part, 0), size)) for part, size in three.phases[phase].items()}
         for phase, parts in two.phases.items()
