@@ -27,7 +27,14 @@ SMALL_IMAGES = ["model.widths=[2]"]
 # What a word needs to run in a test: no GPU, no Debian package, nothing that trains for a minute.
 TESTED_ELSEWHERE = ("data=fashion_mnist", "debug=", "trainer.processes=", "experiment=topics", "experiment=sst2_bert")
 TESTED_ELSEWHERE += ("model=bert", "model=lstm", "model=seq2seq", "model=resnet", "data=image_folder")
-TESTED_ELSEWHERE += ("data=text_classification", "data=synthetic/disks", "pipeline=", "compare", "resume=auto")
+TESTED_ELSEWHERE += (
+    "data.path=s3:",
+    "data=text_classification",
+    "data=synthetic/disks",
+    "pipeline=",
+    "compare",
+    "resume=auto",
+)
 ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],
@@ -42,6 +49,7 @@ ADDED = {
     "experiment=shakespeare": SMALL_TEXT,
     "experiment=shakespeare_fast": SMALL_TEXT,
     "optimizer=muon": SMALL_TEXT,
+    "data=mixture": SMALL_TEXT,
     "trainer.early_stopping.patience=3": [*SMALL_TEXT, "trainer.eval_every=1step"],
     "model=cnn": SMALL_IMAGES,
 }
@@ -67,6 +75,8 @@ def shell(tmp_path_factory):
     (shell.folder / "my_texts/one.txt").write_text(text)
     (shell.folder / "my_texts/two.txt").write_text(text.upper())
     (shell.folder / "my_texts/three.txt").write_text(text.lower())
+    (shell.folder / "my_code").mkdir()
+    (shell.folder / "my_code/one.txt").write_text(text.title())
     (shell.folder / "tinyshakespeare.txt").write_text(text)
     (shell.folder / "my_configs/experiment").mkdir(parents=True)
     (mine,) = (block.text for block in blocks(TEXTS["settings"], "yaml") if block.text.startswith(MINE))
@@ -119,7 +129,8 @@ def test_the_other_commands_are_known_and_exist():
     """Those that set up or serve are run by tests of their own (test_scripts, test_seeing_a_run)."""
     for line in OTHER:
         assert re.match(
-            r"git clone|\./scripts/(run|test)|source \.venv/bin/activate|tensorboard --logdir|eval \"\$\(bigtrain -sc",
+            r"git clone|pip install 'bigtrain\["
+            r"|\./scripts/(run|test)|source \.venv/bin/activate|tensorboard --logdir|eval \"\$\(bigtrain -sc",
             line,
         ), line
         for script in re.findall(r"\./(scripts/\w+)", line):

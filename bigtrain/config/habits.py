@@ -112,7 +112,8 @@ _CALLBACKS = (
 )
 _LOGGER = "leave it out: metrics go to metrics.jsonl, train.log and, by tracking.tensorboard=true, to TensorBoard"
 _STRATEGY = (
-    "leave it out: several GPUs, or processes, train together by themselves (DDP): trainer.gpus=2, trainer.processes=2"
+    "leave it out: several GPUs, or processes, train together by themselves: trainer.gpus=2, trainer.processes=2; "
+    "trainer.strategy=fsdp splits the model over them"
 )
 _FROM = (
     "resume=<run directory> goes on with a run, resume=latest with the newest; "
@@ -183,7 +184,7 @@ _GROUPS: dict[str, Habit] = {  # names that mean the same → ours
     "cuda use_cuda use_gpu": Habit(("gpus",), _switch("auto", "0")),
     "num_processes nprocs world_size local_rank": Habit(("processes",), say=_STRATEGY),
     "num_nodes nnodes nodes": Habit(say="torchrun --nnodes=N starts bigtrain on several machines; see docs/cluster.md"),
-    "strategy distributed ddp fsdp deepspeed distributed_backend use_ddp data_parallel": Habit(say=_STRATEGY),
+    "distributed ddp fsdp deepspeed distributed_backend use_ddp data_parallel": Habit(say=_STRATEGY),
     "fp16": Habit(("precision",), _switch("fp16", "fp32")),
     "bf16": Habit(("precision",), _switch("bf16", "fp32")),
     "fp8 float8 enable_fp8 use_fp8": Habit(("precision",), _switch("fp8", "bf16")),

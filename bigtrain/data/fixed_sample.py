@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bigtrain.data.base import Dataset, parts_of_sources, sources_among
 from bigtrain.data.loader import evaluation_stream_count
-from bigtrain.data.order import permute
+from bigtrain.data.permutation import permute
 from bigtrain.randomness import SeedDomain
 
 TRAIN_SAMPLE = "train_eval"

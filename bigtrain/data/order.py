@@ -1,8 +1,7 @@
 """Which samples make up step t: a pure function of (seed, t), the same for any world size and any resume point.
 
 `ShuffledOrder`, for samples of one size: global step t takes positions [t*B, (t+1)*B) of an endless sequence; position
-p lies in epoch p // n, and its sample is permute(seed, epoch, p mod n). The permutation is a keyed Feistel network with
-cycle walking (Black & Rogaway 2002), so any position costs O(1) and nothing needs to be saved.
+p lies in epoch p // n, and its sample is permute(seed, epoch, p mod n) (`data/permutation.py`).
 
 `BucketedOrder`, for samples that differ in length: which samples share a batch is fixed by (seed, lengths), so that
 little is padded; the order of the batches is permuted anew in each epoch. Every epoch has the same number of batches.
@@ -26,33 +25,13 @@ import numpy as np
 
 from bigtrain.config.run import TrainerConfig
 from bigtrain.data.base import Source
+from bigtrain.data.permutation import permute
 from bigtrain.errors import ConfigError
-from bigtrain.randomness import SeedDomain, mix, mix_array
+from bigtrain.randomness import SeedDomain, mix
 
-_ROUNDS = 6
 _POOL_BATCHES = 100  # batches' worth of samples that are sorted by length together
 _MIXED_BLOCK, _LONGEST_MIXED_BLOCK = 1024, 1 << 16  # positions in which sources have their exact parts: at least, most
 _BLOCK_STEPS = 64  # ids are made for this many steps at once: 5 µs a step; one by one it was 120
-
-
-def permute(seed: int, epoch: int, positions: np.ndarray, size: int) -> np.ndarray:
-    """Sample ids at `positions` (int64, in [0, size)) of one epoch; a bijection of range(size)."""
-    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    keys = [mix(seed, epoch, number) for number in range(_ROUNDS)]
-    ids = _feistel(positions.astype(np.uint64), half, keys)
-    outside = ids >= size
-    while outside.any():  # the network permutes 4**half >= size values; walk the cycle back into range(size)
-        ids[outside] = _feistel(ids[outside], half, keys)
-        outside = ids >= size
-    return ids.astype(np.int64)
-
-
-def _feistel(values: np.ndarray, half: int, keys: list[int]) -> np.ndarray:
-    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    left, right = values >> shift, values & mask
-    for key in keys:
-        left, right = right, left ^ (mix_array(key, right) & mask)
-    return (left << shift) | right
 
 
 class Order(Protocol):

@@ -93,11 +93,8 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         fix = "plan another model; docs/training.md says what an n-gram model takes"
         raise ConfigError.of("PLAN-MODEL", "this model counts its data instead of training on it", fix=fix)
     device = Device.of(settings)
-    if settings.measure and not device.is_here:
-        fix = f"leave it out, or measure where there is a {settings.gpu}, and give plan.share_of_peak here"
-        raise ConfigError.of(
-            "PLAN-MEASURE", f"plan.measure times steps on this machine, and plan.gpu is {settings.gpu}", fix=fix
-        )
+    if settings.measure:
+        _require_here(device)
     ranks = planned_ranks(settings, config.trainer, device)
     setup = Setup.of(config, ranks, not device.is_gpu, settings.gpus_per_node)
     data, note = planned_data(config)
@@ -140,6 +137,15 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         tokens_per_sample=units.sample_tokens,
         notes=notes,
     )
+
+
+def _require_here(device: Device) -> None:
+    if not device.is_here:
+        raise ConfigError.of(
+            "PLAN-MEASURE",
+            f"plan.measure times steps on this machine, and plan.gpu is {device.name}",
+            fix=f"leave it out, or measure where there is a {device.name}, and give plan.share_of_peak here",
+        )
 
 
 def _untimed(_: ResolvedPrecision) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from bigtrain.data.base import DataModule, Dataset
 from bigtrain.data.loader import Collate, evaluation_batches
-from bigtrain.data.order import permute
+from bigtrain.data.permutation import permute
 from bigtrain.distributed.world import lone_world
 from bigtrain.nn.cross_entropy import UNSCORED
 from bigtrain.randomness import SeedDomain

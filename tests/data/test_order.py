@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtrain.data.base import Source
-from bigtrain.data.order import BucketedOrder, ContiguousOrder, MixedOrder, ShuffledOrder, block_counts, permute
+from bigtrain.data.order import BucketedOrder, ContiguousOrder, MixedOrder, ShuffledOrder, block_counts
+from bigtrain.data.permutation import permute
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))

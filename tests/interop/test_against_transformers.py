@@ -12,6 +12,7 @@ from bigtrain.data.tokenizers.subword import SubwordTokenizer
 from bigtrain.data.tokenizers.tokenizer import framing_ids
 from bigtrain.data.tokenizers.tokenizer_file import read_tokenizer
 from bigtrain.interop.hugging_face import folder_files
+from bigtrain.storage import durable
 from bigtrain.tasks.config import ClassificationConfig, MaskedLanguageModelingConfig
 from bigtrain.tasks.generation import Sampling, generate
 
@@ -48,7 +49,7 @@ def close(actual, expected):
 def write(folder, files):
     folder.mkdir()
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        durable.write_new(folder / name, content)
     return folder
 
 

@@ -11,6 +11,7 @@ from bigtrain.errors import CheckpointError
 from bigtrain.interop.hugging_face import folder_files, load_folder
 from bigtrain.interop.pretrained import read_architecture
 from bigtrain.models.config import Activation, LSTMConfig, Norm, Positional, TransformerConfig
+from bigtrain.storage import durable
 
 from .folders import SPEC
 
@@ -35,7 +36,7 @@ def folder(tmp_path):
     config = llama_settings()
     _, network = tiny_network(config, spec=SPEC)
     for name, content in folder_files(perturb(network), config, SPEC, None)[0].items():
-        (tmp_path / name).write_bytes(content)
+        durable.write_new(tmp_path / name, content)
     return tmp_path
 
 

@@ -16,6 +16,7 @@ from bigtrain.data.tokenizers.wordpiece import train_wordpiece
 from bigtrain.errors import DataError
 from bigtrain.interop.hugging_face import folder_files
 from bigtrain.models.config import Activation, BertConfig, Norm, Positional, TransformerConfig
+from bigtrain.storage import durable
 from bigtrain.tasks.config import ClassificationConfig, LanguageModelingConfig, MaskedLanguageModelingConfig
 from bigtrain.tasks.generation import Sampling, generate
 from tests.tiny_networks import SENTENCES, TEXT, tiny_network
@@ -56,7 +57,7 @@ def exported(folder, config, task, spec, tokenizer, sequence_length=32):
     files, left_out = folder_files(network.eval(), config, spec, tokenizer)
     assert left_out == []
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        durable.write_new(folder / name, content)
     return network
 
 

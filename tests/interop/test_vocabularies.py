@@ -9,6 +9,7 @@ from bigtrain.errors import CheckpointError, ConfigError
 from bigtrain.interop.hugging_face import folder_files, load_folder
 from bigtrain.interop.pretrained import read_architecture
 from bigtrain.registry import MODELS
+from bigtrain.storage import durable
 from bigtrain.tasks.config import ClassificationConfig, LanguageModelingConfig, MaskedLanguageModelingConfig
 from bigtrain.tasks.generation import Sampling, generate
 from tests.tiny_networks import tiny_network
@@ -65,7 +66,7 @@ def test_padding_rows_come_in_count_and_go_out(family, tmp_path):
     files, _ = folder_files(network, config, spec, None)
     (tmp_path / "second").mkdir()
     for name, content in files.items():
-        (tmp_path / "second" / name).write_bytes(content)
+        durable.write_new(tmp_path / "second" / name, content)
     again = type(theirs).from_pretrained(tmp_path / "second", local_files_only=True, dtype=torch.float64).eval()
     assert again.config.vocab_size == rows
     assert all(value.equal(theirs.state_dict()[name]) for name, value in again.state_dict().items())

@@ -102,15 +102,15 @@ def test_stopped_inside_an_evaluation_it_is_done_again(make_trainer):
     whole = make_trainer(config, "whole")
     whole.fit()
     trainer = make_trainer(config, "stopped")
-    real = trainer.evaluator.batches
+    real = trainer.evaluator._batches_of
 
-    def batches(split, final=False):
-        for number, batch in enumerate(real(split, final)):
+    def batches(dataset):
+        for number, batch in enumerate(real(dataset)):
             if number == 0 and trainer.state.step == 10:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    trainer.evaluator.batches = batches
+    trainer.evaluator._batches_of = batches
     with trainer.stop:
         assert trainer.fit() == "SIGTERM"
     assert trainer.state.step == 10
@@ -125,15 +125,15 @@ def test_stopped_inside_an_evaluation_it_is_done_again(make_trainer):
 
 def test_stopped_inside_the_last_evaluation_the_run_is_not_finished(make_trainer):
     trainer = make_trainer(CONFIGS["adamw"])
-    real = trainer.evaluator.batches
+    real = trainer.evaluator._batches_of
 
-    def batches(split, final=False):
-        for batch in real(split, final):
+    def batches(dataset):
+        for batch in real(dataset):
             if trainer.state.step == 24:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    trainer.evaluator.batches = batches
+    trainer.evaluator._batches_of = batches
     with trainer.stop:
         assert trainer.fit() == "SIGTERM"
     resumed = make_trainer(CONFIGS["adamw"], resume=True)

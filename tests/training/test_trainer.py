@@ -14,6 +14,7 @@ from bigtrain.errors import NumericsError
 from bigtrain.models.config import TransformerConfig
 from bigtrain.optim.config import ConstantConfig, MuonConfig, SGDConfig
 from bigtrain.tasks.base import LossOutput, LossTerm
+from bigtrain.training.recording import record
 from bigtrain.training.snapshot import load_evaluated_weights, module_tensors
 
 from .conftest import tiny_config, with_trainer
@@ -326,7 +327,7 @@ def test_a_recorded_step_is_the_eager_one(make_trainer, kind, float64):
     }[kind]
     eager, recorded = make_trainer(config, "eager"), make_trainer(config, "recorded")
     before = weights(recorded)
-    recorded.record(recorded.plan_step())
+    record(recorded, recorded.plan_step())
     assert all(torch.equal(value, before[name]) for name, value in weights(recorded).items()), "nothing is trained yet"
     eager.fit(), recorded.fit()
     if kind == "muon":
@@ -342,7 +343,7 @@ def test_a_recorded_step_is_the_eager_one(make_trainer, kind, float64):
 def test_a_step_of_another_shape_is_not_replayed(make_trainer):
     """As with a batch that has padding where the recorded one had none."""
     trainer = make_trainer(with_trainer(NO_DROPOUT, max_duration="4step"))
-    trainer.record(trainer.plan_step())
+    record(trainer, trainer.plan_step())
     plan = trainer.plan_step()
     short = [{name: value[:, :8] for name, value in batch.items()} for batch in plan.micro_batches]
     assert trainer.recorded.fits(trainer.inputs(plan))

@@ -29,7 +29,7 @@ from bigtrain.data.images.class_folders import Broken, Found, file_facts
 from bigtrain.data.images.config import ImageFolderConfig
 from bigtrain.data.images.image_file import read_header, read_image, require_same_size
 from bigtrain.data.images.samples import normalization_of_blocks
-from bigtrain.data.order import permute
+from bigtrain.data.permutation import permute
 from bigtrain.data.text.text_files import unreadable_file
 from bigtrain.errors import DataError, Problem
 from bigtrain.randomness import SeedDomain

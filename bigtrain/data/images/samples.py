@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bigtrain.data.base import Dataset
-from bigtrain.data.order import permute
+from bigtrain.data.permutation import permute
 from bigtrain.data.splits import swap_in_missing, warn_of_missing_classes
 from bigtrain.errors import DataError
 

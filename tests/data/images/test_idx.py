@@ -16,7 +16,7 @@ from bigtrain.data.cache import fingerprint_of
 from bigtrain.data.images.config import IDXConfig
 from bigtrain.data.images.idx import IDXImages
 from bigtrain.data.images.idx_file import read_idx
-from bigtrain.data.order import permute
+from bigtrain.data.permutation import permute
 from bigtrain.errors import DataError
 from tests.config.composing import composed
 

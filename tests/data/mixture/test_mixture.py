@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from bigtrain.build import build_data, build_parts
+from bigtrain.data.fixed_sample import FixedSample
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.mixture.config import MixtureConfig, SourceConfig
 from bigtrain.data.mixture.mixture import Mixture
 from bigtrain.data.text.config import Tokenizer
 from bigtrain.data.text.text_corpus import TextCorpus
-from bigtrain.data.train_sample import TrainSample
 from bigtrain.distributed.world import World
 from bigtrain.errors import DataError
+from bigtrain.randomness import SeedDomain
 from bigtrain.tasks.config import LanguageModelingConfig
 from bigtrain.tasks.language_modeling import LanguageModeling
 from bigtrain.training.evaluator import Evaluator
@@ -77,7 +78,7 @@ def test_a_few_samples_are_of_every_source(mixture):
     few = data.dataset("train")
     assert [(source.name, source.size) for source in few.sources] == [("code", 6), ("wiki", 14)]
     assert len(few) == data.spec.sizes["train"] == 20
-    sample = TrainSample(Mixture(mixture()).dataset("train"), 50)
+    sample = FixedSample(Mixture(mixture()).dataset("train"), 50, SeedDomain.TRAIN_SAMPLE, in_stretches=False)
     assert [source.size for source in sample.sources] == [15, 35] and len(sample) == 50
 
 
