@@ -180,5 +180,6 @@ def _largest_by_measuring(
             try_step(module, loader, precision, world)
         peaks.append(memory.peak)
     per_sample = max(1.0, (peaks[1] - peaks[0]) / (more - few))
-    room = _USED * free_memory_bytes(world.device) - reserved - (peaks[0] - few * per_sample)
+    free = free_memory_bytes(world.device) / world.local_size  # which the ranks of a machine share
+    room = _USED * free - reserved - (peaks[0] - few * per_sample)
     return largest_divisor(share, min(share, int(room / per_sample)))
