@@ -59,7 +59,7 @@ from bigtrain.training.precision import ResolvedPrecision
 from bigtrain.training.recording import record_steps
 from bigtrain.training.recurrent_state import carries_state, initial_state
 from bigtrain.training.selection import Selection
-from bigtrain.training.sharded_module import bytes_without_shards, sharded_module
+from bigtrain.training.sharded_module import bytes_without_shards, require_elementwise, sharded_module
 from bigtrain.training.snapshot import Snapshot, live_tensors, read_state
 from bigtrain.training.speed_meter import Throughput
 from bigtrain.training.state import TrainState
@@ -227,12 +227,15 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
     state.resolved["strategy"] = str(parts.strategy)
     gathered_in = precision_of_shards(config.trainer, world.device, state.resolved) if parts.strategy.shards else "fp32"
     with ResolvedPrecision(gathered_in, "").autocast(world.device):
-        flops = flops_per_sample(module, to_device(loader.typical_batch(), world.device))
+        blocks = parts.network.backbone.ordered_blocks() if world.tensor_parallel > 1 else ()
+        batch = to_device(loader.typical_batch(), world.device)
+        flops = flops_per_sample(module, batch, blocks, world.tensor_parallel)
     reshard(module)
     choose_checkpointing(module, config.trainer.activation_checkpointing, state)
     precision = choose_precision(module, config.trainer, loader, flops, state, world, parts.strategy.shards)
     choose_micro_batch_size(module, config.trainer, loader, precision, state, world, parts.strategy.shards)
     optimizer: Optimizer = OPTIMIZERS.entry_of(config.optimizer).load()(config.optimizer, parts.network)
+    require_elementwise(optimizer, world)
     step_flops = flops * loader.order.samples_per_step
     choose_recording(module, config.trainer, optimizer, loader, precision, step_flops, state, world)
     with status_line("Compiling the model", ""):
@@ -242,7 +245,7 @@ def build_step(parts: Parts, state: TrainState, tracker: Tracker) -> tuple[Optim
 
 def build_loader(parts: Parts) -> TrainLoader:
     """This rank's micro-batches. Raises ConfigError for a batch that the ranks can't share."""
-    settings, size, seed = parts.config.trainer, parts.world.size, parts.config.seed
+    settings, size, seed = parts.config.trainer, parts.world.data_size, parts.config.seed
     dataset, task = parts.data.dataset("train"), parts.task
     contiguous = carries_state(parts.network, dataset)
     order = choose_order(settings, len(dataset), dataset.lengths, seed, contiguous, size, dataset.sources)
@@ -270,7 +273,7 @@ def build_evaluator(parts: Parts, precision: ResolvedPrecision, length: Length, 
             dataset = parts.data.dataset("train")
             of_train = train_sample_size(sizes["train"], size)
             samples[TRAIN_SAMPLE] = FixedSample(dataset, of_train, SeedDomain.TRAIN_SAMPLE, dataset.contiguous)
-    batch_size = evaluation_batch_size(settings, parts.loader.micro_batch_size, parts.world.size)
+    batch_size = evaluation_batch_size(settings, parts.loader.micro_batch_size, parts.world.data_size)
     return Evaluator(parts.module, parts.task, parts.data, precision, batch_size, parts.world, samples)
 
 
@@ -290,9 +293,11 @@ def build_selection(parts: Parts, evaluator: Evaluator, state: TrainState) -> Se
 
 
 def build_observer(parts: Parts, precision: ResolvedPrecision, tracker: Tracker) -> Callable[[Evaluation, int], None]:
-    """What records samples at each evaluation, on rank 0; the weights of a sharded network are gathered for it."""
-    enabled = parts.config.tracking.samples
-    observer = Observer(parts.task, parts.network, parts.data, parts.config, tracker, enabled and parts.world.is_main)
+    """What records samples at each evaluation, on rank 0; the weights of a sharded network are gathered for it.
+    Ranks that compute its blocks with rank 0 write the same, and record nothing.
+    """
+    enabled, writes = parts.config.tracking.samples, parts.world.data_rank == 0
+    observer = Observer(parts.task, parts.network, parts.data, parts.config, tracker, enabled and writes)
     if not (enabled and parts.strategy.shards):
         return observer
 

@@ -95,10 +95,12 @@ def best_evaluation(trainer: Trainer, columns: list[SplitMetrics]) -> dict[str, 
 
 
 def _final_example(parts: Parts, trainer: Trainer) -> Example:
-    """What rank 0 writes, for which sharded weights are gathered on all ranks, in the dtype of autocast."""
+    """What rank 0 writes, with the ranks that compute its blocks with it: for it sharded weights are gathered on all
+    ranks, in the dtype of autocast.
+    """
     low = trainer.precision.autocast(parts.world.device) if parts.strategy.shards else nullcontext()
     with gathered(trainer.module), low:
-        if parts.world.is_main:
+        if parts.world.data_rank == 0:
             return parts.task.final_example(parts.network, parts.data, parts.config)
     return Example()
 

@@ -29,7 +29,7 @@ from bigtrain.config.resume import refuse_other_training
 from bigtrain.config.run import RunConfig
 from bigtrain.config.saved import document_text
 from bigtrain.distributed.launch import end_with_launcher, launch
-from bigtrain.distributed.world import World, join_world, lost_ranks, ranks_to_start
+from bigtrain.distributed.world import World, join_world, lost_ranks, ranks_to_start, require_tensor_parallel
 from bigtrain.errors import BigtrainError, ConfigError, DataError, ExitCode, MachineError
 from bigtrain.planning.in_run import require_memory
 from bigtrain.signals import StopRequest
@@ -63,6 +63,7 @@ def run(composed: Composed) -> int:
     launched = end_with_launcher()
     ranks = ranks_to_start(composed.config.trainer, launched)
     if ranks > 1:
+        require_tensor_parallel(composed.config.trainer, ranks)
         return _launch(composed, ranks)
     with join_world(composed.config.trainer) as world, rank_errors(world, launched):
         require_same_settings(composed, world)

@@ -26,7 +26,7 @@ FREE_KEYS = (
     "tags",
     *(f"data.{key}" for key in ("audit", "audit_limit", "audit_similarity")),
     *(f"trainer.{key}" for key in ("log_every", "eval_every", "eval_train", "save_every", "keep_last", "time_limit")),
-    *(f"trainer.{key}" for key in ("gpus", "processes", "strategy", "rank_timeout", "max_restarts")),
+    *(f"trainer.{key}" for key in ("gpus", "processes", "strategy", "tensor_parallel", "rank_timeout", "max_restarts")),
     *(f"trainer.{key}" for key in ("profile", "find_nonfinite")),
     *(f"trainer.{key}" for key in ("micro_batch_size", "activation_checkpointing", "allow_oversize")),
 )
@@ -37,7 +37,7 @@ LENGTH_KEYS = ("trainer.max_duration", "trainer.early_stopping.patience", "train
 _OF_A_SESSION = tuple(
     f"trainer.{key}"
     for key in (
-        *("time_limit", "gpus", "processes", "strategy"),
+        *("time_limit", "gpus", "processes", "strategy", "tensor_parallel"),
         *("rank_timeout", "max_restarts", "profile", "find_nonfinite"),
     )
 )

@@ -69,6 +69,12 @@ class TrainerConfig:
         choices=("auto", "ddp", "fsdp", "hsdp"),
         before="ddp",
     )
+    tensor_parallel: int = setting(
+        1,
+        "Ranks that compute each transformer block together, on the same samples; each has a part of the attention "
+        "heads and of the feed-forward. The other ranks are data-parallel, under fsdp (docs/gpu.md).",
+        at_least=1,
+    )
     precision: Precision = setting(
         Precision.auto,
         "auto follows a fixed rule (bf16 where the hardware has it and the shapes are worth it); "

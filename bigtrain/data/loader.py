@@ -26,7 +26,7 @@ _EVALUATION_STREAMS, _EVALUATION_WINDOWS = 32, 16  # at most so many streams, of
 
 
 class TrainLoader:
-    """The micro-batches of each step for this rank."""
+    """The micro-batches of each step for this rank; ranks of a tensor-parallel group have the same."""
 
     def __init__(
         self,
@@ -78,7 +78,8 @@ class TrainLoader:
 
     def _share(self, values: np.ndarray) -> np.ndarray:
         """What belongs to this rank of a step's values, one per sample."""
-        return values if self._world.size == 1 else np.array_split(values, self._world.size)[self._world.rank]
+        world = self._world
+        return values if world.data_size == 1 else np.array_split(values, world.data_size)[world.data_rank]
 
 
 def stream_rows(streams: np.ndarray, begins: np.ndarray) -> Batch:
@@ -110,9 +111,9 @@ def evaluation_batches(
     lengths = dataset.lengths
     ids = np.arange(len(dataset)) if lengths is None else np.argsort(lengths, kind="stable")
     starts = range(0, len(dataset), batch_size)
-    for round_start in range(0, len(starts), world.size):
-        counts = round_start + world.rank < len(starts)
-        start = starts[round_start + world.rank] if counts else 0
+    for round_start in range(0, len(starts), world.data_size):
+        counts = round_start + world.data_rank < len(starts)
+        start = starts[round_start + world.data_rank] if counts else 0
         chosen = ids[start : start + batch_size]
         yield collate(keyed_samples(dataset, chosen, sample_keys(SeedDomain.EVALUATION, 0, chosen), partners)), counts
 
@@ -127,9 +128,9 @@ def evaluation_streams(
     """
     stretches = np.array_split(np.arange(len(dataset)), evaluation_stream_count(len(dataset)))  # the longer ones first
     groups = range(0, len(stretches), batch_size)
-    for round_start in range(0, len(groups), world.size):
-        counts = round_start + world.rank < len(groups)
-        first = groups[round_start + world.rank] if counts else 0
+    for round_start in range(0, len(groups), world.data_size):
+        counts = round_start + world.data_rank < len(groups)
+        first = groups[round_start + world.data_rank] if counts else 0
         group = stretches[first : first + batch_size]
         for position in range(len(stretches[0])):
             rows = [stretch[position] for stretch in group if position < len(stretch)]

@@ -54,6 +54,22 @@ def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [local(tensor) for tensor in tensors]
 
 
+def with_values(tensor: Tensor, values: Tensor) -> Tensor:
+    """A tensor like this one, split over ranks where it is, of which `values` are this rank's part."""
+    if not is_sharded(tensor):
+        return values
+    # DTensor's own `clone` and `zeros_like` gather what has a placement that they do not know.
+    sharded: Any = tensor
+    return sys.modules[_MODULE].DTensor.from_local(  # type: ignore[no-any-return]
+        values, sharded.device_mesh, sharded.placements, run_check=False, shape=sharded.shape, stride=sharded.stride()
+    )
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """`torch.zeros_like`, split over ranks as the tensor is."""
+    return with_values(tensor, torch.zeros_like(local(tensor)))
+
+
 def part_of(tensor: Tensor, rank: int) -> Part:
     """Where this rank's part lies in the whole tensor, of which it is one box. A plain tensor is held by every rank,
     and first by rank 0.
@@ -75,13 +91,14 @@ def parts_of(tensor: Tensor, rank: int) -> list[Part]:
         return []
     values = local(tensor)
     replicas = [place for place, placement in zip(coordinate, placements, strict=True) if placement.is_replicate()]
+    first = not any(replicas) and int(sharded.device_mesh.mesh.min()) == 0  # of meshes side by side, each has it all
     runs = [_runs(_held(sharded, coordinate, dimension)) for dimension in range(tensor.ndim)]
     return [
         Part(
             values[tuple(slice(begin, begin + length) for begin, _, length in box)],
             tuple(sharded.shape),
             tuple(offset for _, offset, _ in box),
-            not any(replicas),
+            first,
         )
         for box in itertools.product(*runs)
     ]
@@ -90,7 +107,11 @@ def parts_of(tensor: Tensor, rank: int) -> list[Part]:
 def _held(sharded: Any, coordinate: Sequence[int], dimension: int) -> Tensor:
     """The places along a dimension of the whole tensor that the rank at a coordinate of the mesh has, in its order."""
     places = torch.arange(sharded.shape[dimension], device="cpu").view([1] * dimension + [-1])
-    for ranks, place, placement in zip(sharded.device_mesh.shape, coordinate, sharded.placements, strict=True):
+    axes = list(zip(sharded.device_mesh.shape, coordinate, sharded.placements, strict=True))
+    if hasattr(sharded.placements[-1], "sections"):
+        # Tensor parallelism (`nn/tensor_parallel.py`): FSDP, the first axis, has split the rows that it gives a rank.
+        axes = [axes[1], (*axes[0][:2], sys.modules[_MODULE].Shard(0))]
+    for ranks, place, placement in axes:
         assert not placement.is_partial(), "a sum that is still to be formed has no parts"
         if not placement.is_replicate() and placement.dim == dimension:
             places = placement._split_tensor(places, ranks, with_padding=False, contiguous=False)[0][place]
@@ -108,10 +129,10 @@ def _runs(places: Tensor) -> list[tuple[int, int, int]]:
 
 def copy_part(target: Tensor, whole: Any) -> None:
     """Copies this rank's part of `whole`, a plain tensor or a slice of a safetensors file, into `target`."""
-    part = part_of(target, 0)
-    if part.values.numel():
-        box = tuple(slice(begin, begin + size) for begin, size in zip(part.offsets, part.values.shape, strict=True))
-        part.values.copy_(whole[box])
+    for part in parts_of(target, 0):
+        if part.values.numel():
+            box = tuple(slice(begin, begin + size) for begin, size in zip(part.offsets, part.values.shape, strict=True))
+            part.values.copy_(whole[box])
 
 
 def rows_of(matrix: Tensor) -> Tensor:
@@ -128,10 +149,13 @@ def rows_of(matrix: Tensor) -> Tensor:
 
 
 def replicas(tensor: Tensor) -> int:
-    """How many ranks hold each part of a sharded tensor: more than 1 under HSDP."""
+    """How many ranks hold each part of a sharded tensor: more than 1 under HSDP, and under tensor parallelism of what
+    is not split over a group of ranks.
+    """
     sharded: Any = tensor
     sizes = zip(sharded.device_mesh.shape, sharded.placements, strict=True)
-    return math.prod(size for size, placement in sizes if placement.is_replicate())
+    copies = math.prod(size for size, placement in sizes if placement.is_replicate())
+    return copies * (dist.get_world_size() // sharded.device_mesh.size())
 
 
 def sum_over_parts(values: list[Tensor], of: Tensor) -> list[Tensor]:
@@ -148,10 +172,13 @@ def sum_over_parts(values: list[Tensor], of: Tensor) -> list[Tensor]:
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm of all elements of all tensors together, a plain scalar, the same on every rank."""
     norms = torch._foreach_norm(locals_of(tensors))
-    sharded = [tensor for tensor in tensors if is_sharded(tensor)]
-    if not sharded:
+    copies = [replicas(tensor) if is_sharded(tensor) else 0 for tensor in tensors]
+    if not any(copies):
         return torch.linalg.vector_norm(torch.stack(norms))
     squares = torch.stack(norms).double().square()
-    of_parts = torch.tensor([is_sharded(tensor) for tensor in tensors], device=squares.device)
-    (total,) = sum_over_parts([squares[of_parts].sum()], sharded[0])
-    return (total + squares[~of_parts].sum()).sqrt().to(norms[0].dtype)
+    of_each = torch.tensor(copies, device=squares.device)
+    kinds = sorted(set(copies) - {0})
+    sums = torch.stack([squares[of_each == number].sum() for number in kinds])
+    dist.all_reduce(sums)
+    total = (sums / torch.tensor(kinds, device=squares.device)).sum()
+    return (total + squares[of_each == 0].sum()).sqrt().to(norms[0].dtype)

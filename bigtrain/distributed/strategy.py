@@ -15,16 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from bigtrain.distributed.shards import is_sharded, local, with_values
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.tracking.memory import memory_total_bytes
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _MODULE = "torch.distributed.fsdp"
 _SHARE_OF_MEMORY = 0.5  # of a GPU, for what DDP holds on it; activations need the rest
@@ -50,10 +54,20 @@ def choose_strategy(setting: str, world: World, held_bytes: Callable[[], int]) -
     """By a fixed rule where `setting` is auto. `held_bytes` returns what a rank holds under ddp beside
     activations; it is called only where that decides.
 
-    Raises ConfigError for hsdp where the ranks are not equally many on each of several machines.
+    Raises ConfigError for hsdp where the ranks are not equally many on each of several machines, and for another than
+    fsdp under tensor parallelism.
     """
     if world.size == 1:
         return Strategy("single", "one rank")
+    if world.tensor_parallel > 1:
+        if setting not in ("auto", "fsdp"):
+            raise ConfigError.of(
+                "CONFIG-COMBINATION",
+                f"trainer.strategy is {setting}, but trainer.tensor_parallel is {world.tensor_parallel}",
+                cause="groups of ranks that compute each block together split it further as fsdp does",
+                fix="trainer.strategy=fsdp",
+            )
+        return Strategy("fsdp", f"{world.data_size} groups of trainer.tensor_parallel={world.tensor_parallel} ranks")
     if setting == "hsdp" and (world.local_size == world.size or world.size % world.local_size):
         raise ConfigError.of(
             "CONFIG-COMBINATION",
@@ -94,10 +108,22 @@ def replicate(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
     )
 
 
-def shard(
-    root: nn.Module, blocks: Sequence[nn.Module], world: World, strategy: Strategy, dtype: torch.dtype | None
-) -> None:
-    """Splits all parameters of `root` over the ranks, in place, along their first axis; names stay.
+def device_mesh(world: World, strategy: Strategy) -> DeviceMesh:
+    """The ranks as a grid: (shard), of hsdp (replicate, shard), of tensor parallelism (shard, tensor)."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if world.tensor_parallel > 1:
+        shape, names = (world.data_size, world.tensor_parallel), ("shard", "tensor")
+    elif strategy.name == "fsdp":
+        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
+    else:
+        shape, names = (world.size // world.local_size, world.local_size), ("replicate", "shard")
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+
+
+def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
+    """Splits all parameters of `root` over the ranks of a mesh, in place, along their first axis; names stay. Those
+    that are split over ranks of the same samples already (`nn/tensor_parallel.py`) are split further.
 
     Each block is gathered by itself, in `dtype` (None: as it is stored), while the block before it computes; gradients
     are summed in fp32. Autocast alone would keep its own copy of every weight from forward to backward, so a rank would
@@ -107,16 +133,13 @@ def shard(
 
     Parameters may be on the meta device, and stay there: `materialise`. Channels-last ones become contiguous.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     # Recurrent layers return their state as a view; no model writes to what a block returns.
     warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
-    shape = (world.size,) if strategy.name == "fsdp" else (world.size // world.local_size, world.local_size)
-    names = ("shard",) if strategy.name == "fsdp" else ("replicate", "shard")
-    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
     for parameter in root.parameters():
-        parameter.data = parameter.data.contiguous()
+        if not is_sharded(parameter):
+            parameter.data = parameter.data.contiguous()
     reduced = torch.float32 if dtype is not None else None
     low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced, cast_forward_inputs=False)
     as_stored = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -133,7 +156,9 @@ def materialise(root: nn.Module, device: torch.device) -> None:
     """Moves a sharded module to the device; what is on the meta device becomes uninitialised memory. Ties stay."""
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+        values = local(tensor)
+        values = torch.empty_like(values, device=device) if values.is_meta else values.to(device)
+        return with_values(tensor, values)
 
     with torch.no_grad():
         root._apply(moved)

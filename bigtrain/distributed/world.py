@@ -42,14 +42,27 @@ class World:
     host_group: Any = None
     local_size: int = 1  # ranks on this machine
     timeout: timedelta | None = None  # of a collective
+    tensor_parallel: int = 1  # consecutive ranks that compute each block together, on the same samples
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes files and prints."""
         return self.rank == 0
 
+    @property
+    def data_size(self) -> int:
+        """How many shares a batch is cut into: one for each group of `tensor_parallel` ranks."""
+        return self.size // self.tensor_parallel
+
+    @property
+    def data_rank(self) -> int:
+        """Which share this rank reads."""
+        return self.rank // self.tensor_parallel
+
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
+        """The sum over all ranks, in place; of ranks that read the same samples the first counts."""
+        if self.rank % self.tensor_parallel:
+            value.zero_()
         if self.size > 1:
             dist.all_reduce(value)
         return value
@@ -62,6 +75,10 @@ class World:
         everyone[self.rank] = torch.tensor(values, dtype=torch.float64, device="cpu")
         dist.all_reduce(everyone, group=self.host_group)
         return everyone.numpy()
+
+    def gather_shares(self, values: Sequence[float]) -> np.ndarray:
+        """`gather`, of the first rank of those that read the same samples: (data_size, len(values))."""
+        return self.gather(values)[:: self.tensor_parallel]
 
     def broadcast(self, text: str) -> str:
         """Rank 0's text, on every rank (the others' argument is ignored)."""
@@ -140,8 +157,25 @@ def ranks_to_start(settings: TrainerConfig, launched: bool = False) -> int:
     if settings.gpus != "auto":
         return max(1, int(settings.gpus))
     micro_batch_size = settings.fixed_micro_batch_size or 1
-    fitting = [count for count in range(1, visible + 1) if settings.batch_size % (count * micro_batch_size) == 0]
+    fitting = [
+        count * settings.tensor_parallel
+        for count in range(1, visible // settings.tensor_parallel + 1)
+        if settings.batch_size % (count * micro_batch_size) == 0
+    ]
     return max(fitting, default=1)
+
+
+def require_tensor_parallel(settings: TrainerConfig, ranks: int) -> None:
+    """Raises ConfigError where so many ranks can't be cut into groups of `trainer.tensor_parallel`."""
+    if ranks % settings.tensor_parallel:
+        wanted = -(-ranks // settings.tensor_parallel) * settings.tensor_parallel
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.tensor_parallel is {settings.tensor_parallel}, but there {'are' if ranks > 1 else 'is'} {ranks} "
+            f"rank{'s' if ranks > 1 else ''}",
+            cause="ranks are cut into groups of so many, each of which computes every block together",
+            fix=f"trainer.gpus={wanted} (on CPUs: trainer.processes={wanted}), or trainer.tensor_parallel=1",
+        )
 
 
 @contextmanager
@@ -152,6 +186,7 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
     """
     environment = rank_environment(os.environ)
     gpus = "0" if settings.processes > 1 else settings.gpus
+    require_tensor_parallel(settings, 1 if environment is None else environment.size)
     if environment is None:
         yield lone_world(gpus)
         return
@@ -171,7 +206,15 @@ def join_world(settings: TrainerConfig) -> Iterator[World]:
             device_id=device if device.type == "cuda" else None,
         )
         host_group = dist.new_group(backend="gloo", timeout=timeout)
-        world = World(environment.rank, environment.size, device, host_group, environment.local_size, timeout)
+        world = World(
+            environment.rank,
+            environment.size,
+            device,
+            host_group,
+            environment.local_size,
+            timeout,
+            settings.tensor_parallel,
+        )
     try:
         with lost_ranks():
             yield world

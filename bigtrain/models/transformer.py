@@ -37,7 +37,6 @@ class Transformer(Backbone):
         self.hidden_size = config.hidden_size
         self.max_length: int = config.max_length
         self.context_length = data_spec.sequence_length or config.max_length
-        self._cache_heads = config.num_kv_heads or config.num_heads
         self._head_size = config.hidden_size // config.num_heads
         self._pooling = config.pooling.value
 
@@ -103,7 +102,8 @@ class Transformer(Backbone):
         weight = self.token_embedding.weight
         low = autocast_dtype(weight.device)
         dtype = weight.dtype if low is None or weight.dtype == torch.float64 else low
-        shape = (len(self.blocks), batch, self._cache_heads, max_length, self._head_size)
+        heads = next((block.attention.num_kv_heads for block in self.blocks), 0)  # of this rank, where they are split
+        shape = (len(self.blocks), batch, heads, max_length, self._head_size)
         return KeyValueCache.empty(*shape, dtype=dtype, device=weight.device)
 
 

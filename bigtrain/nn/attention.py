@@ -93,7 +93,7 @@ class Attention(nn.Module):
             queries.to(values.dtype), keys.to(values.dtype), values, mask=mask, dropout=dropout, causal=causal
         )
         if memory_2BGSK is not None:
-            y_BTD = y_BTD.view(x_NTD.shape)
+            y_BTD = y_BTD.view(*x_NTD.shape[:-1], -1)  # narrower than x where heads are split over ranks
         return self.dropout(self.projection(y_BTD))
 
     def keys_values(self, source_BSD: Tensor) -> Tensor:

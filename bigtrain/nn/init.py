@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bigtrain.distributed.shards import is_sharded, part_of
+from bigtrain.distributed.shards import Part, is_sharded, parts_of
 from bigtrain.randomness import SeedDomain, mix
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -126,7 +126,8 @@ def draw_weights(network: nn.Module, seed: int) -> None:
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         for name, parameter, distribution in _declared_parameters(network):
             if is_sharded(parameter):
-                _draw_part(parameter, distribution, seed, name, threads)
+                for part in parts_of(parameter, 0):
+                    _draw_part(part, distribution, seed, name, threads)
                 continue
             values = parameter.detach().contiguous()
             if not parameter.is_contiguous():
@@ -163,25 +164,26 @@ def _declared_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Parameter
             yield name, parameter, distribution
 
 
-def _draw_part(
-    parameter: Tensor, distribution: Distribution, seed: int, name: str, threads: ThreadPoolExecutor
-) -> None:
-    """Draws this rank's part, whole rows of the parameter, from the blocks that it touches."""
-    part = part_of(parameter, 0)
+def _draw_part(part: Part, distribution: Distribution, seed: int, name: str, threads: ThreadPoolExecutor) -> None:
+    """Draws a part of a parameter from the blocks that its rows touch; of its columns, where it has not all."""
+    whole_rows = part.values.shape[1:] == part.shape[1:]
+    rows = part.values if whole_rows else part.values.new_empty(len(part.values), *part.shape[1:])
     first = part.offsets[0] * math.prod(part.shape[1:])
-    last, size = first + part.values.numel(), distribution.block_size
+    last, size = first + rows.numel(), distribution.block_size
 
     def draw(index: int) -> None:
         begin = index * size
         end = min(begin + size, math.prod(part.shape))
-        block_N = torch.empty(end - begin, dtype=part.values.dtype, device="cpu")
+        block_N = torch.empty(end - begin, dtype=rows.dtype, device="cpu")
         draw_block(block_N, distribution, seed, name, index)
         lower, upper = max(begin, first), min(end, last)
-        part.values.view(-1)[lower - first : upper - first].copy_(block_N[lower - begin : upper - begin])
+        rows.view(-1)[lower - first : upper - first].copy_(block_N[lower - begin : upper - begin])
 
     blocks = range(first // size, -(-last // size)) if last > first else range(0)
     for _ in threads.map(draw, blocks) if distribution.single_threaded else map(draw, blocks):
         pass
+    if not whole_rows:
+        part.values.copy_(rows[:, part.offsets[1] : part.offsets[1] + part.values.shape[1]])
 
 
 def draw_block(block_N: Tensor, distribution: Distribution, seed: int, name: str, index: int) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bigtrain.distributed.shards import zeros_like
 from bigtrain.optim.base import State, fused_sgd
 
 
@@ -29,8 +30,8 @@ class AdamRule:
         """The step count, the running mean and the running square."""
         return {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
+            "exp_avg": zeros_like(parameter),
+            "exp_avg_sq": zeros_like(parameter),
         }
 
     def update(
@@ -77,7 +78,7 @@ class SGDRule:
 
     def initial_state(self, parameter: Tensor) -> State:
         """The running gradient, where there is momentum."""
-        return {"momentum_buffer": torch.zeros_like(parameter)} if self.momentum else {}
+        return {"momentum_buffer": zeros_like(parameter)} if self.momentum else {}
 
     def update(
         self,

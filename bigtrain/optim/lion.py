@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bigtrain.distributed.shards import zeros_like
 from bigtrain.optim.base import State, fused_sgd
 
 
@@ -22,7 +23,7 @@ class LionRule:
 
     def initial_state(self, parameter: Tensor) -> State:
         """The running mean."""
-        return {"exp_avg": torch.zeros_like(parameter)}
+        return {"exp_avg": zeros_like(parameter)}
 
     def update(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 _UNDISTURBED = 0.85  # share of its threads' time that the products get; beside a busy loop on two cores 0.67
 
@@ -62,17 +63,21 @@ def _timed_product(left: torch.Tensor, right: torch.Tensor) -> float:
     return max(time.perf_counter() - start, 1e-9)
 
 
-def flops_per_sample(module: nn.Module, batch: dict[str, torch.Tensor]) -> float:
+def flops_per_sample(
+    module: nn.Module, batch: dict[str, torch.Tensor], shared: Iterable[nn.Module] = (), ranks: int = 1
+) -> float:
     """FLOPs of forward and backward per sample, counted on one forward pass of `module(batch)`.
 
     Backward costs twice the forward (a product with the weights, one with the activations), hence times 3.
     Counts matrix products, convolutions and attention (all T x T pairs, also under a causal mask, as is the
-    custom); a multiplication with its addition counts 2. Nothing about `module` changes: evaluation mode
+    custom); a multiplication with its addition counts 2. What runs within the `shared` modules counts for each of so
+    many `ranks` that compute them together. Nothing about `module` changes: evaluation mode
     during the count, so that no generator is drawn from and no running statistic moves; the modes are put
     back.
     """
     modes = {part: part.training for part in module.modules()}
     counter = _FlopCounter()
+    handles = [handle for part in shared for handle in counter.weigh(part, ranks)]
     module.eval()
     try:
         with torch.no_grad(), counter:
@@ -80,6 +85,8 @@ def flops_per_sample(module: nn.Module, batch: dict[str, torch.Tensor]) -> float
     finally:
         for part, training in modes.items():
             part.training = training
+        for handle in handles:
+            handle.remove()
     samples = len(next(iter(batch.values())))
     return 3.0 * counter.flops / samples
 
@@ -89,7 +96,7 @@ class _FlopCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops, self._weight = 0, 1
         self._formulas = flop_registry | _attention_formulas() | _recurrence_formulas()
 
     @classmethod
@@ -106,8 +113,19 @@ class _FlopCounter(TorchDispatchMode):
                 return result
         result = func(*args, **kwargs)
         if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=result)
+            self.flops += self._weight * formula(*args, **kwargs, out_val=result)
         return result
+
+    def weigh(self, module: nn.Module, weight: int) -> list[RemovableHandle]:
+        """From now on what runs within a module counts so many times."""
+
+        def begin(*_: Any) -> None:
+            self._weight = weight
+
+        def end(*_: Any) -> None:
+            self._weight = 1
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
 
 
 def _attention_formulas() -> dict[Any, Callable[..., int]]:

@@ -158,7 +158,7 @@ class Evaluator:
             yield lambda: None
             return
         of_split = "a sample of train" if split == TRAIN_SAMPLE else split
-        batches = max(1, len(self.dataset(split, final)) / (self.batch_size * self._world.size))
+        batches = max(1, len(self.dataset(split, final)) / (self.batch_size * self._world.data_size))
         begun = itertools.count()
         with status_line(f"Evaluating {of_split}", "") as report:
             yield lambda: report(min(1.0, next(begun) / batches))

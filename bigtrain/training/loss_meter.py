@@ -27,7 +27,7 @@ class LossMeter:
 
     def pooled(self) -> dict[str, float]:
         """The sums over all ranks, on every rank. Waits for the device."""
-        sums = self._world.gather([float(value) for value in self._sums.values()]).sum(axis=0)
+        sums = self._world.gather_shares([float(value) for value in self._sums.values()]).sum(axis=0)
         return dict(zip(self._sums, sums.tolist(), strict=True))
 
     def read(self) -> Row:

@@ -160,8 +160,13 @@ def compile_network(
     if setting == "false":
         state.resolved["compile"] = "off"
         return
-    if setting == "auto" and (world.device.type == "cpu" or records(state)):
-        why = "the steps are small, and recorded" if records(state) else "on a CPU compiling costs more than it saves"
+    obstacles = {
+        "the steps are small, and recorded": records(state),
+        "on a CPU compiling costs more than it saves": world.device.type == "cpu",
+        "several ranks compute each block": world.tensor_parallel > 1,
+    }
+    why = next((why for why, stands in obstacles.items() if stands), None)
+    if setting == "auto" and why is not None:
         state.resolved["compile"] = f"off (auto: {why})"
         return
     blocks: list[nn.Module] = module.network.backbone.ordered_blocks()  # type: ignore[operator, union-attr, assignment]

@@ -62,7 +62,7 @@ def choose_micro_batch_size(
             "trainer.micro_batch_size is auto, but the weights are split over ranks, which would have to try together",
             fix="give a number of samples (bigtrain plan says which fits), or trainer.strategy=ddp",
         )
-    share = int(loader.order.samples_per_step) // world.size
+    share = int(loader.order.samples_per_step) // world.data_size
     kept = int(state.resolved.get("micro_batch_size", 0))
     if not kept or share % kept:  # with other ranks the share is another
         reserved = _reserved_bytes(module, settings)

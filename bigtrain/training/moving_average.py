@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bigtrain.distributed.shards import is_sharded, local, locals_of
+from bigtrain.distributed.shards import is_sharded, local, locals_of, with_values
 
 
 class MovingAverage:
@@ -21,7 +21,7 @@ class MovingAverage:
     def __init__(self, tensors: dict[str, Tensor], decay: float):
         self.decay = decay
         self._live = {name: value for name, value in tensors.items() if value.is_floating_point()}
-        self.tensors = {name: value.detach().clone() for name, value in self._live.items()}
+        self.tensors = {name: with_values(value, local(value).detach().clone()) for name, value in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int | Tensor, found_inf: Tensor) -> None:

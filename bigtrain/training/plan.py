@@ -30,7 +30,7 @@ class StepPlan:
         """
         rows = world.gather([*counts.values(), len(micro_batches), stop_code, train_seconds])  # (ranks, terms + 3)
         term_counts, passes, stop_codes, clocks = rows[:, :-3], rows[:, -3], rows[:, -2], rows[:, -1]
-        totals = np.maximum(term_counts.sum(axis=0), 1.0)
+        totals = np.maximum(term_counts[:: world.tensor_parallel].sum(axis=0), 1.0)  # a group reads the same
         stop_reason = reason_of(int(stop_codes.max()))
         counts = dict(zip(counts, totals.tolist(), strict=True))
         return cls(micro_batches, counts, stop_reason, float(clocks[0]), int(passes.max()))

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from bigtrain.config.run import RunConfig
-from bigtrain.distributed.strategy import Strategy, materialise, shard
+from bigtrain.config.run import RunConfig, TrainerConfig
+from bigtrain.distributed.strategy import Strategy, device_mesh, materialise, shard
 from bigtrain.distributed.world import World
+from bigtrain.errors import ConfigError
 from bigtrain.models.network import Network
 from bigtrain.nn.init import draw_weights, forget_declared
+from bigtrain.optim.base import Optimizer
 from bigtrain.optim.config import CommonConfig
 from bigtrain.optim.param_groups import freeze
 from bigtrain.tasks.base import Task, TrainingModule
@@ -36,15 +38,47 @@ def sharded_module(
     Each rank draws the blocks of numbers that its parts touch: the same numbers as those of one process, to the bit.
     `resolved`: what `auto` became in a run that is resumed.
     """
+    if world.tensor_parallel > 1:
+        _refuse_with_tensor_parallelism(config.trainer)
     precision = ResolvedPrecision(precision_of_shards(config.trainer, world.device, resolved), "")
     forget_declared(network)
     _freeze(config, network)  # FSDP remembers what is trained
     module = TrainingModule(network, task)
-    shard(module, network.backbone.ordered_blocks(), world, strategy, precision.low_dtype)
+    blocks, mesh = network.backbone.ordered_blocks(), device_mesh(world, strategy)
+    if world.tensor_parallel > 1:
+        from bigtrain.nn.tensor_parallel import split_blocks  # DTensor, which takes a second to import
+
+        split_blocks(blocks, mesh["tensor"])
+        mesh = mesh["shard"]
+    shard(module, blocks, mesh, precision.low_dtype)
     materialise(module, world.device)
     if draw:
         draw_weights(network, config.seed)
     return module
+
+
+def require_elementwise(optimizer: Optimizer, world: World) -> None:
+    """Raises ConfigError under tensor parallelism for an optimizer that needs whole matrices, or sums over them."""
+    rules = [group.get("rule") for group in optimizer.param_groups]
+    if world.tensor_parallel > 1 and not all(rule is not None and rule.elementwise for rule in rules):
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.tensor_parallel is {world.tensor_parallel}, but this optimizer needs whole matrices",
+            cause="groups of ranks hold parts of their rows and columns",
+            fix="optimizer=adamw (or adam, lion, sgd), or trainer.tensor_parallel=1",
+        )
+
+
+def _refuse_with_tensor_parallelism(settings: TrainerConfig) -> None:
+    refused = {"compile": ("true", "whole"), "precision": ("fp8",)}
+    given = {"compile": settings.compile, "precision": settings.precision.value}
+    for key in (key for key, value in given.items() if value in refused[key]):
+        raise ConfigError.of(
+            "CONFIG-COMBINATION",
+            f"trainer.{key} is {given[key]}, but trainer.tensor_parallel is {settings.tensor_parallel}",
+            cause="it does not know layers that several ranks compute together",
+            fix=f"trainer.{key}=auto, or trainer.tensor_parallel=1",
+        )
 
 
 def bytes_without_shards(network: Network, config: RunConfig) -> int:

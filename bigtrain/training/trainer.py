@@ -154,7 +154,7 @@ class Trainer:
         """One optimizer step: forward and backward over the micro-batches, then one update."""
         inputs = self.inputs(plan)
         if self.recorded is not None and self.recorded.fits(inputs):
-            seed_generators(self.world.device, self.seed, self.state.step, self.world.rank, 0)
+            seed_generators(self.world.device, self.seed, self.state.step, self.world.data_rank, 0)
             self.recorded(inputs)
         else:
             self.compute(inputs)
@@ -183,11 +183,11 @@ class Trainer:
         with self.precision.one_cast_per_weight(self.world.device, 1 if self.strategy.shards else passes):
             for index, batch in enumerate(inputs.micro_batches):
                 if not inputs.recorded:
-                    seed_generators(self.world.device, self.seed, inputs.step, self.world.rank, index)
+                    seed_generators(self.world.device, self.seed, inputs.step, self.world.data_rank, index)
                 with no_sync(self.replica, when=index < passes - 1):
                     with self.precision.autocast(self.world.device):
                         output = self.replica(to_device(batch, self.world.device))
-                        loss = output.objective(inputs.counts, self.world.size)
+                        loss = output.objective(inputs.counts, self.world.data_size)
                     self.scaler.scale(loss).backward()
                 step_loss += loss.detach()
                 terms.append(output.detached())
@@ -211,7 +211,7 @@ class Trainer:
         self.module.eval()
         with self.precision.autocast(self.world.device):
             output = self.replica(to_device(batch, self.world.device))
-            loss = 0.0 * output.objective(inputs.counts, self.world.size)
+            loss = 0.0 * output.objective(inputs.counts, self.world.data_size)
         self.scaler.scale(loss).backward()
         self.module.train()
 
