@@ -29,6 +29,7 @@ TESTED_ELSEWHERE = ("data=fashion_mnist", "debug=", "trainer.processes=", "exper
 TESTED_ELSEWHERE += ("model=bert", "model=lstm", "model=seq2seq", "model=resnet", "data=image_folder")
 TESTED_ELSEWHERE += (
     "data.path=s3:",
+    "trainer.tensor_parallel=",
     "data=text_classification",
     "data=synthetic/disks",
     "pipeline=",

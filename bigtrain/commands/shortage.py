@@ -118,7 +118,7 @@ def cheapest_overrides(config: RunConfig, world: World, micro_batch_size: int | 
     cost it little time, then those that change it. `micro_batch_size`: what it is, where that is known.
     """
     settings, model = config.trainer, config.model
-    share = micro_batch_size or settings.fixed_micro_batch_size or max(1, settings.batch_size // world.size)
+    share = micro_batch_size or settings.fixed_micro_batch_size or max(1, settings.batch_size // world.data_size)
     found = []
     if (half := smaller(share)) and settings.batch_tokens is None:
         found.append(f"trainer.micro_batch_size={half}")

@@ -74,6 +74,7 @@ class TrainerConfig:
         "Ranks that compute each transformer block together, on the same samples; each has a part of the attention "
         "heads and of the feed-forward. The other ranks are data-parallel, under fsdp (docs/gpu.md).",
         at_least=1,
+        before=1,
     )
     precision: Precision = setting(
         Precision.auto,

@@ -67,7 +67,7 @@ def choose_strategy(setting: str, world: World, held_bytes: Callable[[], int]) -
                 cause="groups of ranks that compute each block together split it further as fsdp does",
                 fix="trainer.strategy=fsdp",
             )
-        return Strategy("fsdp", f"{world.data_size} groups of trainer.tensor_parallel={world.tensor_parallel} ranks")
+        return Strategy("fsdp", f"{world.data_size} x trainer.tensor_parallel={world.tensor_parallel} ranks")
     if setting == "hsdp" and (world.local_size == world.size or world.size % world.local_size):
         raise ConfigError.of(
             "CONFIG-COMBINATION",

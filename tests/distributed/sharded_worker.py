@@ -77,10 +77,10 @@ def train(folder, world, strategy, name):
 
 
 def spoil(trainer, at_step):
-    """The loss of one sample of one step is infinite: on the last rank."""
+    """The loss of one sample of one step is infinite: on the last rank, or the last group of ranks."""
 
     def hook(module, arguments, output):
-        if module.training and trainer.state.step == at_step and trainer.world.rank == trainer.world.size - 1:
+        if module.training and trainer.state.step == at_step and trainer.world.data_rank == trainer.world.data_size - 1:
             for term in output.terms.values():
                 term.sum = term.sum * torch.inf
 

@@ -2,6 +2,7 @@
 alone.
 """
 
+import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -10,10 +11,13 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from sharded_worker import spoil
 from tiny_runs import make_trainer, runs
 
 from bigtrain.config.run import TrainerConfig
 from bigtrain.distributed.world import join_world
+from bigtrain.errors import NumericsError
 from bigtrain.models.config import Activation, Norm
 from bigtrain.optim.config import AdamConfig, AdamWConfig, LionConfig, SGDConfig
 
@@ -29,6 +33,7 @@ CASES = {
     "seq2seq": ("seq2seq-seq2seq-pairs", {}, ADAMW),
     "classifier": ("transformer-classification-sentences", GROUPED, AdamConfig(learning_rate=1e-2, epsilon=1e-6)),
     "lion": (TEXT, GROUPED | {"bias": True}, LionConfig(learning_rate=1e-3)),
+    "nonfinite": (TEXT, GROUPED, ADAMW),
     "sgd": (TEXT, GROUPED, SGDConfig(learning_rate=0.05, freeze=["backbone.blocks.0"])),
 }
 
@@ -53,7 +58,11 @@ def train(folder, world, steps, name, **settings):
     settings |= {"strategy": "fsdp", "tensor_parallel": world.tensor_parallel}
     trainer = make_trainer(run, folder, world, optimizer, resume=True, **settings)
     trainer.length = replace(trainer.length, steps=steps)
-    trainer.fit()
+    if name == "nonfinite":
+        spoil(trainer, at_step=3)
+    with contextlib.suppress(NumericsError) if name == "nonfinite" else contextlib.nullcontext():
+        trainer.fit()
+    assert trainer.state.step == (3 if name == "nonfinite" else steps)
     if world.is_main:
         (folder / "rows.json").write_text(json.dumps(trainer.rows))
 

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from bigtrain.config.run import Precision, TrainerConfig
-from bigtrain.distributed.shards import parts_of, replicas
+from bigtrain.distributed.shards import copy_part, local, parts_of, replicas
 from bigtrain.distributed.strategy import choose_strategy
 from bigtrain.distributed.world import World, join_world
 from bigtrain.errors import ConfigError
@@ -108,6 +108,10 @@ def test_parts_of_all_ranks_are_the_parameters_of_one_process(ranks_of_four):
                 box = tuple(slice(b, b + size) for b, size in zip(part.offsets, part.values.shape, strict=True))
                 assert torch.equal(part.values, expected[name][box]), name
                 boxes.setdefault(name, []).extend([part.box] * part.first_holder)
+            drawn = local(parameter).clone()
+            local(parameter).zero_()
+            copy_part(parameter, expected[name].detach())
+            assert torch.equal(local(parameter), drawn)
         dist.destroy_process_group()
     assert {name: tiling_problem(expected[name].shape, of_one) for name, of_one in boxes.items()} == dict.fromkeys(
         expected, ""
