@@ -26,16 +26,10 @@ SMALL_TEXT = ["model.hidden_size=16", "model.num_layers=1", "model.num_heads=1",
 SMALL_IMAGES = ["model.widths=[2]"]
 # What a word needs to run in a test: no GPU, no Debian package, nothing that trains for a minute.
 TESTED_ELSEWHERE = ("data=fashion_mnist", "debug=", "trainer.processes=", "experiment=topics", "experiment=sst2_bert")
+TESTED_ELSEWHERE += ("trainer.tensor_parallel=",)
 TESTED_ELSEWHERE += ("model=bert", "model=lstm", "model=seq2seq", "model=resnet", "data=image_folder")
-TESTED_ELSEWHERE += (
-    "data.path=s3:",
-    "trainer.tensor_parallel=",
-    "data=text_classification",
-    "data=synthetic/disks",
-    "pipeline=",
-    "compare",
-    "resume=auto",
-)
+TESTED_ELSEWHERE += ("data.path=s3:", "data=text_classification", "data=synthetic/disks")
+TESTED_ELSEWHERE += ("pipeline=", "compare", "resume=auto")
 ADDED = {
     "data=text_corpus": SMALL_TEXT,
     "data=synthetic/markov": [*SMALL_TEXT, "data.train_tokens=5000", "data.eval_tokens=500"],

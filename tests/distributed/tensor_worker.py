@@ -16,6 +16,7 @@ from sharded_worker import spoil
 from tiny_runs import make_trainer, runs
 
 from bigtrain.config.run import TrainerConfig
+from bigtrain.distributed.shards import local, replicas
 from bigtrain.distributed.world import join_world
 from bigtrain.errors import NumericsError
 from bigtrain.models.config import Activation, Norm
@@ -33,6 +34,7 @@ CASES = {
     "seq2seq": ("seq2seq-seq2seq-pairs", {}, ADAMW),
     "classifier": ("transformer-classification-sentences", GROUPED, AdamConfig(learning_rate=1e-2, epsilon=1e-6)),
     "lion": (TEXT, GROUPED | {"bias": True}, LionConfig(learning_rate=1e-3)),
+    "dropout": (TEXT, GROUPED | {"dropout": 0.3, "stochastic_depth": 0.2}, ADAMW),
     "nonfinite": (TEXT, GROUPED, ADAMW),
     "sgd": (TEXT, GROUPED, SGDConfig(learning_rate=0.05, freeze=["backbone.blocks.0"])),
 }
@@ -63,8 +65,18 @@ def train(folder, world, steps, name, **settings):
     with contextlib.suppress(NumericsError) if name == "nonfinite" else contextlib.nullcontext():
         trainer.fit()
     assert trainer.state.step == (3 if name == "nonfinite" else steps)
+    require_same_copies(trainer.module, world)
     if world.is_main:
         (folder / "rows.json").write_text(json.dumps(trainer.rows))
+
+
+def require_same_copies(module, world):
+    """What is not split over the ranks of a group is the same on all of them, to the bit."""
+    if world.tensor_parallel > 1:
+        kept = [local(parameter) for parameter in module.parameters() if replicas(parameter) > 1]
+        groups = world.gather([float(value.sum()) for value in kept]).reshape(-1, world.tensor_parallel, len(kept))
+        assert kept
+        assert (groups == groups[:, :1]).all()
 
 
 if __name__ == "__main__":
