@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bigtrain.build import Parts, build_loader, build_network
-from bigtrain.config.run import Precision, RunConfig
+from bigtrain.config.run import Precision, RunConfig, TrainerConfig
 from bigtrain.data.base import DataModule
 from bigtrain.distributed.strategy import needs_shards
 from bigtrain.distributed.world import World
@@ -98,12 +98,7 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
     ranks = planned_ranks(settings, config.trainer, device)
     setup = Setup.of(config, ranks, not device.is_gpu, settings.gpus_per_node)
     data, note = planned_data(config)
-    notes = [note] if note else []
-    if setup.batch != config.trainer.batch_size:
-        notes.append(
-            f"a batch of {config.trainer.batch_size} can't be shared among {ranks} ranks: planned with "
-            f"trainer.batch_size={setup.batch}"
-        )
+    notes = [*([note] if note else []), *_notes(config.trainer, setup)]
     available = device.available(ranks)
     planner = _Planner(config, data, device)
     step = planner.step(setup)
@@ -137,6 +132,17 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         tokens_per_sample=units.sample_tokens,
         notes=notes,
     )
+
+
+def _notes(settings: TrainerConfig, setup: Setup) -> Iterator[str]:
+    """Where the plan is of something else than the settings."""
+    if settings.tensor_parallel > 1:
+        yield "planned without trainer.tensor_parallel, which takes less memory for activations"
+    if setup.batch != settings.batch_size:
+        yield (
+            f"a batch of {settings.batch_size} can't be shared among {setup.ranks} ranks: planned with "
+            f"trainer.batch_size={setup.batch}"
+        )
 
 
 def _require_here(device: Device) -> None:

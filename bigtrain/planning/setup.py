@@ -30,6 +30,8 @@ class Setup:
         batch = ranks * -(-settings.batch_size // ranks)
         micro_batch = min(settings.fixed_micro_batch_size or batch, batch // ranks)
         strategy = "ddp" if ranks == 1 or (on_cpu and settings.strategy == "auto") else settings.strategy
+        if settings.tensor_parallel > 1 and ranks > 1:
+            strategy = "fsdp"  # as it always is there
         checkpointing = settings.activation_checkpointing
         return cls(ranks, batch, micro_batch, precision, strategy, checkpointing, ranks_per_node)
 

@@ -98,5 +98,6 @@ def test_a_plan_has_the_settings_of_a_training_and_its_own(elsewhere):
         "gpus",
         "gpus_per_node",
         "share_of_peak",
+        "measure",
         "price_per_gpu_hour",
     }
