@@ -162,10 +162,12 @@ def _durations(config: RunConfig) -> Iterator[Problem]:
 def _ranks(config: RunConfig) -> Iterator[Problem]:
     trainer = config.trainer
     ranks = max(1, int(trainer.gpus) if trainer.gpus.isdigit() and int(trainer.gpus) else trainer.processes)
-    together = ranks * (trainer.fixed_micro_batch_size or 1)
+    shares = max(1, ranks // trainer.tensor_parallel)  # ranks that compute each block together read the same samples
+    together = shares * (trainer.fixed_micro_batch_size or 1)
     if trainer.batch_size % together and ranks > 1:
         each = f" times micro_batch_size={trainer.micro_batch_size}" if trainer.fixed_micro_batch_size else ""
-        sentence = f"is {trainer.batch_size}, which {ranks} ranks{each} does not divide"
+        who = f"{ranks} ranks" if shares == ranks else f"{shares} groups of ranks"
+        sentence = f"is {trainer.batch_size}, which {who}{each} does not divide"
         yield _conflict("trainer.batch_size", sentence, f"make it a multiple of {together}")
     if trainer.max_restarts and ranks == 1 and trainer.gpus != "auto":
         sentence = f"is {trainer.max_restarts}, which has no effect on a single process"

@@ -156,13 +156,19 @@ def by_source(dataset: Dataset) -> list[tuple[str, Dataset]]:
 
 def parts_of_sources(sources: Sequence[Source], size: int) -> list[tuple[int, int]]:
     """Of each source the first id and how many of its samples to take, so that there are about `size` together, in the
-    proportion of the weights; one at least.
+    proportion of the weights; one at least. What a source is short of, the others supply.
     """
-    total, found, first = sum(source.weight for source in sources), [], 0
-    for source in sources:
-        found.append((first, max(1, min(source.size, int(size * source.weight / total)))))
-        first += source.size
-    return found
+    counts, room, others = [0] * len(sources), float(size), list(range(len(sources)))
+    while others:
+        weight = sum(sources[index].weight for index in others)
+        shares = {index: room * sources[index].weight / weight for index in others}
+        short = [index for index in others if shares[index] >= sources[index].size]
+        for index in short or others:
+            counts[index] = sources[index].size if short else max(1, int(shares[index]))
+            room -= counts[index]
+        others = [index for index in others if short and index not in short]
+    firsts = np.cumsum([0, *(source.size for source in sources)]).tolist()
+    return list(zip(firsts, counts, strict=False))
 
 
 def sources_among(sources: Sequence[Source], ids: np.ndarray) -> tuple[Source, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,9 +142,8 @@ def rows_of(matrix: Tensor) -> Tensor:
         return matrix.new_zeros(matrix.shape[0])
     sharded: Any = matrix
     values = local(matrix).new_zeros(local(matrix).shape[0])
-    return sys.modules[
-        _MODULE
-    ].DTensor.from_local(  # type: ignore[no-any-return]
+    dtensor: Any = sys.modules[_MODULE].DTensor
+    return dtensor.from_local(  # type: ignore[no-any-return]
         values, sharded.device_mesh, sharded.placements, run_check=False, shape=matrix.shape[:1], stride=(1,)
     )
 
@@ -172,13 +172,13 @@ def sum_over_parts(values: list[Tensor], of: Tensor) -> list[Tensor]:
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """The Euclidean norm of all elements of all tensors together, a plain scalar, the same on every rank."""
     norms = torch._foreach_norm(locals_of(tensors))
-    copies = [replicas(tensor) if is_sharded(tensor) else 0 for tensor in tensors]
-    if not any(copies):
+    of_copies: dict[int, list[Tensor]] = defaultdict(list)  # ranks that hold each part, 0 of plain tensors → norms
+    for tensor, norm in zip(tensors, norms, strict=True):
+        of_copies[replicas(tensor) if is_sharded(tensor) else 0].append(norm)
+    if set(of_copies) == {0}:
         return torch.linalg.vector_norm(torch.stack(norms))
-    squares = torch.stack(norms).double().square()
-    of_each = torch.tensor(copies, device=squares.device)
-    kinds = sorted(set(copies) - {0})
-    sums = torch.stack([squares[of_each == number].sum() for number in kinds])
+    of_plain = [torch.stack(of_copies.pop(0)).double().square().sum()] if 0 in of_copies else []
+    sums = torch.stack([torch.stack(part).double().square().sum() for part in of_copies.values()])
     dist.all_reduce(sums)
-    total = (sums / torch.tensor(kinds, device=squares.device)).sum()
-    return (total + squares[of_each == 0].sum()).sqrt().to(norms[0].dtype)
+    of_parts = [total / copies for total, copies in zip(sums.unbind(), of_copies, strict=True)]
+    return torch.stack([*of_parts, *of_plain]).sum().sqrt().to(norms[0].dtype)

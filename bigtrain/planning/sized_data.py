@@ -55,7 +55,7 @@ def planned_data(config: RunConfig) -> tuple[DataModule, str]:
     if not isinstance(data, TextCorpusConfig):
         return build_data(config), ""
     paths = {name: getattr(data, name) for name in ("path", "train_path")}
-    files = [file for name, path in paths.items() if path for file in find_files(path, f"data.{name}")]
+    files = [file for name, path in paths.items() if path for file in find_files(path, f"data.{name}", data.cache_dir)]
     size = sum(file.stat().st_size * (_COMPRESSED if file.suffix in (".gz", ".parquet") else 1) for file in files)
     if size < LARGE:
         return build_data(config), ""

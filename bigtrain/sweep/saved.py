@@ -41,7 +41,7 @@ def hidden_words(request: Request) -> list[Problem]:
     hidden = [word for word, shown in zip(words, redact_overrides(words), strict=True) if word != shown]
     if not hidden:
         return []
-    message = f"{hidden[0].partition('=')[0]} holds a secret, and a search keeps its words to go on later"
+    message = f"{hidden[0].partition('=')[0]} holds a secret, and a sweep keeps its words to go on later"
     return [Problem("CONFIG-SWEEP", message, fix="let it come from the environment: '${oc.env:NAME}'")]
 
 

@@ -49,10 +49,6 @@ class Cost(NamedTuple):
     factor: float
     exponent: float
 
-    def flops(self, parameters: float, tokens: float) -> float:
-        """Of one run."""
-        return float(self.factor * parameters**self.exponent * tokens)
-
 
 SIX_N_D = Cost(6.0, 1.0)
 """The custom (Kaplan et al. 2020, arXiv:2001.08361): a multiplication and an addition per weight and token, times 3."""

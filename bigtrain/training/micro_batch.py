@@ -26,9 +26,7 @@ from bigtrain.training.precision import ResolvedPrecision
 from bigtrain.training.state import TrainState
 from bigtrain.training.step import StepInputs
 
-_USED = (
-    0.8  # share of the free memory that a step may take on a CPU: a kernel's own buffers are not in what is measured
-)
+_USED = 0.8  # of a CPU's free memory, for a step: what kernels allocate for themselves is not in what is measured
 _STATE_PER_WEIGHT = 2  # tensors of a weight's size that an optimizer makes in its first step; AdamW's, the most
 
 

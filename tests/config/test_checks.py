@@ -62,6 +62,7 @@ def test_a_launcher_starts_training_only(monkeypatch):
 def test_what_fits_is_accepted():
     composed("trainer.max_duration=30min", "scheduler=constant")
     composed("trainer.eval_every=3min", "trainer.time_limit=2h", "trainer.gpus=1")
+    composed("trainer.processes=4", "trainer.tensor_parallel=4", "trainer.batch_size=2")
     composed("model=cnn", "data=mnist")
     composed("trainer.micro_batch_size=auto", "trainer.gpus=2", "trainer.activation_checkpointing=3")
     composed("model=bert", "data=python_docs_topics")  # masked language modelling has no use for the labels

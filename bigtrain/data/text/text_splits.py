@@ -70,7 +70,8 @@ class TextSplits(TokenizedSplits[Divided, TokenWindows]):
 
     def notes(self, prepared: Prepared) -> Iterable[str]:
         if not self.config.attend_across_documents and self.tokenizer.end_of_text is None:
-            yield "data.attend_across_documents=false has no effect: each split is one document"
+            what = "each split is one document, or this tokenizer has no token between documents"
+            yield f"data.attend_across_documents=false has no effect: {what}"
 
     def facts(self, prepared: Prepared) -> dict[str, Any]:
         """Bits per byte would come out too low for a tokenizer that drops capitals or line ends: those have none."""

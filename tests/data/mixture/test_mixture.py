@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bigtrain.build import build_data, build_parts
+from bigtrain.data.base import Source, parts_of_sources
 from bigtrain.data.fixed_sample import FixedSample
 from bigtrain.data.limited import LimitedData
 from bigtrain.data.mixture.config import MixtureConfig, SourceConfig
@@ -82,19 +83,35 @@ def test_a_few_samples_are_of_every_source(mixture):
     assert [source.size for source in sample.sources] == [15, 35] and len(sample) == 50
 
 
+@pytest.mark.parametrize(
+    ("sizes", "size", "expected"),
+    [
+        ((900, 100), 1000, [900, 100]),
+        ((900, 100), 500, [400, 100]),
+        ((900, 1000), 100, [30, 70]),
+        ((900, 1000), 5000, [900, 1000]),
+        ((5, 5), 1, [1, 1]),
+    ],
+)
+def test_what_a_small_source_is_short_of_comes_from_the_others(sizes, size, expected):
+    sources = [Source("a", sizes[0], 0.3), Source("b", sizes[1], 0.7)]
+    assert parts_of_sources(sources, size) == [(0, expected[0]), (sizes[0], expected[1])]
+
+
 def test_an_evaluation_weights_each_source_and_says_its_loss(mixture, make_trainer):  # noqa: F811
-    trainer = make_trainer(tiny_config(data=mixture(), task=LanguageModelingConfig()))
+    settings = mixture(wiki=0.3, code=0.7)  # far from the sizes, which would give another mean
+    trainer = make_trainer(tiny_config(data=settings, task=LanguageModelingConfig()))
     evaluator, module = trainer.evaluator, trainer.module.double()
     metrics = evaluator.evaluate("val").metrics
     losses = {}
     for name, corpus in {
-        name: TextCorpus(one, evaluator.data.tokenizer) for name, one in mixture().corpora().items()
+        name: TextCorpus(one, evaluator.data.tokenizer) for name, one in settings.corpora().items()
     }.items():
         alone = Evaluator(module, module.task, corpus, trainer.precision, 8, World(0, 1, torch.device("cpu")))
         losses[name] = alone.evaluate("val").metrics["loss"]
         assert metrics[f"{name}_loss"] == pytest.approx(losses[name], rel=1e-12)
     # Of windows that are all full, the last of each source but one.
-    assert metrics["loss"] == pytest.approx(0.7 * losses["wiki"] + 0.3 * losses["code"], rel=1e-2)
+    assert metrics["loss"] == pytest.approx(0.3 * losses["wiki"] + 0.7 * losses["code"], rel=1e-2)
     assert isinstance(module.task, LanguageModeling) and evaluator.sample_metrics("val").keys() == metrics.keys()
 
 
