@@ -119,15 +119,15 @@ def build_parts(
     """
     spec = spec or data.spec
     task: Task = TASKS.entry_of(config.task).load()(config.task, spec, data.tokenizer)
-    strategy = choose_strategy(
-        config.trainer.strategy, world, lambda: bytes_without_shards(undrawn_network(config, task, spec), config)
-    )
     with status_line("Drawing the initial weights", ""):
+        network = undrawn_network(config, task, spec)
+        strategy = choose_strategy(config.trainer.strategy, world, lambda: bytes_without_shards(network, config))
         if strategy.shards:
-            network = undrawn_network(config, task, spec)
             module = sharded_module(network, task, config, world, strategy, resolved or {}, draw=draw)
         else:
-            module = TrainingModule(build_network(config, task, spec, world.device, draw=draw), task)
+            if draw:
+                draw_weights(network, config.seed)
+            module = TrainingModule(network.to(world.device), task)
     return Parts(config, data, task, module.network, module, world, strategy)
 
 

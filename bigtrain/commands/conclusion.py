@@ -17,7 +17,7 @@ from bigtrain.config.saved import plain_settings
 from bigtrain.distributed.strategy import gathered
 from bigtrain.errors import CheckpointError
 from bigtrain.nn.size import count_parameters
-from bigtrain.planning.in_run import PeakMemory, peak_memory
+from bigtrain.planning.in_run import MemoryFigures, peak_memory
 from bigtrain.report.overfit import Fit, overfit_verdict
 from bigtrain.report.run_report import ReportedRun, write_run_report
 from bigtrain.storage.checkpoint import Checkpoint, verify
@@ -138,7 +138,7 @@ def _reported(composed: Composed, parts: Parts, trainer: Trainer, results: Resul
         return results
 
 
-def _memory(composed: Composed, parts: Parts, trainer: Trainer) -> PeakMemory | None:
+def _memory(composed: Composed, parts: Parts, trainer: Trainer) -> MemoryFigures | None:
     """Predicted and measured, on rank 0, where it was measured."""
     try:
         return peak_memory(composed.config, parts, trainer) if parts.world.is_main else None

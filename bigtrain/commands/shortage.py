@@ -15,7 +15,7 @@ from bigtrain.data.base import DataSpec
 from bigtrain.distributed.world import World
 from bigtrain.errors import MemoryShortage, is_memory_shortage
 from bigtrain.planning.changes import cheapest_changes
-from bigtrain.planning.formula import certain_memory, untraced_situation
+from bigtrain.planning.formula import certain_memory, resolved, untraced_situation
 from bigtrain.planning.setup import Setup
 from bigtrain.registry import MODELS
 from bigtrain.storage.checkpoint import CheckpointStore
@@ -65,11 +65,12 @@ def _shortage(
     asked, size = asked_bytes(str(error)), _micro_batch_size(error)
     parts = [f"{memory(asked)} were asked for"] if asked else []
     parts += [f"{memory(free)} of {memory(total)} were free"] if free else [f"there is {memory(total)}"]
+    enough: list[str] = []
     if spec is not None and (state := certain_memory(config, spec)):
-        setup = Setup.of(config, world.size, world.device.type == "cpu", world.local_size)
+        setup = resolved(Setup.of(config, world.size, world.device.type == "cpu", world.local_size), state, total)
         parts.append(f"by the plan the training's state takes {memory(sum(state.values()) // setup.shards)}")
+        enough = _enough(config, setup, spec, world, total, total - free + asked)
     where = "on the GPU" if world.device.type == "cuda" else "on the host"
-    enough = [] if spec is None else _enough(config, world, spec, total, total - free + asked)
     ways = (enough or cheapest_overrides(config, world, size))[:3]
     fix = f"what needs less, the cheapest first: {', '.join(ways)}; bigtrain plan, with the same words, shows what fits"
     if run_dir is not None and (steps := CheckpointStore(run_dir / "checkpoints").steps()):
@@ -82,12 +83,12 @@ def _shortage(
     )
 
 
-def _enough(config: RunConfig, world: World, spec: DataSpec, available: int, used: int) -> list[str]:
-    """Overrides that make it fit by the plan's arithmetic; [] where none does, or the model has no formula."""
-    on_cpu = world.device.type == "cpu"
-    setup = Setup.of(config, world.size, on_cpu, world.local_size)
-    situation = untraced_situation(config, spec, setup, available, on_cpu, used)
-    changes = [] if situation is None else cheapest_changes(situation)
+def _enough(config: RunConfig, setup: Setup, spec: DataSpec, world: World, available: int, used: int) -> list[str]:
+    """Overrides that make it fit by the plan's arithmetic; [] where none does, and under tensor parallelism, which the
+    plan does not know.
+    """
+    situation = untraced_situation(config, spec, setup, available, world.device.type == "cpu", used)
+    changes = [] if situation is None or world.tensor_parallel > 1 else cheapest_changes(situation)
     return [" ".join(change.overrides) for change in changes]
 
 

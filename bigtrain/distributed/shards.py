@@ -71,14 +71,6 @@ def zeros_like(tensor: Tensor) -> Tensor:
     return with_values(tensor, torch.zeros_like(local(tensor)))
 
 
-def part_of(tensor: Tensor, rank: int) -> Part:
-    """Where this rank's part lies in the whole tensor, of which it is one box. A plain tensor is held by every rank,
-    and first by rank 0.
-    """
-    (part,) = parts_of(tensor, rank)
-    return part
-
-
 def parts_of(tensor: Tensor, rank: int) -> list[Part]:
     """This rank's part of a tensor as boxes: several where a strided placement gives it rows that lie apart.
 
@@ -128,12 +120,10 @@ def _runs(places: Tensor) -> list[tuple[int, int, int]]:
     return [(begin, int(places[begin]), end - begin) for begin, end in zip(begins, ends, strict=True)]
 
 
-def copy_part(target: Tensor, whole: Any) -> None:
-    """Copies this rank's part of `whole`, a plain tensor or a slice of a safetensors file, into `target`."""
+def copy_part(target: Tensor, whole: Tensor) -> None:
+    """Copies this rank's part of `whole`, a plain tensor, into `target`."""
     for part in parts_of(target, 0):
-        if part.values.numel():
-            box = tuple(slice(begin, begin + size) for begin, size in zip(part.offsets, part.values.shape, strict=True))
-            part.values.copy_(whole[box])
+        part.values.copy_(whole[part.box.within(Box.whole(part.shape))])
 
 
 def rows_of(matrix: Tensor) -> Tensor:

@@ -189,7 +189,8 @@ def reshard(module: nn.Module) -> None:
 @contextlib.contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Within it every rank has all weights of a sharded module, and no forward pass communicates: for text that is
-    written token by token, by any part of the module, and on one rank for longer than on another.
+    written token by token, by any part of the module, and on one rank for longer than on another. Under tensor
+    parallelism a rank has all of its part of them, and all ranks of a group must run the same passes.
     """
     units = _units(module)
     for unit in units:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, product
 
-from bigtrain.planning.setup import Setup
+from bigtrain.planning.setup import FORWARD, Setup
 
 WEIGHTS, GRADIENTS, OPTIMIZER, AVERAGE = "weights", "gradients", "optimizer state", "moving average"
 ACTIVATIONS, COPIES, LOSS, UPDATE = "activations", "low-precision weights", "logits and loss", "optimizer step"
@@ -22,7 +22,6 @@ PARTS = (*STATE, COPIES, GATHERED, ACTIVATIONS, LOSS, UPDATE, BUFFERS, BATCH)
 _MOST_RANKS = 1024
 _KEPT_IN_FULL = 0.3  # of the activations, at most, where how much a block keeps is not known
 _LOW_PRECISION = 0.75  # of fp32 activations: residual stream and norms stay fp32
-_FORWARD = 1 / 3  # of the arithmetic of a step
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _levers(situation: Situation) -> Iterator[_Lever]:
         yield _Lever("micro", (f"trainer.micro_batch_size={size}",), time, setup={"micro_batch": size})
     if setup.checkpointing == "off" and situation.num_blocks and parts.get(ACTIVATIONS):
         yield _Lever(
-            "checkpointing", ("trainer.activation_checkpointing=full",), _FORWARD, setup={"checkpointing": "full"}
+            "checkpointing", ("trainer.activation_checkpointing=full",), FORWARD, setup={"checkpointing": "full"}
         )
     if setup.precision == "fp32" and parts.get(ACTIVATIONS):
         yield _Lever("precision", ("trainer.precision=bf16",), -0.1, True, {"precision": "bf16"})

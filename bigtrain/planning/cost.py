@@ -15,7 +15,6 @@ from bigtrain.planning.setup import Setup
 # Kind of model → share of the peak of products, (on a GPU, on a CPU). GPU: GPT-2 and 1.5B on an H100, 19 to 47 %
 # (docs/gpu.md); CPU: docs/performance.md. Small models reach less: their steps are launches, not arithmetic.
 SHARES = {"tokens": (0.40, 0.55), "recurrence": (0.10, 0.35), "images": (0.25, 0.45), "vectors": (0.20, 0.30)}
-_FORWARD = 1 / 3  # of the arithmetic of a step: what is computed again
 
 
 def kind_of(model: ModelConfig) -> str:
@@ -32,11 +31,12 @@ class Work:
     """What a training computes and moves, apart from how it is spread."""
 
     flops_per_sample: float  # forward and backward, nothing recomputed
-    traffic_per_sample: float  # bytes of memory that operations read and write
+    traffic_per_sample: float  # bytes of memory that operations read and write, nothing recomputed
     weights: int  # bytes, fp32
     peak_flops: float
     share_of_peak: float
     sheet: Accelerator | None
+    shared: bool = False  # whether all ranks compute on one device, a CPU
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ class StepCost:
 
 def step_cost(work: Work, setup: Setup) -> StepCost:
     """Of a step of this setup."""
-    again = 1 + _FORWARD if setup.checkpointing == "full" else 1.0
+    again = 1 + setup.computed_again
     flops = work.flops_per_sample * setup.share * again
     sheet = work.sheet
     memory = None if sheet is None else work.traffic_per_sample * setup.share * again / sheet.bandwidth
     inside, outside = sent_bytes(work, setup)
     network = None if sheet is None else inside / sheet.link + outside / sheet.network
-    return StepCost(setup, flops / (work.peak_flops * work.share_of_peak), memory, network, inside + outside)
+    peak = work.peak_flops / (setup.ranks if work.shared else 1)
+    return StepCost(setup, flops / (peak * work.share_of_peak), memory, network, inside + outside)
 
 
 def sent_bytes(work: Work, setup: Setup) -> tuple[float, float]:

@@ -7,12 +7,14 @@ Activations come on top, so what is refused here would have failed; what passes 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import singledispatch
 
 from bigtrain.config.kinds import OptimizerConfig, TaskConfig
 from bigtrain.config.run import RunConfig
 from bigtrain.data.base import DataSpec
+from bigtrain.distributed.strategy import needs_shards
 from bigtrain.errors import MachineError
 from bigtrain.models.sizes import backbone_sizes, linear
 from bigtrain.optim.config import AdamConfig, AdamWConfig, CommonConfig, LionConfig, MuonConfig, SGDConfig
@@ -128,6 +130,14 @@ def certain_memory(config: RunConfig, spec: DataSpec) -> dict[str, int] | None:
     return parts
 
 
+def resolved(setup: Setup, state: Mapping[str, int], gpu_memory: int) -> Setup:
+    """With what `trainer.strategy=auto` becomes on GPUs of this memory. `state`: bytes by part, of a whole copy."""
+    if setup.strategy != "auto":
+        return setup
+    with_adamw = state[WEIGHTS] + 3 * state.get(GRADIENTS, 0) + state.get(AVERAGE, 0)
+    return setup.changed(strategy="fsdp" if needs_shards(with_adamw, gpu_memory) else "ddp")
+
+
 def smallest_spec(config: RunConfig) -> DataSpec:
     """What any data of this kind has at least, before it is read: a token, a pixel, a class."""
     return DataSpec(config.data.provides, "", {}, 1, input_shape=(1, 1, 1), num_classes=1, values=("",))
@@ -155,12 +165,15 @@ def untraced_situation(
     )
 
 
-def refuse_oversize(config: RunConfig, spec: DataSpec, ranks: int, sharing: int, total_bytes: int, device: str) -> None:
+def refuse_oversize(
+    config: RunConfig, spec: DataSpec, ranks: int, ranks_per_node: int, total_bytes: int, device: str
+) -> None:
     """Raises MachineError where what is certain is more than there is. `total_bytes` are those of the `device`, a GPU's
-    name or "cpu", which so many ranks are `sharing`.
+    name or "cpu", which the ranks of a node share.
     """
     on_cpu = device == "cpu"
-    setup = Setup.of(config, ranks, on_cpu)
+    setup = Setup.of(config, ranks, on_cpu, ranks_per_node)
+    sharing = ranks_per_node if on_cpu else 1
     situation = untraced_situation(config, spec, setup, total_bytes // sharing, on_cpu)
     if situation is None or config.trainer.allow_oversize:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from bigtrain.build import Parts
 from bigtrain.config.run import RunConfig
 from bigtrain.data.base import DataSpec
-from bigtrain.distributed.environment import rank_environment
 from bigtrain.distributed.shards import local
 from bigtrain.distributed.world import World
 from bigtrain.planning.formula import refuse_oversize, smallest_spec
@@ -20,7 +18,7 @@ from bigtrain.training.machine import device_name
 from bigtrain.training.trainer import Trainer
 
 
-class PeakMemory(NamedTuple):
+class MemoryFigures(NamedTuple):
     """Bytes of this rank at the peak of a step."""
 
     predicted: int
@@ -32,25 +30,26 @@ def require_memory(config: RunConfig, world: World, spec: DataSpec | None = None
     the smallest that there can be.
     """
     device = world.device
-    environment = rank_environment(os.environ) if world.size > 1 else None
-    sharing = 1 if device.type == "cuda" or environment is None else environment.local_size
     name = device_name(device) if device.type == "cuda" else "cpu"
-    refuse_oversize(config, spec or smallest_spec(config), world.size, sharing, memory_total_bytes(device), name)
+    refuse_oversize(
+        config, spec or smallest_spec(config), world.size, world.local_size, memory_total_bytes(device), name
+    )
 
 
-def peak_memory(config: RunConfig, parts: Parts, trainer: Trainer) -> PeakMemory | None:
+def peak_memory(config: RunConfig, parts: Parts, trainer: Trainer) -> MemoryFigures | None:
     """Of a training on a GPU, by its allocator; on a CPU where a few steps were profiled. Else None, and for a model
     that is counted.
     """
     device, measured = parts.world.device, trainer.watch.allocated_peak
-    if config.model.counts or (device.type == "cpu" and measured is None):
+    not_planned = config.model.counts or parts.world.tensor_parallel > 1
+    if not_planned or (device.type == "cpu" and measured is None):
         return None
     if device.type == "cuda":
         measured = int(torch.cuda.max_memory_allocated(device))
     else:
         measured = (measured or 0) + held_between_steps(trainer)
     total = memory_total_bytes(device) if device.type == "cuda" else None
-    return PeakMemory(predicted_peak(config, parts, trainer.precision.name, total), measured)
+    return MemoryFigures(predicted_peak(config, parts, trainer.precision.name, total), measured)
 
 
 def predicted_peak(config: RunConfig, parts: Parts, precision: str, gpu_memory: int | None) -> int:

@@ -11,14 +11,9 @@ import torch
 from bigtrain.build import Parts, build_loader, build_network
 from bigtrain.config.run import Precision, RunConfig, TrainerConfig
 from bigtrain.data.base import DataModule
-from bigtrain.distributed.strategy import needs_shards
 from bigtrain.distributed.world import World
 from bigtrain.errors import ConfigError
 from bigtrain.planning.changes import (
-    AVERAGE,
-    GRADIENTS,
-    STATE,
-    WEIGHTS,
     Change,
     Situation,
     cheapest_changes,
@@ -28,7 +23,7 @@ from bigtrain.planning.changes import (
 from bigtrain.planning.config import PlanConfig
 from bigtrain.planning.cost import SHARES, StepCost, Work, counts_up_to, kind_of, step_cost
 from bigtrain.planning.device import Device, planned_ranks
-from bigtrain.planning.formula import ParameterCounts, certain_memory, parameter_counts
+from bigtrain.planning.formula import ParameterCounts, certain_memory, parameter_counts, resolved
 from bigtrain.planning.setup import Setup
 from bigtrain.planning.sized_data import planned_data
 from bigtrain.planning.step import StepMemory, measure_step
@@ -107,10 +102,8 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
         device_here = torch.device("cuda" if device.is_gpu else "cpu")
         setup = setup.changed(precision=resolve_precision(Precision.auto, device_here, forward, _untimed).name)
         step = planner.step(setup)
-    if setup.strategy == "auto":
-        held = certain_memory(config, data.spec) or step.peak(setup.changed(strategy="ddp"))
-        with_adamw = held[WEIGHTS] + 3 * held.get(GRADIENTS, 0) + held.get(AVERAGE, 0)
-        setup = setup.changed(strategy="fsdp" if needs_shards(with_adamw, device.memory) else "ddp")
+    state = certain_memory(config, data.spec) or step.peak(setup.changed(strategy="ddp"))
+    setup = resolved(setup, state, device.memory)
     peak = step.peak(setup)
     situation = _situation(config, settings, step, setup, available, device)
     work = _work(config, data, settings, step, setup, device)
@@ -137,7 +130,10 @@ def make_plan(config: RunConfig, settings: PlanConfig) -> Plan:
 def _notes(settings: TrainerConfig, setup: Setup) -> Iterator[str]:
     """Where the plan is of something else than the settings."""
     if settings.tensor_parallel > 1:
-        yield "planned without trainer.tensor_parallel, which takes less memory for activations"
+        yield (
+            f"planned as if trainer.tensor_parallel were 1: of {settings.tensor_parallel} ranks that compute a block "
+            "together each reads all of their samples"
+        )
     if setup.batch != settings.batch_size:
         yield (
             f"a batch of {settings.batch_size} can't be shared among {setup.ranks} ranks: planned with "
@@ -221,7 +217,8 @@ def _work(
     share, peak = settings.share_of_peak or usual, device.peak_flops(setup.precision)
     if settings.measure:
         share = step.flops_per_sample * setup.share / (step_seconds(config, data, setup) * peak)
-    return Work(step.flops_per_sample, step.traffic / samples, weights, peak, share, device.sheet)
+    traffic = step.traffic / samples / (1 + setup.computed_again)
+    return Work(step.flops_per_sample, traffic, weights, peak, share, device.sheet, shared=not device.is_gpu)
 
 
 def _units(parts: Parts, setup: Setup) -> WorkUnits:
@@ -284,8 +281,3 @@ def _scaling(situation: Situation, work: Work) -> Iterator[tuple[StepCost, bool]
         if not situation.has_gpu:  # the ranks share the machine
             available = available * planned.ranks // ranks
         yield step_cost(work, setup), _guessed(situation, setup) <= available
-
-
-def state_bytes(plan: Plan) -> int:
-    """Bytes of a whole copy of the training state."""
-    return sum(plan.step.phases["update"].get(part, 0) for part in STATE)

@@ -7,6 +7,9 @@ from typing import Any
 
 from bigtrain.config.run import Precision, RunConfig
 
+FORWARD = 1 / 3  # of the arithmetic of a step
+ATTENTION_AGAIN = 0.2  # of a step's time, as measured (docs/memory.md)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -51,6 +54,15 @@ class Setup:
         if self.strategy == "hsdp":
             return min(self.ranks, self.ranks_per_node)
         return 1 if self.strategy == "ddp" else self.ranks
+
+    @property
+    def computed_again(self) -> float:
+        """What activation checkpointing computes a second time, as a share of a step's arithmetic."""
+        if self.checkpointing == "off":
+            return 0.0
+        if self.checkpointing == "attention":
+            return ATTENTION_AGAIN
+        return FORWARD / (1 if self.checkpointing == "full" else int(self.checkpointing))
 
     def changed(self, **changes: Any) -> Setup:
         """With other values."""

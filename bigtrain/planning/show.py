@@ -116,7 +116,8 @@ def _time(plan: Plan) -> RenderableType:
     table.add_row("arithmetic", scaled(flops, "FLOP"), scaled(flops * batch, "FLOP"), whole)
     sent = cost.sent * setup.ranks
     if sent:
-        table.add_row("sent", "", f"{memory(cost.sent)} a rank", "" if steps is None else memory(sent * steps))
+        in_all = "" if steps is None else f"{memory(sent * steps)} in all"
+        table.add_row("sent", "", f"{memory(cost.sent)} a rank", in_all)
     run = "?" if steps is None else clock(steps * cost.seconds)
     table.add_row("time", "", _seconds(cost.seconds), run)
     if steps is not None:

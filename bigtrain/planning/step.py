@@ -76,19 +76,23 @@ class StepMemory:
 
     def peak(self, setup: Setup) -> dict[str, int]:
         """Of one rank, by part: of the phase with the largest total."""
-        held = {
-            phase: per_rank(parts, setup, self.num_blocks, self.in_blocks if phase != "update" else 1.0)
-            for phase, parts in self.phases.items()
-        }
-        return max(held.values(), key=lambda parts: sum(parts.values()))
+        held = self._held(setup)
+        return held[_largest(held)]
 
     def whole_peak(self, setup: Setup) -> dict[str, int]:
         """The same phase, with whole copies of sharded state."""
-        peaks = {
-            phase: sum(per_rank(parts, setup, self.num_blocks, self.in_blocks).values())
+        return self.phases[_largest(self._held(setup))]
+
+    def _held(self, setup: Setup) -> dict[str, dict[str, int]]:
+        """Phase → part → bytes of one rank."""
+        return {
+            phase: per_rank(parts, setup, self.num_blocks, self.in_blocks if phase != "update" else 1.0)
             for phase, parts in self.phases.items()
         }
-        return self.phases[max(peaks, key=peaks.__getitem__)]
+
+
+def _largest(held: dict[str, dict[str, int]]) -> str:
+    return max(held, key=lambda phase: sum(held[phase].values()))
 
 
 def measure_step(config: RunConfig, data: DataModule, setup: Setup, gpu_memory: int | None) -> StepMemory:

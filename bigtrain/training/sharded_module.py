@@ -38,9 +38,9 @@ def sharded_module(
     Each rank draws the blocks of numbers that its parts touch: the same numbers as those of one process, to the bit.
     `resolved`: what `auto` became in a run that is resumed.
     """
-    if world.tensor_parallel > 1:
-        _refuse_with_tensor_parallelism(config.trainer)
     precision = ResolvedPrecision(precision_of_shards(config.trainer, world.device, resolved), "")
+    if world.tensor_parallel > 1:
+        _refuse_with_tensor_parallelism(config.trainer, precision.name)
     forget_declared(network)
     _freeze(config, network)  # FSDP remembers what is trained
     module = TrainingModule(network, task)
@@ -69,15 +69,17 @@ def require_elementwise(optimizer: Optimizer, world: World) -> None:
         )
 
 
-def _refuse_with_tensor_parallelism(settings: TrainerConfig) -> None:
-    refused = {"compile": ("true", "whole"), "precision": ("fp8",)}
-    given = {"compile": settings.compile, "precision": settings.precision.value}
+def _refuse_with_tensor_parallelism(settings: TrainerConfig, precision: str) -> None:
+    """fp16: torch's loss scaling looks for overflows on the ranks that share the first gradient, not on all of them."""
+    refused = {"compile": ("true", "whole"), "precision": ("fp8", "fp16")}
+    given = {"compile": settings.compile, "precision": precision}
     for key in (key for key, value in given.items() if value in refused[key]):
         raise ConfigError.of(
             "CONFIG-COMBINATION",
             f"trainer.{key} is {given[key]}, but trainer.tensor_parallel is {settings.tensor_parallel}",
             cause="it does not know layers that several ranks compute together",
-            fix=f"trainer.{key}=auto, or trainer.tensor_parallel=1",
+            fix={"compile": "trainer.compile=auto", "precision": "trainer.precision=bf16 or fp32"}[key]
+            + ", or trainer.tensor_parallel=1",
         )
 
 

@@ -11,7 +11,7 @@ from tiny_runs import make_trainer, runs
 
 from bigtrain.config.run import Precision, TrainerConfig
 from bigtrain.distributed.row_exchange import RowExchange
-from bigtrain.distributed.shards import copy_part, global_norm, is_sharded, local, part_of
+from bigtrain.distributed.shards import copy_part, global_norm, is_sharded, local, parts_of
 from bigtrain.distributed.strategy import gathered
 from bigtrain.distributed.world import World, join_world
 from bigtrain.optim.config import AdamWConfig
@@ -47,7 +47,8 @@ def check_parts(folder, world):
     parameters = list(trainer.module.network.parameters())
     wholes = [parameter.full_tensor() for parameter in parameters]
     for parameter, full in zip(parameters, wholes, strict=True):
-        begin = part_of(parameter, world.rank).offsets[0]
+        (part,) = parts_of(parameter, world.rank)
+        begin = part.offsets[0]
         assert torch.equal(full[begin : begin + len(local(parameter))], local(parameter))
     expected = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wholes)))
     torch.testing.assert_close(global_norm(parameters), expected)

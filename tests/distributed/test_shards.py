@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from bigtrain.distributed.shards import part_of, parts_of
+from bigtrain.distributed.shards import parts_of
 from bigtrain.storage.boxes import tiling_problem
 
 RANKS = 4
@@ -73,6 +73,6 @@ def box_of(part):
 def test_a_plain_tensor_is_whole_on_every_rank_and_first_on_rank_0():
     tensor = torch.ones(2, 3, requires_grad=True)
     for rank in range(2):
-        part = part_of(tensor, rank)
+        (part,) = parts_of(tensor, rank)
         assert (part.shape, part.offsets, part.first_holder) == ((2, 3), (0, 0), rank == 0)
         assert part.values.data_ptr() == tensor.data_ptr() and not part.values.requires_grad

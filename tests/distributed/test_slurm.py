@@ -81,7 +81,6 @@ def test_requeued_twice_the_bytes_are_the_same(tmp_path):
     assert slurm.wait(job, 300) == "COMPLETED", (tmp_path / f"slurm-{job}.out").read_text()
     log = (tmp_path / f"slurm-{job}.out").read_text()
     assert log.count("stopped by SIGUSR1") == 1 and log.count("stopped by SIGTERM") == 1
-    assert "OMP_NUM_THREADS" in os.environ or "1 thread" in log
     assert final_bytes(run_named(shell, f"gpt-{job}"), 600) == final_bytes(run_named(shell, "whole"), 600)
 
 

@@ -165,7 +165,11 @@ def test_what_does_not_divide_and_what_has_no_blocks_is_refused(ranks_of_four):
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
-    [({"compile": "true"}, "trainer.compile is true"), ({"precision": Precision.fp8}, "trainer.precision is fp8")],
+    [
+        ({"compile": "true"}, "trainer.compile is true"),
+        ({"precision": Precision.fp8}, "trainer.precision is fp8"),
+        ({"precision": Precision.fp16}, "trainer.precision is fp16"),
+    ],
 )
 def test_settings_that_do_not_know_it_are_refused(tmp_path, settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
